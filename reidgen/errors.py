@@ -1,0 +1,44 @@
+"""The errors that a user can cause or cure. The CLI prints them as one sentence and exits with their code."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReidgenError(Exception):
+    """Base of every error meant for the user: what was asked, what was found, what to do next."""
+
+    exit_code = 1
+
+
+class DataError(ReidgenError):
+    """A data set is missing, incomplete, corrupt or not what its catalogue entry says."""
+
+
+class RecipeError(ReidgenError):
+    """A setting, method, recipe or source is unknown or does not fit the others."""
+
+
+class WeightsError(ReidgenError):
+    """A weight file is missing, unreadable or does not fit the network."""
+
+
+class RunError(ReidgenError):
+    """A run folder is in use, incomplete, or made by something else; or training diverged."""
+
+
+class InterruptedRunError(ReidgenError):
+    """Training or the grid was stopped by Ctrl-C or SIGTERM; its state is kept."""
+
+    exit_code = 130
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the sentence for a mistyped name: the nearest known one first, then all of them.
+
+    >>> unknown("method", "snrr", ["baseline", "snr"])
+    "unknown method 'snrr'; did you mean 'snr'? Known: baseline, snr"
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r};{hint} Known: {', '.join(known)}"
