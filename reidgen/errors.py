@@ -14,6 +14,10 @@ class DataError(ReidgenError):
     """A data set is missing, incomplete, corrupt or not what its catalogue entry says."""
 
 
+class SharedImagesError(DataError):
+    """A target shares image files with the training part of a source."""
+
+
 class RecipeError(ReidgenError):
     """A setting, method, recipe or source is unknown or does not fit the others."""
 

@@ -1,14 +1,33 @@
-"""Run folders and result rows: where they lie, how they are read and written, and where they came from.
+"""Run folders and result rows: where they lie, how they are read and written, and where they came from. No torch here.
 
     <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>/
         recipe.toml  log.csv  state.pt (only while unfinished)  weights.safetensors  done
         results.csv  per_query.csv.gz
 
-`done` is written last in training; a row appears in results.csv only with all its per-query numbers beside it.
+`done` is written last in training. A target's rows appear in results.csv after its per-query numbers were written.
 """
 
-# One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target's identities share a domain with
-# the source; `data` is the digest of the target's index; `source_data` that of the source's.
+import contextlib
+import functools
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+import pandas as pd
+
+from reidgen import __version__
+from reidgen.errors import RunError
+from reidgen.files import replacing, write_text
+from reidgen.recipe import Recipe, load_recipe
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
+
+# One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
+# `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index.
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -36,3 +55,142 @@ COLUMNS: dict[str, str] = {
     "dtype": "str",
     "date": "str",
 }
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder and the files in it."""
+
+    folder: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / "recipe.toml"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.csv"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def done(self) -> Path:
+        return self.folder / "done"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.csv"
+
+    @property
+    def per_query(self) -> Path:
+        return self.folder / "per_query.csv.gz"
+
+    def recipe(self) -> Recipe:
+        """Return the recipe of the run."""
+        return load_recipe(str(self.recipe_file))
+
+    def facts(self) -> dict[str, str | int | float]:
+        """Return what training wrote into `done`. Raises RunError when the run is not finished."""
+        if not self.done.is_file():
+            raise RunError(f"{self.folder} is not finished; repeat its reidgen train command, it goes on where it stopped")
+        facts: dict[str, str | int | float] = json.loads(self.done.read_text(encoding="utf-8"))
+        return facts
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process. Raises RunError at once when another process holds it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise RunError(f"another process is writing {self.folder}; wait for it or stop it, then try again") from error
+        except PermissionError as error:
+            raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
+
+    def evaluated(self, target: str, digest: str) -> bool:
+        """Return whether results.csv holds rows of `target` for the index with this digest."""
+        rows = read_csv(self.results)
+        return bool(((rows["target"] == target) & (rows["data"] == digest[:8])).any())
+
+    def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame) -> None:
+        """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock."""
+        old = read_csv(self.results)
+        queries = pd.read_csv(self.per_query) if self.per_query.is_file() else per_query.iloc[:0]
+        merged = pd.concat([part for part in (queries[queries["target"] != target], per_query) if len(part)])
+        with replacing(self.per_query) as temporary:
+            merged.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0}, float_format="%.6g")
+        write_text(self.results, to_csv(pd.concat([part for part in (old[old["target"] != target], rows) if len(part)])))
+
+
+def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
+    """Return the run folder of a recipe; `digest` is `recipe.hash(...)`."""
+    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}"
+    return Run(results / "runs" / recipe.source / name)
+
+
+def find_run(name: str, results: Path) -> Run:
+    """Return the finished run that `name` means: its folder's path, its folder's name, or the only one it begins.
+
+    Raises RunError when there is none or more than one (they are listed).
+    """
+    if (Path(name) / "recipe.toml").is_file():
+        return Run(Path(name))
+    found = sorted(path.parent for path in (results / "runs").glob("*/*/recipe.toml"))
+    matching = [path for path in found if name in (path.name, f"{path.parent.name}/{path.name}")] or [
+        path for path in found if path.name.startswith(name) or f"{path.parent.name}/{path.name}".startswith(name)
+    ]
+    if len(matching) == 1:
+        return Run(matching[0])
+    listed = ", ".join(f"{path.parent.name}/{path.name}" for path in (matching or found)[:5]) or "none yet; run: reidgen train"
+    raise RunError(f"{'several runs are' if matching else 'no run is'} called {name!r} in {results}; there: {listed}")
+
+
+def to_csv(rows: pd.DataFrame) -> str:
+    """Return rows as CSV with the columns in their order and six significant digits."""
+    return rows[list(COLUMNS)].to_csv(index=False, float_format="%.6g")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Return the rows of one file, none where it is absent. Raises RunError when it is no file of result rows."""
+    if not path.is_file():
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    try:
+        return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)[list(COLUMNS)]
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{path} holds no result rows of this version ({error}); move it away or run again") from error
+
+
+def read_rows(results: Path) -> pd.DataFrame:
+    """Return the rows of every run below `results`, or those of its rows.csv where it holds no run folders."""
+    files = sorted((results / "runs").glob("*/*/results.csv")) or [results / "rows.csv"]
+    frames = [frame for frame in map(read_csv, files) if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else read_csv(results / "rows.csv")
+
+
+@functools.cache
+def provenance() -> dict[str, str]:
+    """Return the package's version and, in a git checkout, its commit (with "+" where files are changed)."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = "+" if git("status", "--porcelain", "--untracked-files=no", "--", str(here)) else ""
+        commit = git("rev-parse", "--short=12", "HEAD") + changed if tracked else ""
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""
+    return {"version": __version__, "commit": commit}
+
+
+def now() -> str:
+    """Return the present time in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

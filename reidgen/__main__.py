@@ -1,0 +1,5 @@
+"""`python -m reidgen` is the command `reidgen`."""
+
+from reidgen.cli import main
+
+main()

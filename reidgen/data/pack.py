@@ -1,0 +1,88 @@
+"""The pixel cache: all images of a set, decoded and resized once, as one uint8 array on disk."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from reidgen.data.prepare import Prepared, Report, decode, load_index, locked, windows
+from reidgen.errors import DataError
+from reidgen.files import replacing
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def load_pack(
+    prepared: Prepared, height: int, width: int, report: Report | None = None
+) -> tuple[list[str], "np.memmap[tuple[int, ...], np.dtype[np.uint8]]"]:
+    """Return the set's paths, sorted, and their pixels in the same order, built on the first call.
+
+    The pixels are uint8 RGB (N, height, width, 3), read-only and mapped from data/<name>/pixels-HxW-<digest8>.npy:
+    memory holds what is touched. Images are resized by Pillow's bilinear filter, which averages when it shrinks.
+    Building streams; packs of this size with another digest, and leftovers of killed builds, are removed.
+
+    Raises DataError naming the file when an image has vanished or is not the one that was prepared.
+    """
+    index = load_index(prepared).drop_duplicates("path").sort_values("path")
+    paths, digests = index["path"].tolist(), index["sha256"].tolist()
+    shape = (len(paths), height, width, 3)
+    file = prepared.folder / f"pixels-{height}x{width}-{prepared.digest[:8]}.npy"
+    if (pixels := _mapped(file, shape)) is None:
+        with locked(prepared.folder):
+            if _mapped(file, shape) is None:
+                for old in prepared.folder.glob(f"pixels-{height}x{width}-*.npy"):
+                    old.unlink()
+                for leftover in prepared.folder.glob(".pixels-*.part"):
+                    leftover.unlink()
+                _build(file, prepared, paths, digests, shape=shape, report=report)
+        pixels = _mapped(file, shape)
+    assert pixels is not None
+    return paths, pixels
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> "np.memmap[tuple[int, ...], np.dtype[np.uint8]] | None":
+    """Return the array in `file`, or None when there is none or not of this shape."""
+    try:
+        pixels = np.lib.format.open_memmap(file, mode="r")
+    except (OSError, ValueError):
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+
+
+def _build(
+    file: Path,
+    prepared: Prepared,
+    paths: list[str],
+    digests: list[str],
+    *,
+    shape: tuple[int, ...],
+    report: Report | None,
+) -> None:
+    """Write the .npy file window by window, so that memory holds one window at most."""
+    work = functools.partial(_pixels, root=prepared.root, size=(shape[2], shape[1]))
+    what = f"pack {prepared.name} {shape[1]}x{shape[2]}"
+    done = 0
+    with replacing(file) as temporary, temporary.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for window in windows(work, paths, what=what, report=report):
+            for pixels, found in window:
+                if found != digests[done]:
+                    reason = found if pixels is None else "is not the image that was prepared"
+                    again = f"reidgen prepare {prepared.name}"
+                    if prepared.dataset.status != "built-in":
+                        again += f" --from {prepared.root}"
+                    raise DataError(f"{prepared.name}: {prepared.root / paths[done]} {reason}; run: {again}")
+                assert pixels is not None
+                out.write(pixels.tobytes())
+                done += 1
+
+
+def _pixels(path: str, *, root: Path, size: tuple[int, int]) -> tuple[Pixels | None, str]:
+    """Return the resized image and its digest, or None and what is wrong with it."""
+    try:
+        image, digest = decode(root / path)
+    except DataError as error:
+        return None, str(error)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR)), digest

@@ -1,0 +1,190 @@
+"""Every method on every backbone, and weights that fit or say why not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from reidgen.errors import RecipeError, WeightsError
+from reidgen.losses import dual_causality_loss
+from reidgen.methods import METHODS, select_methods
+from reidgen.models import build_network
+from reidgen.models.norms import SNR, SNRConv, SwitchableNorm2d
+from reidgen.recipe import BACKBONES
+
+CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "tiny": 128}
+PID = torch.arange(8) // 2
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(method, backbone, classes=7)
+    images = torch.randn(8, 3, 64, 32)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | SwitchableNorm2d):
+            module.momentum = 1.0  # so that the running averages are those of this batch
+    feature, logits = network(images)
+    assert feature.shape == (8, CHANNELS[backbone]) and logits.shape == (8, 7)
+    row = METHODS[method]
+    pooled = network.pooled()
+    assert tuple(pooled) == (row.places if row.module.startswith("snr") else ())
+    loss = nn.functional.cross_entropy(logits, PID) + feature.square().mean()
+    for part in pooled.values():
+        loss = loss + dual_causality_loss(part, PID, plus=True, minus=True)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"no gradient for {name}"
+            assert torch.isfinite(parameter.grad).all(), f"gradient of {name} is not finite"
+    assert not network.neck.bias.requires_grad
+
+    network.eval()
+    with torch.no_grad():
+        embedding = network(images)
+        alone = network(images[:2])
+    assert embedding.shape == (8, CHANNELS[backbone]) and torch.isfinite(embedding).all()
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(8))
+    torch.testing.assert_close(embedding[:2], alone, rtol=1e-3, atol=1e-4)  # in evaluation no image sees another
+    with torch.no_grad():
+        assert not torch.allclose(nn.functional.normalize(feature, dim=1), embedding, atol=1e-3)
+    assert embedding.std(dim=0).max() > 1e-4, "the embedding is constant"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
+    def count(method: str, kind: type[nn.Module]) -> int:
+        return sum(isinstance(module, kind) for module in build_network(method, backbone, classes=2).modules())
+
+    norms = count("baseline", nn.BatchNorm2d)
+    assert norms >= 8
+    assert count("a-in", nn.BatchNorm2d) == 0 and count("a-in", nn.InstanceNorm2d) == norms
+    assert count("a-sn", nn.BatchNorm2d) == 0 and count("a-sn", SwitchableNorm2d) == norms
+    assert count("in", nn.InstanceNorm2d) == 3 and count("in", nn.BatchNorm2d) == norms
+    assert count("ibn", nn.InstanceNorm2d) == 2 and count("ibn", nn.BatchNorm2d) == norms
+    assert count("snr", SNR) == 4 and count("snr", nn.BatchNorm2d) == norms
+    assert count("snr-conv", SNRConv) == 4 and count("snr-stage3", SNR) == 1
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
+def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: int) -> None:
+    """An inserted constant of -1 leaves nothing after the ReLU; MobileNetV2's stages 1 to 3 end without one."""
+    from reidgen.models.backbones import build_backbone
+
+    class Minus(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(x, -1)
+
+    body = build_backbone(
+        backbone,
+        after_stage=lambda where, channels: nn.Identity(),
+        before_relu=lambda where, channels: Minus() if where == place else nn.Identity(),
+    )
+    outputs: list[torch.Tensor] = []
+    body.after[place].register_forward_hook(lambda module, given, out: outputs.append(out))
+    body(torch.randn(2, 3, 64, 32))
+    linear = backbone == "mobilenet_v2" and place in (1, 2, 3)
+    assert outputs[0].unique().tolist() == ([-1.0] if linear else [0.0])
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2"])
+def test_baseline_is_torchvision_with_the_last_stride_1(backbone: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = getattr(torchvision_models, backbone)(weights=None)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = build_network("baseline", backbone, classes=2, weights=str(tmp_path / "weights.pth")).eval().backbone
+    for module in theirs.modules():  # undo the last stride in theirs as well
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            last = module
+    if backbone == "mobilenet_v2":
+        theirs.features[14].conv[1][0].stride = (1, 1)
+        trunk = theirs.features
+    else:
+        last.stride = (1, 1)
+        theirs.layer4[0].downsample[0].stride = (1, 1)
+        (theirs.layer4[0].conv2 if backbone == "resnet50" else theirs.layer4[0].conv1).stride = (1, 1)
+        trunk = nn.Sequential(*list(theirs.children())[:-2])
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), trunk.eval()(images))
+    assert ours(images).shape[2:] == (4, 2)  # stride 16
+
+
+@pytest.mark.parametrize("method", ["a-in", "a-sn", "snr", "ibn", "snr-conv"])
+def test_affine_parameters_carry_over_where_a_norm_is_replaced(method: str, tmp_path: Path) -> None:
+    theirs = torchvision_models.resnet18(weights=None)
+    with torch.no_grad():
+        theirs.layer2[0].bn1.weight.uniform_(2, 3)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    network = build_network(method, "resnet18", classes=2, weights=str(tmp_path / "weights.pth"))
+    assert torch.equal(network.backbone.stages[2][0].bn1.weight, theirs.layer2[0].bn1.weight)
+    assert torch.equal(network.backbone.stages[4][1].conv2.weight, theirs.layer4[1].conv2.weight)
+
+
+def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
+    state = torchvision_models.resnet18(weights=None).state_dict()
+
+    def attempt(state: object, backbone: str = "resnet18") -> None:
+        torch.save(state, tmp_path / "weights.pth")
+        build_network("baseline", backbone, classes=2, weights=str(tmp_path / "weights.pth"))
+
+    attempt(state)
+    with pytest.raises(WeightsError, match=r"lacks layer1\.0\.conv1\.weight$"):
+        attempt({key: value for key, value in state.items() if key != "layer1.0.conv1.weight"})
+    with pytest.raises(WeightsError, match=r"has the unknown layer9\.weight"):
+        attempt(state | {"layer9.weight": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"conv1\.weight has \(1, 1\), the network \(64, 3, 7, 7\)"):
+        attempt(state | {"conv1.weight": torch.zeros(1, 1)})
+    with pytest.raises(WeightsError, match=r"lacks features\.0\.0\.weight, .* and \d+ more"):
+        attempt(state, "mobilenet_v2")
+    with pytest.raises(WeightsError, match="holds no torchvision state dict"):
+        attempt([1, 2])
+    with pytest.raises(WeightsError, match="loaded safely"):
+        attempt(nn.Linear(2, 2))  # a pickled module could execute code
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(WeightsError, match="loaded safely"):
+        build_network("baseline", "resnet18", classes=2, weights=str(tmp_path / "text.pth"))
+    with pytest.raises(WeightsError, match="no weight file"):
+        build_network("baseline", "resnet18", classes=2, weights=str(tmp_path / "absent.pth"))
+    with pytest.raises(RecipeError, match="tiny has no ImageNet weights"):
+        build_network("baseline", "tiny", classes=2, weights="imagenet")
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2"])
+def test_imagenet_weights_come_from_torchvision_checked_by_hash(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The download itself is torchvision's; here it is answered from memory."""
+    theirs = getattr(torchvision_models, backbone)(weights=None)
+    asked: list[tuple[str, bool]] = []
+
+    def answer(self: object, *, progress: bool, check_hash: bool) -> dict[str, torch.Tensor]:
+        asked.append((str(self), check_hash))
+        return theirs.state_dict()
+
+    monkeypatch.setattr(torchvision_models.WeightsEnum, "get_state_dict", answer)
+    network = build_network("snr", backbone, classes=2, weights="imagenet")
+    assert asked and asked[0][0].endswith("IMAGENET1K_V1") and asked[0][1]
+    first = next(parameter for parameter in network.backbone.parameters())
+    assert torch.equal(first, next(theirs.parameters()))
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, *, progress: bool, check_hash: bool) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision_models.WeightsEnum, "get_state_dict", fail)
+    with pytest.raises(WeightsError, match=r"could not download ResNet50.*--weights FILE"):
+        build_network("snr", "resnet50", classes=2, weights="imagenet")
+
+
+def test_methods_table() -> None:
+    assert select_methods("main") == ["baseline", "a-in", "ibn", "a-sn", "in", "snr"]
+    assert select_methods("all") == list(METHODS) and len(METHODS) == 15
+    assert "in" not in select_methods("ablations") and "snr-g2" in select_methods("ablations")
+    assert all(any(tag in row.source for tag in ("[S]", "[A]", "[B]", "[D]")) for row in METHODS.values())
+    with pytest.raises(RecipeError, match="did you mean 'snr'"):
+        select_methods("baseline,snrr")

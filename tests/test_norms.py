@@ -1,0 +1,128 @@
+"""The normalization modules against their equations written naively, and against torch's own layers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reidgen.models import SNR
+from reidgen.models.norms import SNRConv, SwitchableNorm2d
+
+
+def random_snr(channels: int, module: nn.Module) -> nn.Module:
+    """Give every parameter a random value, so that no identity holds by the start alone."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5 + 0.1)
+    return module
+
+
+def naive(module: SNR | SNRConv, map_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return F~, R+, R- and F~+ as the paper writes them, by maps, with torch's InstanceNorm."""
+    channels = map_BCHW.shape[1]
+    norm = nn.functional.instance_norm(map_BCHW, weight=module.weight, bias=module.bias, eps=module.eps)
+    removed = map_BCHW - norm
+    if isinstance(module, SNRConv):
+        plus, minus = module.plus(removed), module.minus(removed)
+    else:
+        gate = module.gate(removed.mean((2, 3))).view(-1, channels, 1, 1)
+        plus, minus = gate * removed, (1 - gate) * removed
+        if module.gate_minus is not None:
+            minus = module.gate_minus(removed.mean((2, 3))).view(-1, channels, 1, 1) * removed
+    return norm, plus, minus, norm + plus
+
+
+@pytest.mark.parametrize("gates", [1, 2])
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_snr_equals_the_equations_written_naively_in_value_and_gradient(gates: int, offset: float) -> None:
+    torch.manual_seed(0)
+    snr = random_snr(32, SNR(32, gates=gates))
+    inputs = [(torch.randn(4, 32, 6, 3) * 2 + offset).requires_grad_() for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    weight = torch.randn(4, 32, 6, 3)
+
+    fast = snr(inputs[0])
+    assert snr.pooled is not None
+    pooled = snr.pooled
+    ((fast * weight).sum() + pooled.restored.square().sum() + pooled.contaminated.square().sum()).backward()
+    fast_grads = [parameter.grad.clone() for parameter in snr.parameters()]
+    snr.zero_grad()
+
+    norm, plus, minus, restored = naive(snr, inputs[1])
+    contaminated = norm + minus
+    (
+        (restored * weight).sum() + restored.mean((2, 3)).square().sum() + contaminated.mean((2, 3)).square().sum()
+    ).backward()
+    torch.testing.assert_close(fast, restored, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(pooled.normalized, norm.mean((2, 3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pooled.restored, restored.mean((2, 3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pooled.contaminated, contaminated.mean((2, 3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
+    for (name, parameter), grad in zip(snr.named_parameters(), fast_grads, strict=True):
+        torch.testing.assert_close(grad, parameter.grad, rtol=1e-3, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_snr_conv_equals_the_equations_written_naively() -> None:
+    torch.manual_seed(0)
+    module = random_snr(16, SNRConv(16))
+    images = torch.randn(4, 16, 6, 3)
+    out = module(images)
+    norm, plus, minus, restored = naive(module, images)
+    torch.testing.assert_close(out, restored, rtol=1e-5, atol=1e-5)
+    assert module.pooled is not None
+    torch.testing.assert_close(module.pooled.contaminated, (norm + minus).mean((2, 3)), rtol=1e-5, atol=1e-5)
+    assert module.eval()(images).shape == images.shape
+
+
+def test_the_pooled_style_normalized_feature_is_the_bias() -> None:
+    snr = random_snr(32, SNR(32))
+    snr(torch.randn(5, 32, 7, 4) * 3 + 2)
+    assert torch.equal(snr.pooled.normalized, snr.bias.detach().expand(5, 32))
+    norm, *_ = naive(snr, torch.randn(5, 32, 7, 4) * 3 + 2)
+    torch.testing.assert_close(norm.mean((2, 3)), snr.bias.expand(5, 32), rtol=0, atol=1e-5)
+
+
+def test_restored_and_contaminated_parts_sum_to_what_was_removed() -> None:
+    """R+ + R- = R, pooled: f~+ + f~- = bias + pool(F)."""
+    snr, images = random_snr(32, SNR(32)), torch.randn(5, 32, 7, 4) + 1
+    snr(images)
+    total = snr.pooled.restored + snr.pooled.contaminated
+    torch.testing.assert_close(total, snr.bias + images.mean((2, 3)), rtol=1e-5, atol=1e-5)
+    _, plus, minus, _ = naive(snr, images)
+    norm = nn.functional.instance_norm(images, weight=snr.weight, bias=snr.bias)
+    torch.testing.assert_close(plus + minus, images - norm, rtol=1e-5, atol=1e-5)
+
+
+def test_snr_fits_behind_any_convolution_and_says_what_does_not_fit() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 24, 3), SNR(24), nn.ReLU(), nn.Conv2d(24, 8, 3), SNR(8))
+    body(torch.randn(2, 3, 16, 16)).sum().backward()
+    with pytest.raises(ValueError, match=r"SNR for 24 channels needs \(B, 24, H, W\); got \(2, 8, 4, 4\)"):
+        SNR(24)(torch.randn(2, 8, 4, 4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["IN", "LN", "BN"])
+def test_switchable_norm_equals_torch_at_its_three_extremes(kind: str, training: bool) -> None:
+    torch.manual_seed(0)
+    switch = SwitchableNorm2d(6)
+    with torch.no_grad():
+        switch.weight.uniform_(0.5, 2)
+        switch.bias.uniform_(-1, 1)
+        for shares in (switch.mean_weight, switch.var_weight):
+            shares.fill_(-200)
+            shares[["IN", "LN", "BN"].index(kind)] = 200
+    reference: nn.Module
+    if kind == "IN":
+        reference = nn.InstanceNorm2d(6, affine=True)
+    elif kind == "LN":
+        reference = nn.GroupNorm(1, 6)  # Layer Norm over channels and positions
+    else:
+        reference = nn.BatchNorm2d(6)
+    reference.weight, reference.bias = switch.weight, switch.bias
+    for _ in range(3):  # running averages of several batches
+        batch = torch.randn(4, 6, 5, 3) * 2 + 1
+        switch(batch), reference(batch)
+    switch.train(training), reference.train(training)
+    if kind == "IN":
+        reference.train()  # has no running statistics
+    torch.testing.assert_close(switch(batch), reference(batch), rtol=1e-4, atol=1e-4)

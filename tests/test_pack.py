@@ -1,0 +1,99 @@
+"""The pack: equal to decoding each image by itself, built once, and never taken for whole when it is not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_prepare import crops, picture
+
+from reidgen.data import pack as module
+from reidgen.data import prepare as prepare_module
+from reidgen.data.pack import load_pack
+from reidgen.data.prepare import Prepared, prepare
+from reidgen.errors import DataError, ReidgenError
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Prepared:
+    return prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops"))
+
+
+def packs(prepared: Prepared) -> list[str]:
+    return sorted(path.name for path in prepared.folder.iterdir() if "pixels" in path.name)
+
+
+def test_pixels_are_those_of_each_image(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "WINDOW", 5)
+    calls: list[tuple[str, int, int]] = []
+    paths, pixels = load_pack(mine, 12, 6, lambda *call: calls.append(call))
+    assert calls == [("pack mine 12x6", 5, 12), ("pack mine 12x6", 10, 12), ("pack mine 12x6", 12, 12)]
+    assert paths == sorted(paths) and len(set(paths)) == 12
+    assert (type(pixels), pixels.shape, pixels.dtype) == (np.memmap, (12, 12, 6, 3), np.uint8)
+    for path, one in zip(paths, pixels, strict=True):
+        with Image.open(mine.root / path) as image:
+            assert np.array_equal(one, np.asarray(image.resize((6, 12), Image.Resampling.BILINEAR)))
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0] = 0
+
+
+def test_built_once_and_two_sizes_coexist(mine: Prepared) -> None:
+    load_pack(mine, 12, 6)
+    load_pack(mine, 16, 8)
+    digest8 = mine.digest[:8]
+    assert packs(mine) == [f"pixels-12x6-{digest8}.npy", f"pixels-16x8-{digest8}.npy"]
+    for path in mine.root.rglob("*.jpg"):
+        path.unlink()  # a pack needs no images
+    assert load_pack(mine, 12, 6)[1].shape == (12, 12, 6, 3)
+
+
+def test_rebuilt_when_the_set_changed(mine: Prepared, tmp_path: Path) -> None:
+    load_pack(mine, 12, 6)
+    load_pack(mine, 16, 8)
+    (mine.folder / ".pixels-12x6-00000000.npy.1.part").write_bytes(b"of a killed build")
+    (mine.root / "p0" / "c1_0.jpg").write_bytes(picture(999))
+    (mine.folder / "manifest.json").unlink()
+    again = prepare("mine", data=tmp_path / "data", source=mine.root)
+    assert again.digest != mine.digest
+    load_pack(again, 12, 6)
+    assert packs(again) == [f"pixels-12x6-{again.digest[:8]}.npy", f"pixels-16x8-{mine.digest[:8]}.npy"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array at all"])
+def test_a_damaged_pack_is_built_again(mine: Prepared, content: bytes) -> None:
+    expected = np.array(load_pack(mine, 12, 6)[1])
+    file = mine.folder / packs(mine)[0]
+    for damage in (content, file.read_bytes()[:-100]):
+        file.write_bytes(damage)
+        assert np.array_equal(load_pack(mine, 12, 6)[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "has vanished"), (picture(5), "is not the image that was prepared"), (b"", "is empty")],
+)
+def test_an_image_that_changed_is_named(mine: Prepared, content: bytes | None, sentence: str) -> None:
+    path = mine.root / "p1" / "c1_0.jpg"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"mine: {path} {sentence}; run: reidgen prepare mine --from {mine.root}"):
+        load_pack(mine, 12, 6)
+    assert packs(mine) == []
+
+
+def test_a_full_disk_leaves_nothing(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.np.lib.format, "write_array_header_1_0", full)
+    with pytest.raises(ReidgenError, match=r"cannot write .*pixels-12x6.*No space left on device"):
+        load_pack(mine, 12, 6)
+    assert packs(mine) == []
+
+
+def test_processes_change_nothing(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = np.array(load_pack(mine, 12, 6)[1])
+    (mine.folder / packs(mine)[0]).unlink()
+    monkeypatch.setattr(prepare_module, "MANY", 10)
+    assert np.array_equal(load_pack(mine, 12, 6)[1], one)

@@ -1,0 +1,285 @@
+"""Prepare: from images to index.csv and manifest.json; everything broken ends in one sentence, never in a manifest."""
+
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reidgen.catalogue import Dataset, load_catalogue
+from reidgen.data import prepare as module
+from reidgen.data.prepare import decode, load_index, load_prepared, prepare, prepared_names, windows
+from reidgen.errors import DataError
+
+
+def picture(seed: int = 0, mode: str = "RGB", format: str = "JPEG", **options: object) -> bytes:
+    """Return the bytes of a tiny image file."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+def crops(root: Path, *, people: int = 3, cameras: int = 2, images: int = 2) -> Path:
+    """Make a folder per person: p0/c1_0.jpg and so on."""
+    for pid in range(people):
+        for cam in range(1, cameras + 1):
+            for i in range(images):
+                path = root / f"p{pid}" / f"c{cam}_{i}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(pid * 100 + cam * 10 + i))
+    return root
+
+
+def market(root: Path) -> Path:
+    names = {
+        "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0002_c2s1_000451_03.jpg"],
+        "query": ["0001_c1s1_001051_00.jpg.jpg"],
+        "bounding_box_test": ["-1_c1s1_000401_03.jpg", "0000_c1s1_000151_01.jpg", "0001_c2s1_000301_00.jpg"],
+    }
+    for folder, files in names.items():
+        (root / folder).mkdir(parents=True)
+        (root / folder / "Thumbs.db").write_bytes(b"no image")
+        for i, name in enumerate(files):
+            (root / folder / name).write_bytes(picture(i))
+    return root
+
+
+@pytest.fixture
+def small_market(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = load_catalogue()
+    small = known["market"].table() | {"counts": {"train": (1, 2), "query": (1, 1), "gallery": (2, 2)}}
+    monkeypatch.setattr(module, "load_catalogue", lambda: known | {"market": Dataset(name="market", **small)})
+
+
+def test_own_crops_from_folder_to_index(tmp_path: Path) -> None:
+    root, data = crops(tmp_path / "crops"), tmp_path / "data"
+    calls: list[tuple[str, int, int]] = []
+    made = prepare("mine", data=data, source=root, report=lambda *call: calls.append(call))
+    assert calls == [("check mine", 12, 12)]
+    assert (made.already, made.root, made.name, made.index) == (False, root, "mine", data / "mine" / "index.csv")
+    assert made.example == "p0/c1_0.jpg is person p0, camera 1"
+    assert made.counts == {
+        "query": {"identities": 3, "images": 6, "cameras": 2, "unmatched": 0},
+        "gallery": {"identities": 3, "images": 6, "cameras": 2, "distractors": 0},
+        "all": {"images": 12, "junk": 0, "splits": 1},
+    }
+    assert str(made) == "6 queries of 3 people, 6 gallery images of 3 people"
+    index = load_index(made)
+    assert index.columns.tolist() == ["split", "part", "path", "pid", "camid", "sha256"]
+    assert index.equals(index.sort_values(["split", "part", "path"]))
+    for row in index.itertuples():
+        assert row.sha256 == hashlib.sha256((root / str(row.path)).read_bytes()).hexdigest()[:16]
+    assert made.digest == hashlib.sha256(made.index.read_bytes()).hexdigest()
+    assert load_prepared("mine", data) == made
+    assert prepared_names(data) == ["mine"]
+    assert sorted(path.name for path in made.folder.iterdir() if path.name != ".lock") == ["index.csv", "manifest.json"]
+
+
+def test_again_is_at_once_until_something_changes(tmp_path: Path) -> None:
+    root, data = crops(tmp_path / "crops"), tmp_path / "data"
+    first = prepare("mine", data=data, source=root)
+    assert prepare("mine", data=data, source=root).already
+    assert prepare("mine", data=data).already  # the manifest knows the folder
+    changed = prepare("mine", data=data, source=root, pattern=r"(?P<pid>p\d)/c\d_(?P<camid>\d)\.jpg")
+    assert not changed.already and changed.digest != first.digest
+    other = Path(shutil.copytree(root, tmp_path / "other"))
+    moved = prepare("mine", data=data, source=other)
+    assert not moved.already and moved.digest == first.digest  # the digest does not know where images lie
+    shutil.rmtree(other)
+    assert load_prepared("mine", data).root == other
+    with pytest.raises(DataError, match="there is no folder"):
+        prepare("mine", data=data)
+    assert not prepare("mine", data=data, source=root).already
+
+
+@pytest.mark.usefixtures("small_market")
+def test_market_counts_are_compared(tmp_path: Path) -> None:
+    root, data = market(tmp_path / "m"), tmp_path / "data"
+    made = prepare("market", data=data, source=tmp_path)
+    assert made.root == root
+    assert made.counts["all"] == {"images": 5, "junk": 1, "splits": 1}
+    assert made.counts["gallery"]["distractors"] == 1
+    assert str(made).endswith("2 gallery images of 2 people (1 distractors, 1 junk)")
+    (root / "bounding_box_train" / "0002_c1s1_000451_03.jpg").unlink()
+    shutil.rmtree(data)
+    expected = (
+        f"market: 1 train images of 1 people in {root}, expected 2 of 1 (datasets.toml); extract the archive again"
+    )
+    with pytest.raises(DataError) as caught:
+        prepare("market", data=data, source=root)
+    assert str(caught.value).startswith(expected)
+    assert prepared_names(data) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "options"),
+    [
+        ("L", "PNG", {}), ("1", "PNG", {}), ("LA", "PNG", {}), ("RGBA", "PNG", {}), ("P", "PNG", {}),
+        ("P", "PNG", {"transparency": b"\x00\x80\xff"}), ("P", "GIF", {}), ("CMYK", "JPEG", {}), ("L", "JPEG", {}),
+        ("RGB", "BMP", {}), ("RGB", "WEBP", {}), ("RGB", "TIFF", {}),
+    ],
+)  # fmt: skip
+def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str, format: str, options: dict[str, object]) -> None:
+    content = picture(mode=mode, format=format, **options)
+    (tmp_path / "x.png").write_bytes(content)  # what counts is the content, not the suffix
+    image, digest = decode(tmp_path / "x.png")
+    assert (image.mode, image.size, digest) == ("RGB", (8, 16), hashlib.sha256(content).hexdigest()[:16])
+
+
+def deep() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((16, 8), 30_000, dtype=np.uint16)).save(out, "PNG")
+    return out.getvalue()
+
+
+BROKEN = {
+    "zero bytes": (b"", "is empty"),
+    "truncated JPEG": (picture()[:-40], "truncated"),
+    "header only": (picture()[:30], ""),
+    "truncated PNG": (picture(format="PNG")[:200], ""),
+    "PNG with a wrong checksum": (picture(format="PNG")[:-20] + bytes(20), ""),
+    "a page": (b"<html>quota exceeded</html>", "cannot identify image file"),
+    "16 bits": (deep(), "save it as 8-bit RGB"),
+    "a bomb": (picture(format="BMP")[:18] + b"\xff\xff\x00\x00" * 2 + picture(format="BMP")[26:], "exceeds limit"),
+    "a zip": (b"PK\x03\x04" + bytes(100), "cannot identify image file"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_image_is_named(tmp_path: Path, kind: str) -> None:
+    root, data = crops(tmp_path / "crops"), tmp_path / "data"
+    content, reason = BROKEN[kind]
+    (root / "p1" / "c1_0.jpg").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"mine: 1 of 12 images in .* cannot be decoded: p1/c1_0.jpg \(.*" + reason
+    ) as caught:
+        prepare("mine", data=data, source=root)
+    assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
+    assert prepared_names(data) == []
+    (root / "p1" / "c1_0.jpg").write_bytes(picture())
+    assert not prepare("mine", data=data, source=root).already
+
+
+def test_many_broken_images_are_counted(tmp_path: Path) -> None:
+    root = crops(tmp_path / "crops")
+    for path in sorted(root.rglob("*.jpg"))[:5]:
+        path.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"5 of 12 .* p0/c1_0.jpg \(is empty\), .*p0/c2_0.jpg \(is empty\), \.\.\.; replace"
+    ):
+        prepare("mine", data=tmp_path / "data", source=root)
+
+
+def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
+    data, root = tmp_path / "data", crops(tmp_path / "crops")
+    for name, source, pattern, sentence in [
+        ("markt", None, None, "unknown data set 'markt'; did you mean 'market'.* for your own crops run"),
+        ("market", None, None, "market needs its images: get .*, then run: reidgen prepare market --from DIR"),
+        ("market", root, "x", "market has its pattern in the catalogue; leave out --pattern"),
+        ("market", root, None, "has not the sub-folders"),
+        ("synth-plaza", root, None, "synth-plaza is drawn, not read from a folder; leave out --from"),
+        ("mine", root, "(?P<pid>x", "--pattern for mine: .* is no regular expression"),
+        ("mine", root, "(?P<pid>x)", "--pattern for mine: .* lacks the group camid"),
+        ("my+cams", root, None, "cannot name a data set"),
+        ("mine", root / "none", None, "there is no folder"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            prepare(name, data=data, source=source, pattern=pattern)
+    assert not data.exists()  # a question that fails leaves nothing
+    for name, sentence in [
+        ("synth-plaza", "synth-plaza is not prepared in .*data; run: reidgen prepare synth-plaza$"),
+        ("market", "market is not prepared in .*; get .*, then run: reidgen prepare market --from DIR$"),
+        ("mine", "unknown data set 'mine'"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            load_prepared(name, data)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"entry": {"pattern": 3}}'])
+def test_a_damaged_manifest(tmp_path: Path, damage: str) -> None:
+    root, data = crops(tmp_path / "crops"), tmp_path / "data"
+    prepare("mine", data=data, source=root)
+    (data / "mine" / "manifest.json").write_text(damage)
+    with pytest.raises(DataError, match=r"damaged .*; prepare the set again"):
+        load_prepared("mine", data)
+    assert not prepare("mine", data=data, source=root).already
+    assert load_prepared("mine", data)
+
+
+def test_an_index_that_the_manifest_does_not_name(tmp_path: Path) -> None:
+    root, data = crops(tmp_path / "crops"), tmp_path / "data"
+    made = prepare("mine", data=data, source=root)
+    made.index.write_text(made.index.read_text().replace("p0/", "p1/"))
+    with pytest.raises(
+        DataError, match=f"is not the one that manifest.json names; run: reidgen prepare mine --from {root}"
+    ):
+        load_prepared("mine", data)
+    made.index.unlink()
+    with pytest.raises(DataError, match="prepare the set again"):
+        load_prepared("mine", data)
+    assert prepare("mine", data=data, source=root).digest == made.digest
+
+
+def test_a_kill_between_the_files_leaves_nothing_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, data = crops(tmp_path / "crops"), tmp_path / "data"
+    whole = module.write_text
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        whole(path, text)
+
+    monkeypatch.setattr(module, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("mine", data=data, source=root)
+    assert prepared_names(data) == []
+    monkeypatch.undo()
+    assert not prepare("mine", data=data, source=root).already
+
+
+def test_a_built_in_set_is_drawn_once_per_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDENTITIES", (1, 1))
+    seconds, calls = tmp_path / "synth-plaza" / "images.part", []
+    seconds.mkdir(parents=True)
+    (seconds / "leftover.jpg").touch()  # of a killed call
+    made = prepare("synth-plaza", data=tmp_path, report=lambda *call: calls.append(call))
+    draws = [(done, total) for what, done, total in calls if what == "draw synth-plaza"]
+    assert draws[-1] == (17, 17)
+    assert not seconds.exists()
+    assert made.root == tmp_path / "synth-plaza" / "images"
+    assert json.loads((tmp_path / "synth-plaza" / "manifest.json").read_text())["root"] == "images"  # data may move
+    assert {part: made.counts[part]["images"] for part in ("train", "query", "gallery")} == {
+        "train": 8, "query": 4, "gallery": 5,
+    }  # fmt: skip
+    assert prepare("synth-plaza", data=tmp_path).already
+    other = prepare("synth-plaza", data=tmp_path, seed=1)
+    assert not other.already and other.digest != made.digest
+    monkeypatch.setattr(module, "__version__", "99")  # another version may draw otherwise
+    assert prepare("synth-plaza", data=tmp_path, seed=1).digest == other.digest
+    assert load_prepared("synth-plaza", tmp_path).version == "99"
+    tmp_path.rename(tmp_path.with_name("moved"))
+    assert prepare("synth-plaza", data=tmp_path.with_name("moved"), seed=1).already
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    with pytest.raises(DataError, match=r"cannot use .*data"):
+        prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops"))
+
+
+def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [f"{i}" for i in range(40)]
+    monkeypatch.setattr(module, "WINDOW", 16)
+    one = list(windows(str.upper, paths, what="x"))
+    monkeypatch.setattr(module, "MANY", 10)
+    calls: list[tuple[str, int, int]] = []
+    assert list(windows(str.upper, paths, what="x", report=lambda *call: calls.append(call))) == one
+    assert calls == [("x", 16, 40), ("x", 32, 40), ("x", 40, 40)]
