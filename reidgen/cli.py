@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec
 
 import typer
 from rich.console import Console
@@ -22,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+P = ParamSpec("P")
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 Data = Annotated[Path, typer.Option(envvar="REIDGEN_DATA", help="Folder of the prepared data sets.")]
@@ -36,7 +36,7 @@ Weights = Annotated[str | None, typer.Option(help="imagenet, none or a torchvisi
 Epochs = Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.")]
 
 
-def _command[**P](function: Callable[P, None]) -> Callable[P, None]:
+def _command(function: Callable[P, None]) -> Callable[P, None]:
     """Make `function` a command that ends every ReidgenError in one sentence and its exit code."""
 
     @functools.wraps(function)

@@ -46,7 +46,7 @@ def embed(network: ReIDNet, pixels_NHWC: NDArray[np.uint8], *, dtype: str = "flo
     device = next(network.parameters()).device
     parts = []
     for start in range(0, len(pixels_NHWC), BATCH):
-        block = torch.from_numpy(np.ascontiguousarray(pixels_NHWC[start : start + BATCH])).to(device)
+        block = torch.from_numpy(np.array(pixels_NHWC[start : start + BATCH])).to(device)  # a copy: the pack is read-only
         images = standardize(to_float(block)).contiguous(memory_format=memory_format(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             parts.append(network(images).float())

@@ -21,12 +21,12 @@ from reidgen.data.synthetic import DOMAINS, draw_domain, draw_identity, draw_ima
 from reidgen.errors import DataError
 
 GOLDEN = {
-    "plaza": "",
-    "mall": "",
-    "night": "",
-    "station": "",
-    "campus": "",
-    "garage": "",
+    "plaza": "f44139a76c5bcdcd453079266185ebdd0dc67e469b1db0973150ce42826559af",
+    "mall": "36dadf0929770f9054e16c1ecf2b5c93b6b66cbd23c8fbffd790bbb82b8af77e",
+    "night": "adf80cb22efac7bddadeb98163dad2693d217027518e6fa241678ed6d1486a75",
+    "station": "8d1cd27e2195be03a1056738c7d34afe9284297d76dbe0c14d08c69b714e9762",
+    "campus": "a87cc289a50f4f98b5e38025cf66f099794d1af7a5a6bd485b2915c6141f879b",
+    "garage": "3c739227f168fe560b9123189c15ec97189679dad165f472eca91895d351479c",
 }
 
 
