@@ -1,0 +1,118 @@
+"""Evaluation: rows, per-query numbers, splits, and targets that are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import quiet
+from PIL import Image
+
+from reidgen.data.prepare import prepare
+from reidgen.errors import DataError, RunError, SharedImagesError
+from reidgen.evaluation import evaluate, targets_of
+from reidgen.recipe import Recipe
+from reidgen.runs import COLUMNS, Run, find_run, read_csv, read_rows
+from reidgen.training import train
+
+
+@pytest.fixture(scope="module")
+def run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    from conftest import SMALL
+
+    return train(SMALL, data=small_data, results=tmp_path_factory.mktemp("results"), device="cpu", report=quiet)
+
+
+def evaluated(run: Run, target: str, data: Path) -> pd.DataFrame:
+    return evaluate(run, target, data=data, device="cpu", report=quiet)
+
+
+def crops(folder: Path, identities: int, cameras: int) -> Path:
+    """Write a folder per person with three noisy crops per camera."""
+    rng = np.random.default_rng(0)
+    for pid in range(identities):
+        for camera in range(cameras):
+            for shot in range(3):
+                path = folder / f"{pid:03}" / f"c{camera + 1}_{shot}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (32, 16, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def test_rows_and_per_query_numbers_agree(run: Run, small_data: Path) -> None:
+    for target, seen in (("synth-plaza", 1), ("synth-night", 0)):
+        rows = evaluated(run, target, small_data)
+        row = rows.iloc[0]
+        assert list(rows) == list(COLUMNS) and len(rows) == 1
+        assert (row["seen"], row["queries"], row["gallery"], row["unmatched"]) == (seen, 16, 20, 0)
+        queries = pd.read_csv(run.per_query)
+        queries = queries[queries["target"] == target]
+        assert len(queries) == 16
+        assert row["mAP"] == pytest.approx(queries["ap"].mean(), abs=1e-5)
+        assert row["mINP"] == pytest.approx(queries["inp"].mean(), abs=1e-5)
+        for k in (1, 5, 10):
+            assert row[f"rank{k}"] == pytest.approx((queries["first_match"] <= k).mean())
+    evaluated(run, "synth-night", small_data)  # again: its rows are replaced, the others stay
+    assert sorted(read_csv(run.results)["target"]) == ["synth-night", "synth-plaza"]
+    pd.testing.assert_frame_equal(read_rows(run.folder.parents[2]), read_csv(run.results))
+
+
+def test_many_splits_give_a_row_each(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets.toml").write_text(
+        "[mycams]\npattern = '(?P<pid>[^/]+)/c(?P<camid>\\d+)_.*'\nsplits = 4\ntest_identities = 3\n"
+    )
+    prepare("mycams", data=small_data, source=crops(tmp_path / "crops", identities=7, cameras=2))
+    rows = evaluated(run, "mycams", small_data)
+    assert rows["split"].tolist() == [0, 1, 2, 3] and (rows["queries"] == 6).all()
+    assert rows["mAP"].nunique() > 1
+    queries = pd.read_csv(run.per_query)
+    means = queries[queries["target"] == "mycams"].groupby("split")["ap"].mean()
+    np.testing.assert_allclose(means, rows["mAP"], atol=1e-5)
+    assert "mycams" in [prepared.name for prepared in targets_of(small_data)]
+
+
+def test_a_query_without_a_match_is_reported_not_dropped(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = crops(tmp_path / "crops", identities=4, cameras=2)
+    for path in (folder / "003").glob("c2_*"):
+        path.unlink()
+    (tmp_path / "datasets.toml").write_text(
+        "[lonely]\npattern = '(?P<pid>[^/]+)/c(?P<camid>\\d+)_.*'\nquery_cameras = [1]\n"
+    )
+    prepare("lonely", data=small_data, source=folder)
+    row = evaluated(run, "lonely", small_data).iloc[0]
+    assert row["queries"] == 12 and row["unmatched"] == 3
+    queries = pd.read_csv(run.per_query)
+    queries = queries[queries["target"] == "lonely"]
+    assert queries["ap"].isna().sum() == 3 and row["mAP"] == pytest.approx(queries["ap"].mean(), abs=1e-5)
+
+
+def test_a_target_with_training_images_of_the_source_is_refused(run: Run, small_data: Path, tmp_path: Path) -> None:
+    folder = crops(tmp_path / "crops", identities=3, cameras=2)
+    stolen = next((small_data / "synth-plaza").rglob("bounding_box_train/*.jpg"))
+    (folder / "000" / "c1_9.jpg").write_bytes(stolen.read_bytes())
+    prepare("thief", data=small_data, source=folder)
+    with pytest.raises(SharedImagesError, match="target thief shares 1 image files with .* source synth-plaza"):
+        evaluated(run, "thief", small_data)
+
+
+def test_what_cannot_be_evaluated_says_why(run: Run, small_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="pku is not prepared"):
+        evaluated(run, "pku", small_data)
+    with pytest.raises(RunError, match="no run is called 'nothing'"):
+        find_run("nothing", run.folder.parents[2])
+    assert find_run("snr-tiny", run.folder.parents[2]) == run == find_run(str(run.folder), tmp_path)
+    unfinished = Run(tmp_path / "run")
+    unfinished.folder.mkdir()
+    unfinished.recipe_file.write_text(run.recipe_file.read_text())
+    with pytest.raises(RunError, match="is not finished"):
+        evaluated(unfinished, "synth-night", small_data)
+
+
+def test_the_recipe_decides_the_run_folder(small_recipe: Recipe) -> None:
+    assert small_recipe.hash("a") == small_recipe.change(method="in", seed=3, source="market", name="x").hash("a")
+    assert small_recipe.hash("a") != small_recipe.hash("b")
+    assert small_recipe.hash("a") != small_recipe.change(lr=1e-3).hash("a")

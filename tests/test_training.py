@@ -1,0 +1,194 @@
+"""The training loop: reproducible, resumable, alone in its folder, and clear when it cannot go on."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from conftest import quiet
+
+from reidgen import training
+from reidgen.errors import DataError, InterruptedRunError, RecipeError, RunError, WeightsError
+from reidgen.recipe import Recipe, load_recipe
+from reidgen.runs import Run
+from reidgen.training import train
+
+
+def weights(run: Run) -> bytes:
+    return run.weights.read_bytes()
+
+
+def fit(recipe: Recipe, data: Path, results: Path, report: Callable[[str, int, int], None] = quiet) -> Run:
+    return train(recipe, data=data, results=results, device="cpu", report=report)
+
+
+@pytest.mark.parametrize("method", ["baseline", "snr", "a-sn"])
+def test_same_seed_same_weights_other_seed_other_weights(
+    method: str, small_data: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe.change(method=method)
+    first, second = fit(recipe, small_data, tmp_path / "1"), fit(recipe, small_data, tmp_path / "2")
+    assert weights(first) == weights(second)
+    assert weights(first) != weights(fit(recipe.change(seed=1), small_data, tmp_path / "1"))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_resume_equals_uninterrupted_bit_for_bit(
+    stop: signal.Signals, small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+    whole = fit(small_recipe, small_data, tmp_path / "whole")
+    reached = []
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if total == 6:  # training, not reading images
+            reached.append(done)
+            os.kill(os.getpid(), stop)
+
+    before = signal.getsignal(stop)
+    for step in range(1, 6):  # stopped after every single step
+        with pytest.raises(InterruptedRunError, match=f"stopped at step {step} of 6.*the same command goes on"):
+            fit(small_recipe, small_data, tmp_path / "parts", interrupt)
+    assert signal.getsignal(stop) == before
+    resumed = fit(small_recipe, small_data, tmp_path / "parts")
+    assert reached == [1, 2, 3, 4, 5]
+    assert weights(resumed) == weights(whole)
+    logs = [pd.read_csv(run.log).drop(columns=["images_per_s", "seconds"]) for run in (whole, resumed)]
+    pd.testing.assert_frame_equal(*logs)
+    assert logs[0]["epoch"].tolist() == [1, 2] and not resumed.state.exists()
+
+
+def test_a_crash_goes_on_from_the_last_checkpoint(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    whole = fit(small_recipe, small_data, tmp_path / "whole")
+
+    def crash(what: str, done: int, total: int) -> None:
+        if (done, total) == (5, 6):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fit(small_recipe, small_data, tmp_path / "crashed", crash)
+    run = Run(next((tmp_path / "crashed" / "runs" / "synth-plaza").iterdir()))
+    assert run.state.exists() and not run.done.exists()
+    with pytest.raises(RunError, match="is not finished"):
+        run.facts()
+    assert weights(fit(small_recipe, small_data, tmp_path / "crashed")) == weights(whole)
+
+
+def test_a_finished_run_is_left_alone_and_tells_what_it_is(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    run = fit(small_recipe, small_data, tmp_path)
+    assert run.folder == tmp_path / "runs" / "synth-plaza" / f"snr-tiny-s0-{run.facts()['hash']}"
+    times = run.weights.stat().st_mtime_ns
+    assert fit(small_recipe, small_data, tmp_path) == run and run.weights.stat().st_mtime_ns == times
+    facts = json.loads(run.done.read_text())
+    assert facts["steps"] == 6 and facts["classes"] == 6 and facts["torch"] == torch.__version__
+    assert load_recipe(str(run.recipe_file)) == small_recipe
+    assert {path.name for path in run.folder.iterdir()} <= {"recipe.toml", "log.csv", "weights.safetensors", "done", ".lock"}
+    log = pd.read_csv(run.log)
+    assert list(log) == ["epoch", "loss", "cross_entropy", "triplet", "snr", "lr", "images_per_s", "seconds"]
+    total = log["cross_entropy"] + log["triplet"] + log["snr"]
+    pd.testing.assert_series_equal(log["loss"], total, check_names=False, rtol=1e-4)
+
+
+def test_snr_loss_counts_only_where_the_row_says_so(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    def snr_loss(method: str) -> float:
+        run = fit(small_recipe.change(method=method, epochs=1), small_data, tmp_path)
+        return float(pd.read_csv(run.log)["snr"].iloc[0])
+
+    plus, minus, both = snr_loss("snr-no-minus"), snr_loss("snr-no-plus"), snr_loss("snr")
+    assert snr_loss("snr-no-loss") == snr_loss("baseline") == 0
+    assert plus > 0 and minus > 0
+    # each of the four comparisons is near ln 2 at the start, weighted by 0.1 + 0.1 + 0.5 + 0.5
+    assert plus == pytest.approx(1.2 * 2 * 0.6931, rel=0.2) and both == pytest.approx(plus + minus, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"snr_distance": "euclidean"}, {"snr_distance": "cosine-b"}, {"snr_triplets": "hard"}, {"dtype": "bfloat16"}],
+)
+def test_every_variant_of_the_recipe_trains(
+    change: dict[str, str], small_data: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    run = fit(small_recipe.change(epochs=1, **change), small_data, tmp_path)
+    state = safetensors.torch.load_file(run.weights)
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert run.facts()["hash"] != fit(small_recipe.change(epochs=1), small_data, tmp_path).facts()["hash"]
+
+
+def test_several_sources_keep_their_identities_apart(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    run = fit(small_recipe.change(source="synth-plaza+synth-night", epochs=1), small_data, tmp_path)
+    assert run.facts()["classes"] == 12 and run.folder.parent.name == "synth-plaza+synth-night"
+
+
+def test_two_processes_never_share_a_run_folder(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def again(what: str, done: int, total: int) -> None:
+        if total == 6 and not refused:
+            with pytest.raises(RunError, match="another process is writing .*wait for it or stop it") as caught:
+                fit(small_recipe, small_data, tmp_path)
+            refused.append(str(caught.value))
+
+    fit(small_recipe, small_data, tmp_path, again)
+    assert refused
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the loss is not finite at step \d+ \(learning rate 1.00e\+30\)"):
+        fit(small_recipe.change(lr=1e30, epochs=9), small_data, tmp_path)
+    assert not list(tmp_path.glob("runs/*/*/done"))
+
+
+def test_what_cannot_be_trained_says_why(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="market is not prepared in .*reidgen prepare market --from"):
+        fit(small_recipe.change(source="market"), small_data, tmp_path)
+    with pytest.raises(DataError, match="6 training identities, a batch of recipe small needs 7"):
+        fit(small_recipe.change(identities=7), small_data, tmp_path)
+    with pytest.raises(WeightsError, match=r"no weight file absent\.pth"):
+        fit(small_recipe.change(weights="absent.pth"), small_data, tmp_path)
+    with pytest.raises(RecipeError, match="unknown device 'gpu'"):
+        train(small_recipe, data=small_data, results=tmp_path, device="gpu", report=quiet)
+
+
+def test_a_state_of_another_version_says_so(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if total == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError):
+        fit(small_recipe, small_data, tmp_path, interrupt)
+    monkeypatch.setattr(training, "provenance", lambda: {"version": "9.9", "commit": ""})
+    with pytest.raises(RunError, match=r"was begun by reidgen .*, this is 9\.9"):
+        fit(small_recipe, small_data, tmp_path)
+    state = next(tmp_path.glob("runs/*/*/state.pt"))
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"state\.pt cannot be read; remove it"):
+        fit(small_recipe, small_data, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["baseline", "snr", "a-sn", "snr-conv"])
+def test_the_first_steps_on_a_gpu_equal_those_on_the_cpu(
+    method: str, dtype: str, small_data: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe.change(method=method, dtype=dtype, epochs=1)
+    cpu = fit(recipe, small_data, tmp_path / "cpu")
+    gpu = train(recipe, data=small_data, results=tmp_path / "gpu", device="cuda", report=quiet)
+    losses = [pd.read_csv(run.log)["loss"].iloc[0] for run in (cpu, gpu)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2 if dtype == "bfloat16" else 5e-3)
