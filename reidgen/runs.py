@@ -10,6 +10,7 @@
 import contextlib
 import functools
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -176,7 +177,10 @@ def read_rows(results: Path) -> pd.DataFrame:
 
 @functools.cache
 def provenance() -> dict[str, str]:
-    """Return the package's version and, in a git checkout, its commit (with "+" where files are changed)."""
+    """Return the package's version and its commit: of the git checkout it lies in (with "+" where files are changed).
+
+    Where there is no checkout (a copy on a cluster), the environment variable REIDGEN_COMMIT names it.
+    """
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -187,7 +191,7 @@ def provenance() -> dict[str, str]:
         changed = "+" if git("status", "--porcelain", "--untracked-files=no", "--", str(here)) else ""
         commit = git("rev-parse", "--short=12", "HEAD") + changed if tracked else ""
     except (OSError, subprocess.CalledProcessError):
-        commit = ""
+        commit = os.environ.get("REIDGEN_COMMIT", "")
     return {"version": __version__, "commit": commit}
 
 
