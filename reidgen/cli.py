@@ -2,16 +2,19 @@
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
-from rich.console import Console
 
 from reidgen.errors import InterruptedRunError, ReidgenError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from reidgen.recipe import Recipe
 
 app = typer.Typer(
     help="The benchmark for person re-identification on cameras nobody trained on.\n\n"
@@ -22,7 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 P = ParamSpec("P")
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 Data = Annotated[Path, typer.Option(envvar="REIDGEN_DATA", help="Folder of the prepared data sets.")]
 Results = Annotated[Path, typer.Option(help="Folder of runs and tables.")]
@@ -32,8 +34,26 @@ RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="paper, quick or FILE.toml; by default quick for synth, else paper.")
 ]
 Backbone = Annotated[str | None, typer.Option(help="resnet50, resnet18, mobilenet_v2 or tiny instead of the recipe's.")]
-Weights = Annotated[str | None, typer.Option(help="imagenet, none or a torchvision state dict instead of the recipe's.")]
+Weights = Annotated[
+    str | None, typer.Option(help="imagenet, none or a torchvision state dict instead of the recipe's.")
+]
 Epochs = Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.")]
+
+
+@functools.cache
+def _out() -> "Console":
+    """Return where results are printed; made late, because importing it takes as long as all the rest of --help."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@functools.cache
+def _err() -> "Console":
+    """Return where progress, notes and errors are printed."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 def _command(function: Callable[P, None]) -> Callable[P, None]:
@@ -44,10 +64,10 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
         try:
             function(*args, **kwargs)
         except ReidgenError as error:
-            err.print(f"[red]error:[/red] {_plain(str(error))}", soft_wrap=True)
+            _err().print(f"[red]error:[/red] {_plain(str(error))}", soft_wrap=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            err.print("[red]error:[/red] stopped; nothing half-done is kept, the same command begins again")
+            _err().print("[red]error:[/red] stopped; nothing half-done is kept, the same command begins again")
             raise typer.Exit(InterruptedRunError.exit_code) from None
 
     return app.command()(run)
@@ -62,19 +82,19 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Yield the `report` that long work calls: a bar on a terminal, a line a minute elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    if not err.is_terminal:
+    if not _err().is_terminal:
         last = time.monotonic()
 
         def line(what: str, done: int, total: int) -> None:
             nonlocal last
             if time.monotonic() - last > 60:
-                err.print(f"{what}: {done}/{total}", soft_wrap=True, markup=False)
+                _err().print(f"{what}: {done}/{total}", soft_wrap=True, markup=False)
                 last = time.monotonic()
 
         yield line
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=_err(), transient=True) as progress:
         task = progress.add_task("", total=None)
         stage = ""
 
@@ -88,7 +108,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield bar
 
 
-def _recipe(name: str | None, source: str, **settings: object) -> "Recipe":  # noqa: F821
+def _recipe(name: str | None, source: str, **settings: object) -> "Recipe":
     """Return the recipe that the options of train and bench mean."""
     from reidgen.catalogue import DEFAULT_SYNTH
     from reidgen.recipe import load_recipe
@@ -100,7 +120,6 @@ def _recipe(name: str | None, source: str, **settings: object) -> "Recipe":  # n
 
 def main() -> None:
     """Run the command line."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="reidgen")
 
 
@@ -108,20 +127,71 @@ def _version(wanted: bool) -> None:
     if wanted:
         from reidgen import __version__
 
-        out.print(__version__)
+        _out().print(__version__)
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
 @_command
+def prepare(
+    names: Annotated[list[str] | None, typer.Argument(help="Data sets; synth means all built-in domains.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="The folder that holds the data set.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="For own crops: a regular expression with the groups pid and camid.")
+    ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="Show every data set, what is prepared and how to get the rest.")
+    ] = False,
+    data: Data = Path("data"),
+) -> None:
+    """Verify and index data sets; images stay where they are.
+
+    The built-in sets, synth, are drawn. Without a name: lists every set.
+
+    Example: reidgen prepare synth
+
+    Example: reidgen prepare market --from ~/Market-1501-v15.09.15
+
+    Example: reidgen prepare mycams --from ~/crops --pattern '(?P<pid>[^/]+)/cam(?P<camid>[0-9]+)_.*'
+    """
+    from reidgen.catalogue import expand, load_catalogue
+    from reidgen.data.prepare import load_prepared, prepared_names
+    from reidgen.data.prepare import prepare as run_prepare
+
+    if listing or not names:
+        known, here = load_catalogue(), prepared_names(data)
+        for name in dict.fromkeys([*known, *here]):
+            state = (
+                f"prepared  {load_prepared(name, data)}"
+                if name in here
+                else f"{known[name].status:<9} {known[name].get}"
+            )
+            title = f"{known[name].title}; " if name in known and name not in here else ""
+            _out().print(f"{name:<15} {state[:10]}{title}{state[10:]}", soft_wrap=True, markup=False)
+        return
+    for name in expand(names):
+        with _progress() as report:
+            prepared = run_prepare(name, data=data, source=source, pattern=pattern, report=report)
+        _out().print(
+            f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}", soft_wrap=True, markup=False
+        )
+        if prepared.dataset.status == "own":
+            _out().print(f"{name}: {prepared.example}", soft_wrap=True, markup=False)
+
+
+@_command
 def train(
-    method: Annotated[str, typer.Option(help="A name of the METHODS table: baseline, in, ibn, a-in, a-sn, snr, ...")] = "snr",
+    method: Annotated[
+        str, typer.Option(help="A name of the METHODS table: baseline, in, ibn, a-in, a-sn, snr, ...")
+    ] = "snr",
     source: Source = "synth",
     seed: Annotated[int, typer.Option(help="Decides the initial weights, batches and augmentation.")] = 0,
     recipe: RecipeName = None,
@@ -132,7 +202,7 @@ def train(
     results: Results = Path("results"),
     device: Device = "auto",
 ) -> None:
-    """Train one network; after an interruption the same command goes on.
+    """Train one network; the same command resumes it.
 
     Example: reidgen train --method snr --source market --seed 0
     """
@@ -142,8 +212,8 @@ def train(
     with _progress() as report:
         run = run_training(chosen, data=data, results=results, device=device, report=report)
     facts = run.facts()
-    out.print(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}", soft_wrap=True)
-    out.print(f"next: reidgen evaluate {run.folder} --target {chosen.sources[0]}", soft_wrap=True)
+    _out().print(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}", soft_wrap=True)
+    _out().print(f"next: reidgen evaluate {run.folder} --target {chosen.sources[0]}", soft_wrap=True)
 
 
 @_command
@@ -154,7 +224,7 @@ def evaluate(
     results: Results = Path("results"),
     device: Device = "auto",
 ) -> None:
-    """Evaluate one trained run on a target: mAP, Rank-1/5/10 and mINP.
+    """Evaluate one trained run on a target: mAP, CMC and mINP.
 
     Example: reidgen evaluate snr-tiny-s0 --target synth-night
     """
@@ -171,16 +241,20 @@ def evaluate(
         spread = f" (mean of {splits} splits, mAP ± {100 * rows['mAP'].std():.1f})" if splits > 1 else ""
         numbers = ", ".join(f"{name} {100 * mean[key]:.1f}" for name, key in
                             {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}.items())  # fmt: skip
-        out.print(f"{name}: {numbers}{spread}", soft_wrap=True)
+        _out().print(f"{name}: {numbers}{spread}", soft_wrap=True)
         if rows["unmatched"].sum():
-            out.print(f"{name}: {rows['unmatched'].sum()} of {rows['queries'].sum()} queries have no match and do not count")
-    out.print(f"rows in {found.results}, per-query numbers in {found.per_query}", soft_wrap=True)
+            _out().print(
+                f"{name}: {rows['unmatched'].sum()} of {rows['queries'].sum()} queries have no match and do not count"
+            )
+    _out().print(f"rows in {found.results}, per-query numbers in {found.per_query}", soft_wrap=True)
 
 
 @_command
 def bench(
     source: Source = "synth",
-    methods: Annotated[str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")] = "main",
+    methods: Annotated[
+        str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
+    ] = "main",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N-1 of every method.")] = 3,
     recipe: RecipeName = None,
     backbone: Backbone = None,
@@ -190,34 +264,31 @@ def bench(
     results: Results = Path("results"),
     device: Device = "auto",
 ) -> None:
-    """Train every method with every seed on one source, evaluate each on all prepared targets, write the table.
+    """Train methods x seeds on a source, evaluate on all targets, write the table.
 
     Safe to stop and repeat: only what is missing runs.
 
     Example: reidgen bench --source synth --methods main --seeds 3
     """
-    from reidgen.catalogue import load_catalogue
-    from reidgen.data.prepare import prepared_names
     from reidgen.methods import select_methods
 
     chosen, names = _recipe(recipe, source, backbone=backbone, weights=weights, epochs=epochs), select_methods(methods)
     from reidgen.bench import bench as run_bench
 
-    missing = [name for name in load_catalogue() if name not in prepared_names(data)]
-    if missing:
-        out.print(f"not prepared, so not evaluated: {', '.join(missing)} (see: reidgen prepare --list)", soft_wrap=True)
     with _progress() as report:
         run_bench(chosen, methods=names, seeds=seeds, data=data, results=results, device=device, report=report,
-                  say=lambda line: out.print(line, soft_wrap=True, markup=False))  # fmt: skip
+                  say=lambda line: _out().print(line, soft_wrap=True, markup=False))  # fmt: skip
     _print_table(results, paper=False)
 
 
 @_command
 def table(
-    paper: Annotated[bool, typer.Option("--paper", help="Put the paper's number and the difference beside ours.")] = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Put the paper's number and the difference beside ours.")
+    ] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Write the comparison table of all runs as Markdown, CSV and LaTeX, and print it.
+    """Print the comparison table and write it as Markdown, CSV and LaTeX.
 
     Example: reidgen table --paper
     """
@@ -234,41 +305,7 @@ def _print_table(results: Path, *, paper: bool) -> None:
     texts = {"table.md": made.markdown(), "table.csv": made.csv(), "table.tex": made.latex(), "rows.csv": to_csv(rows)}
     for name, text in texts.items():
         write_text(results / name, text)
-    out.print(made.rich())
+    _out().print(made.rich())
     for note in made.notes:
-        out.print(f"note: {note}", soft_wrap=True, markup=False)
-    out.print(f"written: {', '.join(str(results / name) for name in texts)}", soft_wrap=True)
-
-
-@_command
-def prepare(
-    names: Annotated[list[str] | None, typer.Argument(help="Data sets; synth means all built-in domains.")] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="The folder that holds the data set.")] = None,
-    pattern: Annotated[
-        str | None, typer.Option(help="For own crops: a regular expression with the groups pid and camid.")
-    ] = None,
-    listing: Annotated[bool, typer.Option("--list", help="Show every data set, what is prepared and how to get the rest.")] = False,
-    data: Data = Path("data"),
-) -> None:
-    """Verify and index data sets, or draw the built-in ones; images stay where they are.
-
-    Example: reidgen prepare synth
-
-    Example: reidgen prepare market --from ~/Market-1501-v15.09.15
-
-    Example: reidgen prepare mycams --from ~/crops --pattern '(?P<pid>[^/]+)/cam(?P<camid>[0-9]+)_.*'
-    """
-    from reidgen.catalogue import expand, load_catalogue
-    from reidgen.data.prepare import prepare as run_prepare
-    from reidgen.data.prepare import prepared_names
-
-    if listing or not names:
-        here = prepared_names(data)
-        for name, dataset in load_catalogue().items():
-            state = "prepared" if name in here else dataset.status
-            out.print(f"{name:<16}{state:<10} {dataset.title}; {dataset.get}", soft_wrap=True, markup=False)
-        return
-    for name in expand(names):
-        with _progress() as report:
-            prepared = run_prepare(name, data=data, source=source, pattern=pattern, report=report)
-        out.print(f"{name}: {prepared}", soft_wrap=True)
+        _out().print(f"note: {note}", soft_wrap=True, markup=False)
+    _out().print(f"written: {', '.join(str(results / name) for name in texts)}", soft_wrap=True)

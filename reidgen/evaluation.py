@@ -33,7 +33,9 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"{run.weights} does not fit {recipe.method} on {recipe.backbone}; train the run again") from error
+        raise WeightsError(
+            f"{run.weights} does not fit {recipe.method} on {recipe.backbone}; train the run again"
+        ) from error
     return network.to(device=device, memory_format=memory_format(device)).eval()  # type: ignore[call-overload, no-any-return]
 
 
@@ -46,7 +48,9 @@ def embed(network: ReIDNet, pixels_NHWC: NDArray[np.uint8], *, dtype: str = "flo
     device = next(network.parameters()).device
     parts = []
     for start in range(0, len(pixels_NHWC), BATCH):
-        block = torch.from_numpy(np.array(pixels_NHWC[start : start + BATCH])).to(device)  # a copy: the pack is read-only
+        block = torch.from_numpy(np.array(pixels_NHWC[start : start + BATCH])).to(
+            device
+        )  # a copy: the pack is read-only
         images = standardize(to_float(block)).contiguous(memory_format=memory_format(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             parts.append(network(images).float())
@@ -76,7 +80,9 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
         wanted = np.unique(tested["path"].to_numpy(dtype=str))
         rows_N = np.searchsorted(paths, wanted)
         pixels = pack if len(rows_N) == len(pack) else pack[rows_N]
-        embedding_ND = embed(network, pixels, dtype=recipe.dtype, report=lambda _, done, of: report(f"{target}: embedding", done, of))
+        embedding_ND = embed(
+            network, pixels, dtype=recipe.dtype, report=lambda _, done, of: report(f"{target}: embedding", done, of)
+        )
         common = {
             "source": recipe.source,
             "target": target,
@@ -105,7 +111,9 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
     return table
 
 
-def _rank_split(part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor) -> tuple[dict[str, float], pd.DataFrame]:
+def _rank_split(
+    part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor
+) -> tuple[dict[str, float], pd.DataFrame]:
     query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
 
     def pick(rows: pd.DataFrame) -> Tensor:

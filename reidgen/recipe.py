@@ -59,7 +59,9 @@ class Recipe:
     milestones: tuple[float, ...] = (30.0, 50.0)  # epochs after which the rate is a tenth [BAU]
     # the losses
     label_smoothing: float = 0.1  # [A], behind a flag there
-    snr_distance: str = "cosine"  # 0.5 - cos / 2 [D]; "cosine-b": twice that, as 0.5 - cos is but for a constant [B]; [A]
+    snr_distance: str = (
+        "cosine"  # 0.5 - cos / 2 [D]; "cosine-b": twice that, as 0.5 - cos is but for a constant [B]; [A]
+    )
     snr_triplets: str = "random"  # one positive and negative per anchor, alike in all three sets [B]; "hard": mined [A]
     snr_weights: tuple[float, ...] = (0.1, 0.1, 0.5, 0.5)  # lambda of stages 1..4 [B, D]; [A] has 1
 

@@ -99,7 +99,9 @@ class Run:
     def facts(self) -> dict[str, str | int | float]:
         """Return what training wrote into `done`. Raises RunError when the run is not finished."""
         if not self.done.is_file():
-            raise RunError(f"{self.folder} is not finished; repeat its reidgen train command, it goes on where it stopped")
+            raise RunError(
+                f"{self.folder} is not finished; repeat its reidgen train command, it goes on where it stopped"
+            )
         facts: dict[str, str | int | float] = json.loads(self.done.read_text(encoding="utf-8"))
         return facts
 
@@ -111,7 +113,9 @@ class Run:
             with filelock.FileLock(self.folder / ".lock", timeout=0):
                 yield
         except filelock.Timeout as error:
-            raise RunError(f"another process is writing {self.folder}; wait for it or stop it, then try again") from error
+            raise RunError(
+                f"another process is writing {self.folder}; wait for it or stop it, then try again"
+            ) from error
         except PermissionError as error:
             raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
 
@@ -127,7 +131,9 @@ class Run:
         merged = pd.concat([part for part in (queries[queries["target"] != target], per_query) if len(part)])
         with replacing(self.per_query) as temporary:
             merged.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0}, float_format="%.6g")
-        write_text(self.results, to_csv(pd.concat([part for part in (old[old["target"] != target], rows) if len(part)])))
+        write_text(
+            self.results, to_csv(pd.concat([part for part in (old[old["target"] != target], rows) if len(part)]))
+        )
 
 
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
@@ -149,7 +155,10 @@ def find_run(name: str, results: Path) -> Run:
     ]
     if len(matching) == 1:
         return Run(matching[0])
-    listed = ", ".join(f"{path.parent.name}/{path.name}" for path in (matching or found)[:5]) or "none yet; run: reidgen train"
+    listed = (
+        ", ".join(f"{path.parent.name}/{path.name}" for path in (matching or found)[:5])
+        or "none yet; run: reidgen train"
+    )
     raise RunError(f"{'several runs are' if matching else 'no run is'} called {name!r} in {results}; there: {listed}")
 
 
@@ -184,7 +193,9 @@ def provenance() -> dict[str, str]:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         tracked = git("ls-files", "--error-unmatch", Path(__file__).name)

@@ -57,7 +57,9 @@ def test_rows_and_per_query_numbers_agree(run: Run, small_data: Path) -> None:
     pd.testing.assert_frame_equal(read_rows(run.folder.parents[2]), read_csv(run.results))
 
 
-def test_many_splits_give_a_row_each(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_splits_give_a_row_each(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "datasets.toml").write_text(
         "[mycams]\npattern = '(?P<pid>[^/]+)/c(?P<camid>\\d+)_.*'\nsplits = 4\ntest_identities = 3\n"
@@ -95,7 +97,7 @@ def test_a_target_with_training_images_of_the_source_is_refused(run: Run, small_
     stolen = next((small_data / "synth-plaza").rglob("bounding_box_train/*.jpg"))
     (folder / "000" / "c1_9.jpg").write_bytes(stolen.read_bytes())
     prepare("thief", data=small_data, source=folder)
-    with pytest.raises(SharedImagesError, match="target thief shares 1 image files with .* source synth-plaza"):
+    with pytest.raises(SharedImagesError, match=r"target thief shares 1 image files with .* source synth-plaza"):
         evaluated(run, "thief", small_data)
 
 

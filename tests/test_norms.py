@@ -48,7 +48,7 @@ def test_snr_equals_the_equations_written_naively_in_value_and_gradient(gates: i
     fast_grads = [parameter.grad.clone() for parameter in snr.parameters()]
     snr.zero_grad()
 
-    norm, plus, minus, restored = naive(snr, inputs[1])
+    norm, _, minus, restored = naive(snr, inputs[1])
     contaminated = norm + minus
     (
         (restored * weight).sum() + restored.mean((2, 3)).square().sum() + contaminated.mean((2, 3)).square().sum()
@@ -67,7 +67,7 @@ def test_snr_conv_equals_the_equations_written_naively() -> None:
     module = random_snr(16, SNRConv(16))
     images = torch.randn(4, 16, 6, 3)
     out = module(images)
-    norm, plus, minus, restored = naive(module, images)
+    norm, _, minus, restored = naive(module, images)
     torch.testing.assert_close(out, restored, rtol=1e-5, atol=1e-5)
     assert module.pooled is not None
     torch.testing.assert_close(module.pooled.contaminated, (norm + minus).mean((2, 3)), rtol=1e-5, atol=1e-5)

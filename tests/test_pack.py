@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from test_prepare import crops, picture
 
+from reidgen.data import images as images_module
 from reidgen.data import pack as module
-from reidgen.data import prepare as prepare_module
 from reidgen.data.pack import load_pack
 from reidgen.data.prepare import Prepared, prepare
 from reidgen.errors import DataError, ReidgenError
@@ -24,7 +24,7 @@ def packs(prepared: Prepared) -> list[str]:
 
 
 def test_pixels_are_those_of_each_image(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "WINDOW", 5)
+    monkeypatch.setattr(images_module, "WINDOW", 5)
     calls: list[tuple[str, int, int]] = []
     paths, pixels = load_pack(mine, 12, 6, lambda *call: calls.append(call))
     assert calls == [("pack mine 12x6", 5, 12), ("pack mine 12x6", 10, 12), ("pack mine 12x6", 12, 12)]
@@ -95,5 +95,5 @@ def test_a_full_disk_leaves_nothing(mine: Prepared, monkeypatch: pytest.MonkeyPa
 def test_processes_change_nothing(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     one = np.array(load_pack(mine, 12, 6)[1])
     (mine.folder / packs(mine)[0]).unlink()
-    monkeypatch.setattr(prepare_module, "MANY", 10)
+    monkeypatch.setattr(images_module, "MANY", 10)
     assert np.array_equal(load_pack(mine, 12, 6)[1], one)

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from reidgen.catalogue import Dataset, load_catalogue
+from reidgen.data import images as images_module
 from reidgen.data import prepare as module
-from reidgen.data.prepare import decode, load_index, load_prepared, prepare, prepared_names, windows
+from reidgen.data.images import decode, windows
+from reidgen.data.prepare import load_index, load_prepared, prepare, prepared_names
 from reidgen.errors import DataError
 
 
@@ -277,9 +279,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [f"{i}" for i in range(40)]
-    monkeypatch.setattr(module, "WINDOW", 16)
+    monkeypatch.setattr(images_module, "WINDOW", 16)
     one = list(windows(str.upper, paths, what="x"))
-    monkeypatch.setattr(module, "MANY", 10)
+    monkeypatch.setattr(images_module, "MANY", 10)
     calls: list[tuple[str, int, int]] = []
     assert list(windows(str.upper, paths, what="x", report=lambda *call: calls.append(call))) == one
     assert calls == [("x", 16, 40), ("x", 32, 40), ("x", 40, 40)]

@@ -17,7 +17,9 @@ def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
 
 def test_a_file_overrides_single_settings_of_its_base(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('base = "quick"\nlr = 1\nmilestones = [3, 4]\n')
-    assert load_recipe(str(tmp_path / "mine.toml")) == RECIPES["quick"].change(name="mine", lr=1.0, milestones=(3.0, 4.0))
+    assert load_recipe(str(tmp_path / "mine.toml")) == RECIPES["quick"].change(
+        name="mine", lr=1.0, milestones=(3.0, 4.0)
+    )
     (tmp_path / "mine.toml").write_text("height = 128\n")
     assert load_recipe(str(tmp_path / "mine.toml")) == Recipe(name="mine", height=128)
 
@@ -46,5 +48,5 @@ def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="unknown recipe 'quik'; did you mean 'quick'.*or the path of a TOML file"):
+    with pytest.raises(RecipeError, match=r"unknown recipe 'quik'; did you mean 'quick'.*or the path of a TOML file"):
         load_recipe("quik")

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from reidgen.data.drawing import Board, Dice, direction
-from reidgen.data.figures import Pose, draw_person, population
+from reidgen.data.figures import Pose, draw_person
+from reidgen.data.people import population
 from reidgen.data.scenes import OCCLUDERS, SCENERY, draw_occluder, draw_scene
 from reidgen.data.synthetic import DOMAINS, draw_domain, draw_identity, draw_image
 from reidgen.errors import DataError

@@ -71,7 +71,9 @@ def load_source(recipe: Recipe, *, data: Path, report: Progress) -> Source:
             f"{recipe.identities}; set identities in a recipe file"
         )
     if np.bincount(label_N).max() < 2:
-        raise DataError(f"every training identity of {recipe.source} has a single image; ReID needs two or more of each")
+        raise DataError(
+            f"every training identity of {recipe.source} has a single image; ReID needs two or more of each"
+        )
     return Source(torch.cat(pixels), label_N, classes, source_digest(recipe, data=data))
 
 

@@ -117,6 +117,10 @@ class Board:
         if right > left and ry > 0:
             self._draw.ellipse((left, int(y - ry), right, int(y + ry)), fill=(*colour, alpha))
 
+    def taper(self, x: float, top: float, bottom: float, half0: float, half1: float, colour: Colour) -> None:
+        """Fill an upright trapezium around x, given its half width at the top and at the bottom."""
+        self.shape(((x - half0, top), (x + half0, top), (x + half1, bottom), (x - half1, bottom)), colour)
+
     def limb(self, start: Point, end: Point, width0: float, width1: float, colour: Colour, alpha: int = 255) -> None:
         """Fill a tapered bar from `start` to `end`, given its width at both."""
         dx, dy = end[0] - start[0], end[1] - start[1]

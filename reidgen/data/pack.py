@@ -1,22 +1,23 @@
 """The pixel cache: all images of a set, decoded and resized once, as one uint8 array on disk."""
 
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen.data.prepare import Prepared, Report, decode, load_index, locked, windows
+from reidgen.data.images import decode, locked, windows
+from reidgen.data.prepare import Prepared, load_index
 from reidgen.errors import DataError
 from reidgen.files import replacing
+from reidgen.runs import Progress
 
-Pixels = npt.NDArray[np.uint8]
+Pack = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 
-def load_pack(
-    prepared: Prepared, height: int, width: int, report: Report | None = None
-) -> tuple[list[str], "np.memmap[tuple[int, ...], np.dtype[np.uint8]]"]:
+def load_pack(prepared: Prepared, height: int, width: int, report: Progress | None = None) -> tuple[list[str], Pack]:
     """Return the set's paths, sorted, and their pixels in the same order, built on the first call.
 
     The pixels are uint8 RGB (N, height, width, 3), read-only and mapped from data/<name>/pixels-HxW-<digest8>.npy:
@@ -42,7 +43,7 @@ def load_pack(
     return paths, pixels
 
 
-def _mapped(file: Path, shape: tuple[int, ...]) -> "np.memmap[tuple[int, ...], np.dtype[np.uint8]] | None":
+def _mapped(file: Path, shape: tuple[int, ...]) -> Pack | None:
     """Return the array in `file`, or None when there is none or not of this shape."""
     try:
         pixels = np.lib.format.open_memmap(file, mode="r")
@@ -58,28 +59,24 @@ def _build(
     digests: list[str],
     *,
     shape: tuple[int, ...],
-    report: Report | None,
+    report: Progress | None,
 ) -> None:
     """Write the .npy file window by window, so that memory holds one window at most."""
     work = functools.partial(_pixels, root=prepared.root, size=(shape[2], shape[1]))
     what = f"pack {prepared.name} {shape[1]}x{shape[2]}"
-    done = 0
     with replacing(file) as temporary, temporary.open("wb") as out:
         np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for window in windows(work, paths, what=what, report=report):
-            for pixels, found in window:
-                if found != digests[done]:
-                    reason = found if pixels is None else "is not the image that was prepared"
-                    again = f"reidgen prepare {prepared.name}"
-                    if prepared.dataset.status != "built-in":
-                        again += f" --from {prepared.root}"
-                    raise DataError(f"{prepared.name}: {prepared.root / paths[done]} {reason}; run: {again}")
-                assert pixels is not None
-                out.write(pixels.tobytes())
-                done += 1
+        for (pixels, found), path, digest in zip(
+            itertools.chain.from_iterable(windows(work, paths, what=what, report=report)), paths, digests, strict=True
+        ):
+            if found != digest:
+                reason = found if pixels is None else "is not the image that was prepared"
+                raise DataError(f"{prepared.name}: {prepared.root / path} {reason}; run: {prepared.again}")
+            assert pixels is not None
+            out.write(pixels.tobytes())
 
 
-def _pixels(path: str, *, root: Path, size: tuple[int, int]) -> tuple[Pixels | None, str]:
+def _pixels(path: str, *, root: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, str]:
     """Return the resized image and its digest, or None and what is wrong with it."""
     try:
         image, digest = decode(root / path)

@@ -3,35 +3,25 @@
 import contextlib
 import functools
 import hashlib
-import io
 import json
-import multiprocessing
 import shutil
-import signal
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import filelock
 import pandas as pd
-from PIL import Image
 
 from reidgen import __version__
 from reidgen.catalogue import PARTS, Dataset, load_catalogue, parse
-from reidgen.data import synthetic
+from reidgen.data.images import decode, locked, windows
 from reidgen.data.readers import locate, matched, own_dataset, read
+from reidgen.data.synthetic import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 from reidgen.errors import DataError, unknown
 from reidgen.files import sha256_file, write_text
+from reidgen.runs import Progress
 
-Report = Callable[[str, int, int], None]  # (what, done, total)
-IDENTITIES = (120, 60)  # of each built-in set: training, test
-MANY = 4000  # images from which a pool of processes pays; threads never do, small images keep the GIL busy
-WINDOW = 1024  # images in work at a time: bounds memory
-R = TypeVar("R")
+_OWN = "for your own crops run: reidgen prepare NAME --from DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +31,8 @@ class Prepared:
     counts: "train", "query" and "gallery", those that there are -> {"identities", "images", "cameras"} of split 0;
     the query also has "unmatched" (images without a match), the gallery "distractors" (of people nobody asks for);
     "all" -> {"images" (different files), "junk" (files left out), "splits"}. digest: SHA-256 of index.csv.
-    version: of reidgen. seed: of a drawn set. example: how one name was read. seconds: what preparing took. already: it was complete.
+    version: of reidgen. seed: of a drawn set. example: how one name was read. seconds: what preparing took.
+    already: `prepare` found it complete.
     """
 
     dataset: Dataset
@@ -72,6 +63,11 @@ class Prepared:
     def index(self) -> Path:
         return self.folder / "index.csv"
 
+    @property
+    def again(self) -> str:
+        """The command that prepares it again."""
+        return _again(self.dataset, self.root)
+
 
 def prepare(
     name: str,
@@ -80,13 +76,13 @@ def prepare(
     source: Path | None = None,
     pattern: str | None = None,
     seed: int = 0,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Prepared:
     """Prepare the set `name` in data/<name>, from the folder `source` or, for a built-in set, from `seed`.
 
     A name that the catalogue does not know becomes a set of own crops, see `readers.own_dataset`; the manifest
-    remembers how it was read. A set that is complete, unchanged and still has its images is returned at once.
-    Another process that prepares the same set is waited for.
+    remembers how it was read. A set that is complete, as asked for, and still has its image folder is returned at
+    once. Another process that prepares the same set is waited for.
 
     Raises DataError when the source is missing or wrong, a name does not fit, the counts differ from the
     catalogue, or an image cannot be decoded (named). A failed call never leaves a manifest for what it could not prove.
@@ -148,7 +144,6 @@ def load_prepared(name: str, data: Path) -> Prepared:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         dataset = parse(name, manifest["entry"], where=str(file))
         root = data / name / manifest["root"]
-        again = f"reidgen prepare {name}" + ("" if dataset.status == "built-in" else f" --from {root}")
         prepared = Prepared(
             dataset=dataset, folder=data / name, root=root,
             **{key: manifest[key] for key in ("counts", "digest", "version", "seed", "example", "seconds")},
@@ -157,7 +152,7 @@ def load_prepared(name: str, data: Path) -> Prepared:
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(f"{name}: {file} or its index.csv is damaged ({error}); prepare the set again") from error
     if digest != prepared.digest:
-        raise DataError(f"{name}: {prepared.index} is not the one that manifest.json names; run: {again}")
+        raise DataError(f"{name}: {prepared.index} is not the one that manifest.json names; run: {prepared.again}")
     return prepared
 
 
@@ -167,62 +162,16 @@ def load_index(prepared: Prepared) -> pd.DataFrame:
     return pd.read_csv(prepared.index, dtype=kinds, keep_default_na=False, encoding="utf-8")
 
 
-def decode(path: Path) -> tuple[Image.Image, str]:
-    """Return the image as 8-bit RGB, fully decoded, and the first 16 hex digits of its file's SHA-256.
-
-    Transparency is dropped; of an animation the first frame counts. Raises DataError saying what is wrong.
-    """
-    try:
-        content = path.read_bytes()
-        if not content:
-            raise DataError("is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata harms no pixel
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(content))
-            if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip them to white
-                raise DataError(f"has pixels of mode {image.mode}, save it as 8-bit RGB")
-            if image.mode == "P":  # by RGBA, because of its transparency
-                image = image.convert("RGBA")
-            return image.convert("RGB"), hashlib.sha256(content).hexdigest()[:16]
-    except FileNotFoundError as error:
-        raise DataError("has vanished") from error
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
-        raise DataError(str(error).split(" <_io")[0].strip() or type(error).__name__) from error
-
-
-def windows(
-    work: Callable[[str], R], paths: list[str], *, what: str, report: Report | None = None
-) -> Iterator[list[R]]:
-    """Yield work(path) for all paths in order, WINDOW at a time; MANY paths are shared among processes.
-
-    A script that calls this needs the guard `if __name__ == "__main__":`, as always with processes.
-    """
-    with contextlib.ExitStack() as stack:
-        run: Callable[[list[str]], Iterable[R]] = functools.partial(map, work)
-        if len(paths) >= MANY:
-            ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-            spawn = multiprocessing.get_context("spawn")  # safe beside the threads of torch
-            pool = ProcessPoolExecutor(mp_context=spawn, initializer=signal.signal, initargs=ignore)
-            stack.enter_context(pool)
-            stack.callback(pool.shutdown, cancel_futures=True)
-            run = functools.partial(pool.map, work, chunksize=32)
-        for start in range(0, len(paths), WINDOW):
-            yield list(run(paths[start : start + WINDOW]))
-            if report:
-                report(what, min(start + WINDOW, len(paths)), len(paths))
-
-
-_OWN = "for your own crops run: reidgen prepare NAME --from DIR"
-
-
 def _how(dataset: Dataset) -> str:
     """Return how to come by a set, ending in the command."""
     if dataset.status == "built-in":
         return f"run: reidgen prepare {dataset.name}"
     return f"{dataset.get + ', then ' if dataset.get else ''}run: reidgen prepare {dataset.name} --from DIR"
+
+
+def _again(dataset: Dataset, root: Path) -> str:
+    """Return the command that prepares a set again from the same images."""
+    return f"reidgen prepare {dataset.name}" + ("" if dataset.status == "built-in" else f" --from {root}")
 
 
 def _choose(name: str, data: Path, source: Path | None, pattern: str | None) -> Dataset:
@@ -248,23 +197,12 @@ def _complete(name: str, data: Path) -> Prepared | None:
     return None
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, waiting for another process; an OSError inside becomes a DataError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock"):
-            yield
-    except OSError as error:
-        raise DataError(f"cannot use {error.filename or folder}: {error.strerror or error}") from error
-
-
-def _draw(dataset: Dataset, folder: Path, seed: int, report: Report | None) -> Path:
+def _draw(dataset: Dataset, folder: Path, seed: int, report: Progress | None) -> Path:
     """Draw a built-in set into <folder>/images, whole or not at all, and return that folder."""
     part, images = folder / "images.part", folder / "images"
     shutil.rmtree(part, ignore_errors=True)
     domain, done = dataset.name.removeprefix("synth-"), 0
-    per_person = len(synthetic.DOMAINS[domain].cameras) * synthetic.IMAGES_PER_CAMERA
+    per_person = len(DOMAINS[domain].cameras) * IMAGES_PER_CAMERA
     total = sum(IDENTITIES) * per_person + IDENTITIES[1]  # each test person has a distractor
 
     def count(images: int) -> None:
@@ -273,7 +211,7 @@ def _draw(dataset: Dataset, folder: Path, seed: int, report: Report | None) -> P
         if report:
             report(f"draw {dataset.name}", done, total)
 
-    synthetic.draw_domain(domain, part, seed=seed, identities=IDENTITIES, progress=count)
+    draw_domain(domain, part, seed=seed, identities=IDENTITIES, progress=count)
     (folder / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(images, ignore_errors=True)
     part.rename(images)
@@ -316,7 +254,7 @@ def _check(path: str, *, root: Path) -> tuple[str, str]:
         return "", str(error)
 
 
-def _decode_all(dataset: Dataset, root: Path, paths: list[str], report: Report | None) -> dict[str, str]:
+def _decode_all(dataset: Dataset, root: Path, paths: list[str], report: Progress | None) -> dict[str, str]:
     """Return path -> digest, every image decoded. Raises DataError naming the bad ones."""
     work = functools.partial(_check, root=root)
     results = [one for window in windows(work, paths, what=f"check {dataset.name}", report=report) for one in window]
@@ -325,7 +263,6 @@ def _decode_all(dataset: Dataset, root: Path, paths: list[str], report: Report |
         more = ", ..." if len(bad) > 3 else ""
         raise DataError(
             f"{dataset.name}: {len(bad):,} of {len(paths):,} images in {root} cannot be decoded: {', '.join(bad[:3])}{more}; "
-            f"replace or remove them, then run: reidgen prepare {dataset.name}"
-            + ("" if dataset.status == "built-in" else f" --from {root}")
+            f"replace or remove them, then run: {_again(dataset, root)}"
         )
     return {path: digest for path, (digest, _) in zip(paths, results, strict=True)}

@@ -22,6 +22,13 @@ FOLDER_PATTERNS = (
 )
 FLAT_PATTERN = r"(?i)(?P<pid>-?\d+)_(?:cam|c)(?P<camid>\d+).*"  # 0002_c1s1_000451_03.jpg
 
+_OWN_FOLDERS = {
+    "train": ("bounding_box_train", "train"),
+    "query": ("query",),
+    "gallery": ("bounding_box_test", "gallery"),
+    "test": ("test",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -35,7 +42,7 @@ class Found:
 
 
 def read(dataset: Dataset, root: Path) -> Found:
-    """Return the rows of the set that lies in `root`, or in the one folder below it that has the set's sub-folders.
+    """Return what names tell of the set that lies in `root`, or in the one folder below it that has its sub-folders.
 
     The rows have the columns split, part, path, pid and camid of ARCHITECTURE.md, sorted by (split, part, path); no
     image is opened. Left out: hidden files, files that are no images by their suffix, junk identities. Names that
@@ -73,8 +80,8 @@ def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
     """Return an entry for a folder of own crops that the catalogue does not know.
 
     Its parts are the sub-folders train, query and gallery (or Market's names for them), or train and test; a folder
-    without any of them is all test. To train on own crops, put them into a sub-folder train. Without `pattern`, images that lie in a folder per person are read by the first of
-    FOLDER_PATTERNS that fits them all, images without such folders by FLAT_PATTERN.
+    without any of them is all test. To train on own crops, put them into a sub-folder train. Without `pattern`, images
+    in a folder per person are read by the first of FOLDER_PATTERNS that fits them all, others by FLAT_PATTERN.
 
     Raises DataError when the folder is missing or empty, or no pattern fits.
     """
@@ -128,14 +135,6 @@ def locate(dataset: Dataset, root: Path) -> Path:
         listing = ", ".join(one.name for one in inside[:5]) or "no folders"
         what = f"has not the sub-folders {', '.join(wanted)} (it has {listing}): give the folder that holds them"
     raise DataError(f"{dataset.name}: {root} {what}, with reidgen prepare {dataset.name} --from DIR")
-
-
-_OWN_FOLDERS = {
-    "train": ("bounding_box_train", "train"),
-    "query": ("query",),
-    "gallery": ("bounding_box_test", "gallery"),
-    "test": ("test",),
-}
 
 
 def _directory(name: str, root: Path) -> None:

@@ -7,7 +7,8 @@ Units and determinism: see drawing.py.
 from collections.abc import Callable, Mapping, Sequence
 
 from reidgen.data.drawing import BLACK, Board, Colour, Dice, scaled
-from reidgen.data.figures import UPPER_COLOURS, Pose, draw_person, population
+from reidgen.data.figures import Pose, draw_person
+from reidgen.data.people import UPPER_COLOURS, population
 
 
 def draw_scene(board: Board, dice: Dice, *, wall: Colour, floor: Colour, horizon: float, things: Sequence[str]) -> None:
@@ -70,12 +71,8 @@ def _shelves(board: Board, dice: Dice, edge: float) -> None:
 
 def _posters(board: Board, dice: Dice, edge: float) -> None:
     for _ in range(3):
-        x, y, wide, tall = (
-            dice.between(-10, 240),
-            dice.between(0, edge * 0.6),
-            dice.between(18, 56),
-            dice.between(24, 60),
-        )
+        x, y = dice.between(-10, 240), dice.between(0, edge * 0.6)
+        wide, tall = dice.between(18, 56), dice.between(24, 60)
         colour = dice.tint((150, 140, 130), 110)
         board.box(x, y, x + wide, y + tall, colour)
         for i in range(4):
@@ -207,7 +204,7 @@ SCENERY: Mapping[str, Callable[[Board, Dice, float], None]] = {
 
 
 def draw_occluder(board: Board, dice: Dice, kind: str) -> None:
-    """Put something between the camera and the person, over a 128 x 256 view: a name of OCCLUDERS, or `person`."""
+    """Put something between the camera and the person, over a 128 x 256 view: one of OCCLUDERS."""
     side = dice.choice((-1, 1))
     edge = 64 + side * dice.between(8, 34)  # how far it reaches in from its side
     left, right = (-10.0, edge - 20) if side < 0 else (edge + 20, 140.0)

@@ -1,6 +1,6 @@
 """The built-in benchmark `synth`: drawn pedestrians in six places, in the Market-1501 layout.
 
-One population law makes the people of all domains (figures.py); a domain is only a place and its cameras, and stands
+One population law makes the people of all domains (people.py); a domain is only a place and its cameras, and stands
 in the table below as plain numbers. Nothing here knows or favours a method. The same seed gives the same bytes on
 every machine: pixels are integers throughout, floats meet only exact IEEE operations (see drawing.py).
 """
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reidgen.data.drawing import Board, Colour, Dice
-from reidgen.data.figures import Person, Pose, draw_person, population
+from reidgen.data.figures import Pose, draw_person
+from reidgen.data.people import Person, population
 from reidgen.data.scenes import draw_occluder, draw_scene
 from reidgen.errors import DataError, unknown
 
 HEIGHT, WIDTH = 128, 64
+IDENTITIES = (120, 60)  # of each domain: training, test
 IMAGES_PER_CAMERA = 2
 VIEWS_PER_CAMERA = 3  # places that one camera looks at
 
@@ -52,7 +54,7 @@ class Domain:
     wall: Colour
     floor: Colour
     horizon: float  # where the floor ends, as a share of the scene's height from its top
-    things: tuple[str, ...]  # names of SCENERY; a camera sees about three
+    things: tuple[str, ...]  # names of SCENERY; a view shows four
     occluders: tuple[str, ...]
     occluded: float  # share of images
     cut: float  # share of images in which the box cuts the person off
@@ -66,7 +68,7 @@ class Domain:
     haze: Colour  # what is added, 0..255: fog, glare, black level
     gradient: int  # light falls off by up to this much from one edge to the other
     lines: int  # rows that the sensor resolves (256 is sharp)
-    noise: int  # standard deviation in grey levels
+    noise: int  # about the standard deviation, in grey levels
     quality: int  # JPEG
     cameras: tuple[Camera, ...]
 
@@ -134,7 +136,7 @@ def draw_domain(
     folder: Path,
     *,
     seed: int = 0,
-    identities: tuple[int, int] = (120, 60),
+    identities: tuple[int, int] = IDENTITIES,
     progress: Callable[[int], None] | None = None,
     processes: int | None = None,
 ) -> None:

@@ -5,7 +5,7 @@ Every backbone has five places: 0 the stem, 1..4 the stages. The networks are to
 """
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ HEADS = ("fc.", "classifier.")  # torchvision's classifiers, not used here
 BATCH_NORM_STATE = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class BasicBlock(resnet.BasicBlock):
+class BasicBlock(resnet.BasicBlock):  # type: ignore[misc]
     """torchvision's block with a socket, `before_relu`, between the residual sum and the last ReLU."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -47,7 +47,7 @@ class BasicBlock(resnet.BasicBlock):
         return out
 
 
-class Bottleneck(resnet.Bottleneck):
+class Bottleneck(resnet.Bottleneck):  # type: ignore[misc]
     """torchvision's block with a socket, `before_relu`, between the residual sum and the last ReLU."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -70,7 +70,7 @@ class _Parts:
     network: nn.Module
     stages: list[nn.Module]
     channels: list[int]
-    inside: list[Callable[[nn.Module], None]]
+    inside: Sequence[Callable[[nn.Module], object]]
     pool: nn.Module  # between the stem and stage 1
 
 
@@ -164,7 +164,7 @@ def _mobilenet_v2(norm_layer: Norm) -> _Parts:
     stages = [nn.Sequential(*features[start:end]) for start, end in pairwise(bounds)]
     return _Parts(
         network=network,
-        stages=stages,
+        stages=list(stages),
         channels=[32, 24, 32, 96, 1280],
         inside=[
             lambda module: _insert(features[0], module),
@@ -233,7 +233,9 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     missing, extra = [], []
     for key in own:
         layer, _, kind = key.rpartition(".")
-        needed = key in convolutions or kind in ("weight", "bias") or (layer in batch_norms and kind in BATCH_NORM_STATE[:2])
+        needed = (
+            key in convolutions or kind in ("weight", "bias") or (layer in batch_norms and kind in BATCH_NORM_STATE[:2])
+        )
         if needed and not key.startswith(HEADS) and key not in state:
             missing.append(key)
     for key in state:

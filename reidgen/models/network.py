@@ -4,11 +4,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen.methods import Method, get_method
-from reidgen.models.backbones import Backbone, build_backbone
+from reidgen.models.backbones import Backbone, Norm, build_backbone
 from reidgen.models.norms import SNR, Pooled, SNRConv, SwitchableNorm2d, instance_norm
 
-NORMS = {"bn": nn.BatchNorm2d, "in": instance_norm, "sn": SwitchableNorm2d}
-MODULES = {
+NORMS: dict[str, Norm] = {"bn": nn.BatchNorm2d, "in": instance_norm, "sn": SwitchableNorm2d}
+MODULES: dict[str, Norm] = {
     "in": instance_norm,
     "snr": SNR,
     "snr-conv": SNRConv,
@@ -66,5 +66,4 @@ def build_network(method: str, backbone: str, *, classes: int, weights: str = "n
 def _fill(row: Method, place: int, channels: int, *, before_relu: bool) -> nn.Module:
     if not row.module or place not in row.places or row.before_relu != before_relu:
         return nn.Identity()
-    module: nn.Module = MODULES[row.module](channels)
-    return module
+    return MODULES[row.module](channels)

@@ -96,9 +96,7 @@ class SNR(_Restitution):
         factor_BC = keep_BC + (1 - keep_BC) * scale_BC
         shift_BC = (1 - keep_BC) * (self.bias - scale_BC * mean_BC)
         dtype = map_BCHW.dtype
-        return torch.addcmul(
-            shift_BC.to(dtype)[:, :, None, None], map_BCHW, factor_BC.to(dtype)[:, :, None, None]
-        )
+        return torch.addcmul(shift_BC.to(dtype)[:, :, None, None], map_BCHW, factor_BC.to(dtype)[:, :, None, None])
 
 
 class SNRConv(_Restitution):

@@ -1,0 +1,75 @@
+"""The grid: what it runs, what it skips, and a golden table from drawn images to text."""
+
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, quiet
+
+from reidgen import bench as bench_module
+from reidgen.bench import bench
+from reidgen.data.prepare import prepare
+from reidgen.runs import read_rows
+from reidgen.tables import make_table
+
+GOLDEN = Path(__file__).parent / "golden" / "end_to_end.md"
+
+
+def run(data: Path, results: Path, methods: list[str], seeds: int) -> list[str]:
+    said: list[str] = []
+    bench(SMALL, methods=methods, seeds=seeds, data=data, results=results, device="cpu", report=quiet, say=said.append)
+    return said
+
+
+def test_golden_end_to_end(small_data: Path, tmp_path: Path) -> None:
+    """Drawn images -> two methods x two seeds -> the table's text.
+
+    Renew (and look at the difference): REIDGEN_RENEW=1 pytest tests/test_bench.py
+    """
+    import os
+
+    run(small_data, tmp_path, ["baseline", "snr"], 2)
+    rows = read_rows(tmp_path)
+    rows = rows[rows["target"].isin(["synth-plaza", "synth-night"])]
+    text = "\n".join(line for line in make_table(rows).markdown().splitlines() if line.startswith("|")) + "\n"
+    if os.environ.get("REIDGEN_RENEW"):
+        GOLDEN.write_text(text)
+    assert text == GOLDEN.read_text()
+
+
+def test_only_what_is_missing_runs(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    real_train, real_evaluate = bench_module.train, bench_module.evaluate
+
+    def train(recipe, **settings):  # type: ignore[no-untyped-def]
+        calls.append(f"train {recipe.method} s{recipe.seed}")
+        return real_train(recipe, **settings)
+
+    def evaluate(run, target, **settings):  # type: ignore[no-untyped-def]
+        calls.append(f"evaluate {target}")
+        return real_evaluate(run, target, **settings)
+
+    monkeypatch.setattr(bench_module, "train", train)
+    monkeypatch.setattr(bench_module, "evaluate", evaluate)
+    run(small_data, tmp_path, ["baseline"], 1)
+    first = list(calls)
+    assert {"evaluate synth-plaza", "evaluate synth-night"} <= set(first)
+    calls.clear()
+    done = next(tmp_path.glob("runs/*/*/done")).stat().st_mtime_ns
+    run(small_data, tmp_path, ["baseline", "in"], 1)
+    assert calls == ["train baseline s0", "train in s0", *[call for call in first if call.startswith("evaluate")]]
+    assert next(tmp_path.glob("runs/*/baseline*/done")).stat().st_mtime_ns == done
+
+
+def test_a_target_that_shares_images_is_left_out_and_named(small_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "crops"
+    for number, path in enumerate(sorted((small_data / "synth-plaza").rglob("bounding_box_train/*.jpg"))[:16]):
+        pid, camera = path.name.split("_")[0], path.name.split("_")[1][:2]
+        (folder / pid).mkdir(parents=True, exist_ok=True)
+        (folder / pid / f"{camera}_{number}.jpg").write_bytes(path.read_bytes())
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "synth-plaza").symlink_to(small_data / "synth-plaza")
+    prepare("leak", data=data, source=folder)
+    said = run(data, tmp_path, ["baseline"], 1)
+    assert any(line.startswith("left out: target leak shares 16 image files") for line in said)
+    assert set(read_rows(tmp_path)["target"]) == {"synth-plaza"}

@@ -1,0 +1,172 @@
+"""The commands as a user meets them: help, one-line errors, exit codes, no torch where none is needed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SMALL
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from reidgen import __version__
+from reidgen.cli import app
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+OPTIONS = {
+    "prepare": {"--from", "--pattern", "--list", "--data"},
+    "train": {"--method", "--source", "--seed", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
+    "evaluate": {"--target", "--data", "--results", "--device"},
+    "bench": {"--source", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
+    "table": {"--paper", "--results"},
+}  # fmt: skip
+
+
+def reidgen(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_the_option_set_is_frozen() -> None:
+    """Few dials, the same everywhere: a new option is a decision, made here too."""
+    found = {name: {word for p in command.params for word in p.opts if word.startswith("--") and word != "--help"}
+             for name, command in COMMANDS.items()}  # fmt: skip
+    assert found == OPTIONS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) -> None:
+    result = reidgen(name, "--help")
+    assert result.exit_code == 0
+    assert f"Example: reidgen {name}" in result.output
+    assert f"reidgen {name}" in (ROOT / "README.md").read_text()
+    for option in OPTIONS[name]:
+        assert option in result.output
+
+
+def test_version() -> None:
+    assert reidgen("--version").output.strip() == __version__
+
+
+def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from reidgen.cli import app\n"
+        "from typer.testing import CliRunner\n"
+        "result = CliRunner().invoke(app, sys.argv[1:])\n"
+        "assert result.exit_code == 0, result.output\n"
+        "print([name for name in ('torch', 'torchvision') if name in sys.modules])"
+    )
+    rows = sorted((ROOT / "results").glob("synth*/rows.csv"))
+    assert rows, "the reference rows are missing"
+    (tmp_path / "rows.csv").write_bytes(rows[0].read_bytes())
+    for words in (["--help"], ["bench", "--help"], ["table", "--results", str(tmp_path)], ["prepare", "--list"]):
+        result = python(code, *words)
+        assert result.returncode == 0 and result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--method", "snrr"], "unknown method 'snrr'; did you mean 'snr'?"),
+        (["bench", "--methods", "baseline,snrr"], "unknown method 'snrr'; did you mean 'snr'?"),
+        (["train", "--source", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
+        (["train", "--source", "market"], "market is not prepared"),
+        (["train"], "run: reidgen prepare synth-plaza"),
+        (["bench"], "run: reidgen prepare synth-plaza"),
+        (["train", "--recipe", "quik"], "unknown recipe 'quik'; did you mean 'quick'?"),
+        (["train", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean 'resnet50'?"),
+        (["train", "--epochs", "0"], "epochs must be at least 1; got 0"),
+        (["prepare", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
+        (["prepare", "market", "--from", "nowhere"], "nowhere"),
+        (["prepare", "market", "--from", "empty"], "empty"),
+        (["prepare", "market"], "--from"),
+        (["evaluate", "snr", "--target", "synth"], "no run is called 'snr'"),
+        (["table"], "run: reidgen bench"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    result = reidgen(*words)
+    assert result.exit_code == 1
+    assert len(result.output.strip().splitlines()) == 1, result.output
+    assert result.output.startswith("error: ") and message in result.output
+
+
+def test_weights_that_are_missing_stop_before_training(small_data: Path, tmp_path: Path) -> None:
+    result = reidgen("train", "--weights", "absent.pth", "--data", small_data, "--results", tmp_path)
+    assert result.exit_code == 1 and "no weight file absent.pth" in result.output
+
+
+def test_the_main_job_end_to_end(small_data: Path, tmp_path: Path) -> None:
+    """Train, evaluate, bench and table as commands; the table is the golden one of test_bench."""
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(SMALL.to_toml())
+    common = ["--recipe", recipe, "--data", small_data, "--results", tmp_path / "results", "--device", "cpu"]
+    result = reidgen("train", "--method", "snr", *common)
+    assert result.exit_code == 0 and "next: reidgen evaluate" in result.output
+    result = reidgen("evaluate", "snr-tiny-s0", "--target", "synth-night", *common[2:])
+    assert result.exit_code == 0
+    assert re.search(
+        r"synth-night: mAP \d+\.\d, Rank-1 \d+\.\d, Rank-5 \d+\.\d, Rank-10 \d+\.\d, mINP \d+\.\d", result.output
+    )
+    result = reidgen("bench", "--methods", "baseline,snr", "--seeds", "2", *common)
+    assert result.exit_code == 0, result.output
+    assert "not prepared, so not evaluated: market, " in result.output
+    assert "[4/4] snr s1: trained in" in result.output and "synth-plaza" in result.output
+    rows = pd.read_csv(tmp_path / "results" / "rows.csv")
+    assert len(rows) == 2 * 2 * 2 and rows["commit"].notna().all()
+    again = reidgen("bench", "--methods", "baseline,snr", "--seeds", "2", *common)
+    assert again.exit_code == 0 and pd.read_csv(tmp_path / "results" / "rows.csv").equals(rows)
+    for name in ("table.md", "table.csv", "table.tex"):
+        assert "snr" in (tmp_path / "results" / name).read_text().lower()
+    assert reidgen("table", "--paper", "--results", tmp_path / "results").exit_code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_bench_goes_on(number: signal.Signals, small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(SMALL.change(epochs=30).to_toml())
+    words = ["bench", "--methods", "baseline", "--seeds", "1", "--recipe", str(tmp_path / "long.toml"), "--data",
+             str(small_data), "--results", str(tmp_path), "--device", "cpu"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reidgen", *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/*/log.csv")) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed = process.communicate(timeout=60)[1]
+    assert not list(tmp_path.glob("runs/*/*/done"))
+    if number != signal.SIGKILL:
+        assert process.returncode == 130, printed
+        assert "Traceback" not in printed and "the state is kept" in printed and len(printed.strip().splitlines()) == 1
+        state = next(tmp_path.glob("runs/*/*/state.pt"))
+        assert state.stat().st_size > 0
+    (tmp_path / "long.toml").write_text(SMALL.change(epochs=30).to_toml())
+    second = subprocess.run(
+        [sys.executable, "-m", "reidgen", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 0, second.stderr
+    assert "[1/1] baseline s0" in second.stdout
