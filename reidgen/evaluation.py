@@ -11,13 +11,13 @@ from torch import Tensor
 from reidgen.data.batches import standardize, to_float
 from reidgen.data.pack import load_pack
 from reidgen.data.prepare import Prepared, load_index, load_prepared, prepared_names
-from reidgen.devices import choose_device, device_name, memory_format
-from reidgen.errors import DataError, SharedImagesError, WeightsError
+from reidgen.devices import choose_device, memory_format
+from reidgen.errors import DataError, RunError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
-from reidgen.runs import COLUMNS, Progress, Run, now, provenance
+from reidgen.runs import COLUMNS, Progress, Run, now
 
 BATCH = 256
 
@@ -25,9 +25,11 @@ BATCH = 256
 def load_network(run: Run, device: torch.device) -> ReIDNet:
     """Return the trained network of a finished run, in evaluation mode on `device`.
 
-    Raises RunError when the run is not finished, WeightsError when its weights are missing or of another network.
+    Raises RunError when the run is not finished or has lost its weights, WeightsError when they are of another network.
     """
     recipe, facts = run.recipe(), run.facts()
+    if not run.weights.is_file():
+        raise RunError(f"{run.folder} has lost its weights.safetensors; remove the folder and train again")
     state = read_state_dict(run.weights)
     network = build_network(recipe.method, recipe.backbone, classes=int(facts["classes"]))
     try:
@@ -94,9 +96,7 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
             "hash": facts["hash"],
             "data": prepared.digest[:8],
             "source_data": str(facts["source_data"])[:8],
-            **provenance(),
-            "torch": torch.__version__,
-            "device": device_name(place),
+            **{key: facts[key] for key in ("version", "commit", "torch", "device")},
             "dtype": recipe.dtype,
             "date": now(),
         }

@@ -117,7 +117,7 @@ class Recipe:
         settings = dataclasses.asdict(self)
         for key in ("name", "method", "source", "seed"):
             del settings[key]
-        if Path(self.weights).suffix:
+        if self.weights not in ("imagenet", "none"):
             del settings["weights"]  # the file's digest counts, not its place
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:8]
 

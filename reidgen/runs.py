@@ -28,7 +28,8 @@ from reidgen.recipe import Recipe, load_recipe
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
-# `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index.
+# `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version, commit,
+# torch and device are those of the training; date is that of the evaluation.
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -102,22 +103,29 @@ class Run:
             raise RunError(
                 f"{self.folder} is not finished; repeat its reidgen train command, it goes on where it stopped"
             )
-        facts: dict[str, str | int | float] = json.loads(self.done.read_text(encoding="utf-8"))
+        try:
+            facts: dict[str, str | int | float] = json.loads(self.done.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{self.done} cannot be read; remove the folder and train again") from error
         return facts
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process. Raises RunError at once when another process holds it."""
+        lock = filelock.FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(self.folder / ".lock", timeout=0):
-                yield
+            lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise RunError(
                 f"another process is writing {self.folder}; wait for it or stop it, then try again"
             ) from error
-        except PermissionError as error:
+        except OSError as error:
             raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def evaluated(self, target: str, digest: str) -> bool:
         """Return whether results.csv holds rows of `target` for the index with this digest."""
