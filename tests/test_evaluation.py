@@ -112,6 +112,18 @@ def test_what_cannot_be_evaluated_says_why(run: Run, small_data: Path, tmp_path:
     unfinished.recipe_file.write_text(run.recipe_file.read_text())
     with pytest.raises(RunError, match="is not finished"):
         evaluated(unfinished, "synth-night", small_data)
+    unfinished.done.write_text("{")
+    with pytest.raises(RunError, match="cannot be read; remove the folder"):
+        evaluated(unfinished, "synth-night", small_data)
+    unfinished.done.write_text(run.done.read_text())
+    with pytest.raises(RunError, match=r"has lost its weights\.safetensors"):
+        evaluated(unfinished, "synth-night", small_data)
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(RunError, match=r"cannot write in .*choose another --results"),
+        Run(tmp_path / "file" / "x").lock(),
+    ):
+        pass
 
 
 def test_the_recipe_decides_the_run_folder(small_recipe: Recipe) -> None:
