@@ -42,7 +42,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     >>> unknown("method", "snrr", ["baseline", "snr"])
     "unknown method 'snrr'; did you mean 'snr'? Known: baseline, snr"
     """
-    known = list(known)
+    known = list(dict.fromkeys(known))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r};{hint} Known: {', '.join(known)}"

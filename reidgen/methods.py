@@ -68,17 +68,21 @@ def get_method(name: str) -> Method:
 
 
 def select_methods(words: str) -> list[str]:
-    """Return the methods that `words` asks for: a table's name, "ablations", "all", or names joined by commas.
+    """Return the methods that `words` asks for, once each: names, tables' names, "ablations" or "all", joined by commas.
+
+    Raises RecipeError, naming the nearest method, for an unknown word.
 
     >>> select_methods("main")
     ['baseline', 'a-in', 'ibn', 'a-sn', 'in', 'snr']
-    >>> select_methods("snr, baseline")
-    ['snr', 'baseline']
+    >>> select_methods("snr, design")
+    ['snr', 'baseline', 'snr-conv', 'snr-g2']
     """
-    if words == "all":
-        return list(METHODS)
-    if words == "ablations":
-        return [name for name, row in METHODS.items() if set(row.tables) - {"main"}]
-    if named := [name for name, row in METHODS.items() if words in row.tables]:
-        return named
-    return list(dict.fromkeys(get_method(word.strip()).name for word in words.split(",")))
+    chosen: list[str] = []
+    for word in (word.strip() for word in words.split(",")):
+        if word == "all":
+            chosen += METHODS
+        elif word == "ablations":
+            chosen += [name for name, row in METHODS.items() if set(row.tables) - {"main"}]
+        else:
+            chosen += [name for name, row in METHODS.items() if word in row.tables] or [get_method(word).name]
+    return list(dict.fromkeys(chosen))

@@ -182,7 +182,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)[list(COLUMNS)]
     except (ValueError, KeyError) as error:
-        raise RunError(f"{path} holds no result rows of this version ({error}); move it away or run again") from error
+        raise RunError(f"{path} holds no result rows of this version; move it away and run again") from error
 
 
 def read_rows(results: Path) -> pd.DataFrame:

@@ -204,8 +204,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is no weight file that can be loaded safely ({reason})") from error
+        raise WeightsError(
+            f"{path} is no weight file that can be loaded safely; it must hold a state dict saved by torch, or be .safetensors"
+        ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} holds no torchvision state dict (names and tensors); save model.state_dict() alone")
     return dict(state)
