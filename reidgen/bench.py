@@ -23,8 +23,8 @@ def bench(
     device: str = "auto",
     report: Progress,
     say: Callable[[str], None],
-) -> None:
-    """Train and evaluate every missing cell of methods x seeds; all seeds of a table fill up evenly.
+) -> str:
+    """Train and evaluate every missing cell of methods x seeds, and return the hash that its rows carry.
 
     Safe to stop and repeat at any moment: finished runs and evaluated targets are skipped, an unfinished run goes on.
     A target that shares images with a source is left out, with one line that says so. `say` gets one line per run, and one
@@ -35,6 +35,7 @@ def bench(
     if missing := [name for name in load_catalogue() if name not in here]:
         say(f"not prepared, so not evaluated: {', '.join(missing)} (see: reidgen prepare --list)")
     targets = targets_of(data)
+    digest = ""
     grid = [(seed, method) for seed in range(seeds) for method in methods]
     for number, (seed, method) in enumerate(grid, start=1):
         cell = f"[{number}/{len(grid)}]"
@@ -50,7 +51,9 @@ def bench(
                 evaluate(run, prepared.name, data=data, device=device, report=show)
             except SharedImagesError as error:
                 say(f"left out: {error}")
+        digest = str(run.facts()["hash"])
         say(f"{cell} {_summary(run, [prepared.name for prepared in targets])}")
+    return digest
 
 
 def _summary(run: Run, targets: list[str]) -> str:

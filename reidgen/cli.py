@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from reidgen.errors import InterruptedRunError, ReidgenError
+from reidgen.errors import DataError, InterruptedRunError, ReidgenError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,7 @@ def _out() -> "Console":
     """Return where results are printed; made late, because importing it takes as long as all the rest of --help."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def _err() -> "Console":
     """Return where progress, notes and errors are printed."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def _command(function: Callable[P, None]) -> Callable[P, None]:
@@ -65,17 +65,18 @@ def _command(function: Callable[P, None]) -> Callable[P, None]:
         try:
             function(*args, **kwargs)
         except ReidgenError as error:
-            _err().print(f"[red]error:[/red] {_plain(str(error))}", soft_wrap=True)
+            _complain(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _err().print("[red]error:[/red] stopped; nothing half-done is kept, the same command begins again")
+            _complain("stopped; what is finished is kept, the same command goes on")
             raise typer.Exit(InterruptedRunError.exit_code) from None
 
     return app.command()(run)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _complain(sentence: str) -> None:
+    _err().print("error: ", style="red", end="")
+    _err().print(sentence, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -89,7 +90,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         def line(what: str, done: int, total: int) -> None:
             nonlocal last
             if time.monotonic() - last > 60:
-                _err().print(f"{what}: {done}/{total}", soft_wrap=True, markup=False)
+                _err().print(f"{what}: {done}/{total}", soft_wrap=True)
                 last = time.monotonic()
 
         yield line
@@ -169,25 +170,30 @@ def prepare(
     from reidgen.data.prepare import load_prepared, prepared_names
     from reidgen.data.prepare import prepare as run_prepare
 
+    if source and not names:
+        raise DataError(f"--from {source} needs the name of the data set: reidgen prepare NAME --from {source}")
     if listing or not names:
         known, here = load_catalogue(), prepared_names(data)
         for name in dict.fromkeys([*known, *here]):
-            state = (
-                f"prepared  {load_prepared(name, data)}"
-                if name in here
-                else f"{known[name].status:<9} {known[name].get}"
-            )
-            title = f"{known[name].title}; " if name in known and name not in here else ""
-            _out().print(f"{name:<15} {state[:10]}{title}{state[10:]}", soft_wrap=True, markup=False)
+            if name in here:
+                try:
+                    state, words = "prepared", str(load_prepared(name, data))
+                except DataError as error:
+                    state, words = "damaged", str(error)
+            else:
+                entry = known[name]
+                state, words = (
+                    entry.status,
+                    f"{entry.title}; {entry.get}{f' ({entry.homepage})' if entry.homepage else ''}",
+                )
+            _out().print(f"{name:<15} {state:<9} {words}", soft_wrap=True)
         return
     for name in expand(names):
         with _progress() as report:
             prepared = run_prepare(name, data=data, source=source, pattern=pattern, report=report)
-        _out().print(
-            f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}", soft_wrap=True, markup=False
-        )
+        _out().print(f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}", soft_wrap=True)
         if prepared.dataset.status == "own":
-            _out().print(f"{name}: {prepared.example}", soft_wrap=True, markup=False)
+            _out().print(f"{name}: {prepared.example}", soft_wrap=True)
 
 
 @_command
@@ -279,9 +285,9 @@ def bench(
     from reidgen.bench import bench as run_bench
 
     with _progress() as report:
-        run_bench(chosen, methods=names, seeds=seeds, data=data, results=results, device=device, report=report,
-                  say=lambda line: _out().print(line, soft_wrap=True, markup=False))  # fmt: skip
-    _print_table(results, paper=False)
+        digest = run_bench(chosen, methods=names, seeds=seeds, data=data, results=results, device=device, report=report,
+                  say=lambda line: _out().print(line, soft_wrap=True))  # fmt: skip
+    _print_table(results, paper=False, own=(chosen.source, digest))
 
 
 @_command
@@ -298,17 +304,19 @@ def table(
     _print_table(results, paper=paper)
 
 
-def _print_table(results: Path, *, paper: bool) -> None:
+def _print_table(results: Path, *, paper: bool, own: tuple[str, str] | None = None) -> None:
+    """Write and print the table; with `own`, of that source only the rows with that hash, whatever else there is."""
     from reidgen.files import write_text
     from reidgen.runs import read_rows, to_csv
     from reidgen.tables import make_table
 
     rows = read_rows(results)
-    made = make_table(rows, paper=paper)
+    shown = rows if own is None else rows[(rows["source"] != own[0]) | (rows["hash"] == own[1])]
+    made = make_table(shown, paper=paper)
     texts = {"table.md": made.markdown(), "table.csv": made.csv(), "table.tex": made.latex(), "rows.csv": to_csv(rows)}
     for name, text in texts.items():
         write_text(results / name, text)
-    _out().print(made.rich())
+    _out().print(made.rich(), markup=True)
     for note in made.notes:
-        _out().print(f"note: {note}", soft_wrap=True, markup=False)
+        _out().print(f"note: {note}", soft_wrap=True)
     _out().print(f"written: {', '.join(str(results / name) for name in texts)}", soft_wrap=True)

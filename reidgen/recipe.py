@@ -8,6 +8,7 @@ hash in every result row. Evidence tags as in `reidgen.methods`: [S] slides, [A]
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,20 +68,27 @@ class Recipe:
 
     def __post_init__(self) -> None:
         get_method(self.method)
-        for field, choices in CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise RecipeError(unknown(field, str(getattr(self, field)), choices))
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise RecipeError(unknown(key, str(getattr(self, key)), choices))
+        if len(set(self.sources)) < len(self.sources):
+            raise RecipeError(f"source {self.source!r} names a data set twice; name each once")
         if len(self.snr_weights) != 4:
             raise RecipeError(f"snr_weights needs one number per stage, 4 in all; got {len(self.snr_weights)}")
-        for field, least in {"identities": 2, "images": 2, "epochs": 1, "height": 32, "width": 16, "seed": 0}.items():
-            if getattr(self, field) < least:
-                raise RecipeError(f"{field} must be at least {least}; got {getattr(self, field)}")
-        for field in ("zoom", "flip", "brightness", "contrast", "label_smoothing"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise RecipeError(f"{field} must lie in 0..1; got {getattr(self, field)}")
-        for field in ("lr", "weight_decay", "warmup_epochs", "batches_per_epoch"):
-            if getattr(self, field) < 0:
-                raise RecipeError(f"{field} must not be negative; got {getattr(self, field)}")
+        for key, least in {"identities": 2, "images": 2, "epochs": 1, "height": 32, "width": 16, "seed": 0}.items():
+            if getattr(self, key) < least:
+                raise RecipeError(f"{key} must be at least {least}; got {getattr(self, key)}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                raise RecipeError(f"{field.name} must be finite; got {value}")
+        for key in ("zoom", "flip", "brightness", "contrast", "label_smoothing"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise RecipeError(f"{key} must lie in 0..1; got {getattr(self, key)}")
+        for key in ("lr", "weight_decay", "warmup_epochs", "batches_per_epoch"):
+            if getattr(self, key) < 0:
+                raise RecipeError(f"{key} must not be negative; got {getattr(self, key)}")
 
     @property
     def batch(self) -> int:
@@ -124,7 +132,7 @@ class Recipe:
     def to_toml(self) -> str:
         """Return the recipe as TOML, one line per setting."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
-        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
 RECIPES: dict[str, Recipe] = {
@@ -158,8 +166,9 @@ def load_recipe(name: str) -> Recipe:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
-    base = load_recipe(str(settings.pop("base", "paper")))
-    return _override(base, {"name": path.stem, **settings}, str(path))
+    if (base := settings.pop("base", "paper")) not in RECIPES:
+        raise RecipeError(f"{path}: {unknown('base recipe', str(base), RECIPES)}")
+    return _override(RECIPES[base], {"name": path.stem, **settings}, str(path))
 
 
 def _override(base: Recipe, settings: dict[str, Any], where: str) -> Recipe:

@@ -94,8 +94,13 @@ class Run:
         return self.folder / "per_query.csv.gz"
 
     def recipe(self) -> Recipe:
-        """Return the recipe of the run."""
+        """Return the recipe of the run. Raises RunError when its file is missing."""
+        if not self.recipe_file.is_file():
+            raise self._damaged(self.recipe_file)
         return load_recipe(str(self.recipe_file))
+
+    def _damaged(self, file: Path) -> RunError:
+        return RunError(f"{file} is missing or damaged; remove the folder {self.folder} and run again")
 
     def facts(self) -> dict[str, str | int | float]:
         """Return what training wrote into `done`. Raises RunError when the run is not finished."""
@@ -106,7 +111,9 @@ class Run:
         try:
             facts: dict[str, str | int | float] = json.loads(self.done.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise RunError(f"{self.done} cannot be read; remove the folder and train again") from error
+            raise self._damaged(self.done) from error
+        if not isinstance(facts, dict) or not facts.keys() >= {"hash", "classes", "source_data", "seconds", "version"}:
+            raise self._damaged(self.done)
         return facts
 
     @contextlib.contextmanager
@@ -116,6 +123,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
+            for left in self.folder.glob(".*.part"):  # by a process that was killed
+                left.unlink(missing_ok=True)
         except filelock.Timeout as error:
             raise RunError(
                 f"another process is writing {self.folder}; wait for it or stop it, then try again"
@@ -135,8 +144,13 @@ class Run:
     def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame) -> None:
         """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock."""
         old = read_csv(self.results)
-        queries = pd.read_csv(self.per_query) if self.per_query.is_file() else per_query.iloc[:0]
-        merged = pd.concat([part for part in (queries[queries["target"] != target], per_query) if len(part)])
+        try:
+            older = pd.read_csv(self.per_query, keep_default_na=False, na_values={"ap": [""], "inp": [""]})
+        except FileNotFoundError:
+            older = per_query.iloc[:0]
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(self.per_query) from error
+        merged = pd.concat([part for part in (older[older["target"] != target], per_query) if len(part)])
         with replacing(self.per_query) as temporary:
             merged.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0}, float_format="%.6g")
         write_text(
@@ -151,7 +165,7 @@ def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
 
 
 def find_run(name: str, results: Path) -> Run:
-    """Return the finished run that `name` means: its folder's path, its folder's name, or the only one it begins.
+    """Return the run that `name` means: its folder's path, its folder's name, or the only one it begins.
 
     Raises RunError when there is none or more than one (they are listed).
     """
@@ -186,10 +200,13 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def read_rows(results: Path) -> pd.DataFrame:
-    """Return the rows of every run below `results`, or those of its rows.csv where it holds no run folders."""
-    files = sorted((results / "runs").glob("*/*/results.csv")) or [results / "rows.csv"]
+    """Return the rows of every run below `results`, and those of its rows.csv whose run folders are gone."""
+    files = [results / "rows.csv", *sorted((results / "runs").glob("*/*/results.csv"))]
     frames = [frame for frame in map(read_csv, files) if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else read_csv(results / "rows.csv")
+    if not frames:
+        return read_csv(results / "rows.csv")
+    cell = ["source", "target", "split", "method", "backbone", "seed", "hash"]
+    return pd.concat(frames).drop_duplicates(cell, keep="last").reset_index(drop=True)
 
 
 @functools.cache

@@ -261,7 +261,9 @@ def _comparable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     notes = [] if latest.all() else [f"{_count(~latest)} left out, repeated by a later one"]
     rows = rows[latest]
     key = _made(rows) + ", source data " + rows["source_data"].str[:8]
-    alike = _most_rows(rows, "source", rows["hash"] + rows["source_data"] + key)
+    alike = _most_rows(
+        rows, "source", rows["hash"] + "/" + rows["backbone"] + "/" + rows["version"] + "/" + rows["source_data"]
+    )
     for source, others in key[~alike].groupby(rows["source"]):
         notes.append(f"{source}: {_count(others.notna())} left out, made otherwise: {'; '.join(_distinct(others))}")
     rows = rows[alike]
@@ -323,7 +325,9 @@ def _unlike(rows: pd.DataFrame) -> list[str]:
         unseen = set(block["target"][block["seen"] == 0])
         for method, targets in block.groupby("method")["target"]:
             if lacks := _in_order(unseen - set(targets), _paper_order("target")):
-                notes.append(f"{source}: {method} has no mean of unseen, as it has no {', '.join(lacks)}")
+                notes.append(
+                    f"{source}: {method} has no mean of unseen, as it has no {', '.join(lacks)} (run: reidgen bench)"
+                )
     for where, splits in rows.groupby([*CELL, "seed"])["split"].nunique().groupby(["source", "target"]):
         if few := int((splits < splits.max()).sum()):
             notes.append(f"{where[0]} on {where[1]}: {few} of {len(splits)} runs have fewer than {splits.max()} splits")
@@ -337,7 +341,7 @@ def _paper() -> pd.DataFrame:
     """Return the paper's main table: source, method, target, paper_mAP, paper_rank1 in percent."""
     with resources.files("reidgen").joinpath("paper_tables.csv").open(encoding="utf-8") as file:
         paper = pd.read_csv(file).rename(columns={"map": "paper_mAP", "rank1": "paper_rank1"})
-    return paper[paper["table"] == "main"].drop(columns="table")
+    return paper.drop(columns="table").drop_duplicates(CELL)
 
 
 def _paper_order(column: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The only training loop: every method, backbone and source goes through `train`."""
 
 import contextlib
+import io
 import json
 import math
 import pickle
@@ -56,7 +57,11 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     if run.done.is_file():
         return run
     with run.lock():
+        if run.done.is_file():  # by another process, since we looked
+            return run
         source = load_source(recipe, data=data, report=report)
+        for older in (run.results, run.per_query):  # of weights that are gone
+            older.unlink(missing_ok=True)
         write_text(run.recipe_file, recipe.to_toml())
         _Trainer(recipe, source, run, place).fit(report)
         run.state.unlink(missing_ok=True)
@@ -201,8 +206,14 @@ class _Trainer:
         }
 
     def _save(self) -> None:
+        """Write a checkpoint, but never of parameters that are no longer finite."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
+            self.sums += torch.nan
+            self._check_losses(1)
+        buffer = io.BytesIO()  # so that a full disk meets our own write, with its clear error
+        torch.save(self._state(), buffer)
         with replacing(self.run.state) as temporary:
-            torch.save(self._state(), temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def _resume(self) -> None:
         try:
@@ -222,7 +233,7 @@ class _Trainer:
     def _finish(self) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         with replacing(self.run.weights) as temporary:
-            safetensors.torch.save_file(tensors, temporary)
+            temporary.write_bytes(safetensors.torch.save(tensors))
         facts = {
             "weights_sha256": sha256_file(self.run.weights),
             "hash": self.run.folder.name.rpartition("-")[2],

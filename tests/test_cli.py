@@ -91,6 +91,9 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
         (["prepare", "market"], "--from"),
         (["evaluate", "snr", "--target", "synth"], "no run is called 'snr'"),
         (["table"], "run: reidgen bench"),
+        (["table", "--results", "a[/b]"], "run: reidgen bench"),
+        (["prepare", "--from", "empty"], "needs the name of the data set"),
+        (["train", "--source", "synth+synth-plaza"], "names a data set twice"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(
@@ -127,6 +130,10 @@ def test_the_main_job_end_to_end(small_data: Path, tmp_path: Path) -> None:
     assert "[4/4] snr s1: trained in" in result.output and "synth-plaza" in result.output
     rows = pd.read_csv(tmp_path / "results" / "rows.csv")
     assert len(rows) == 2 * 2 * 2 and rows["commit"].notna().all()
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "rows.csv").write_bytes((tmp_path / "results" / "rows.csv").read_bytes())
+    assert reidgen("table", "--results", tmp_path / "copy").exit_code == 0  # rows whose run folders are gone stay
+    assert pd.read_csv(tmp_path / "copy" / "rows.csv").equals(rows)
     again = reidgen("bench", "--methods", "baseline,snr", "--seeds", "2", *common)
     assert again.exit_code == 0 and pd.read_csv(tmp_path / "results" / "rows.csv").equals(rows)
     for name in ("table.md", "table.csv", "table.tex"):

@@ -113,7 +113,7 @@ def test_what_cannot_be_evaluated_says_why(run: Run, small_data: Path, tmp_path:
     with pytest.raises(RunError, match="is not finished"):
         evaluated(unfinished, "synth-night", small_data)
     unfinished.done.write_text("{")
-    with pytest.raises(RunError, match="cannot be read; remove the folder"):
+    with pytest.raises(RunError, match="missing or damaged; remove the folder"):
         evaluated(unfinished, "synth-night", small_data)
     unfinished.done.write_text(run.done.read_text())
     with pytest.raises(RunError, match=r"has lost its weights\.safetensors"):

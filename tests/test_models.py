@@ -41,6 +41,9 @@ def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
         if parameter.requires_grad:
             assert parameter.grad is not None, f"no gradient for {name}"
             assert torch.isfinite(parameter.grad).all(), f"gradient of {name} is not finite"
+            before_pooling = name == "backbone.after.4.weight" and row.module in ("snr", "snr-g2")
+            if not before_pooling:  # there the mean of gamma (F - mu) / sigma is 0 whatever gamma is
+                assert parameter.grad.abs().max() > 0, f"gradient of {name} is zero"
     assert not network.neck.bias.requires_grad
 
     network.eval()
@@ -146,9 +149,12 @@ def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
         attempt([1, 2])
     with pytest.raises(WeightsError, match="loaded safely"):
         attempt(nn.Linear(2, 2))  # a pickled module could execute code
-    (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(WeightsError, match="loaded safely"):
-        build_network("baseline", "resnet18", classes=2, weights=str(tmp_path / "text.pth"))
+    with pytest.raises(WeightsError, match="holds no torchvision state dict"):
+        attempt({1: torch.zeros(1)})
+    for text in ("not weights", "", ".", "source,target\n", "table", "a", "b", "e", "G", "J", "Q", "s"):
+        (tmp_path / "text.pth").write_text(text)
+        with pytest.raises(WeightsError, match="loaded safely"):
+            build_network("baseline", "resnet18", classes=2, weights=str(tmp_path / "text.pth"))
     with pytest.raises(WeightsError, match="no weight file"):
         build_network("baseline", "resnet18", classes=2, weights=str(tmp_path / "absent.pth"))
     with pytest.raises(RecipeError, match="tiny has no ImageNet weights"):

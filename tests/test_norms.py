@@ -1,5 +1,7 @@
 """The normalization modules against their equations written naively, and against torch's own layers."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -98,6 +100,14 @@ def test_snr_fits_behind_any_convolution_and_says_what_does_not_fit() -> None:
     body(torch.randn(2, 3, 16, 16)).sum().backward()
     with pytest.raises(ValueError, match=r"SNR for 24 channels needs \(B, 24, H, W\); got \(2, 8, 4, 4\)"):
         SNR(24)(torch.randn(2, 8, 4, 4))
+
+
+def test_snr_can_be_copied_after_training_and_forgets_in_evaluation() -> None:
+    snr = SNR(8)
+    snr(torch.randn(2, 8, 4, 4))
+    assert snr.pooled is not None and copy.deepcopy(snr).pooled is None
+    snr.eval()(torch.randn(2, 8, 4, 4))
+    assert snr.pooled is None
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -10,7 +10,7 @@ from reidgen.recipe import RECIPES, Recipe, load_recipe
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
-    recipe = RECIPES[name].change(source="market+pku", seed=3, weights="some dir/weights.pth")
+    recipe = RECIPES[name].change(source="market+pku", seed=3, weights="some dir/\U0001f600 weights.pth")
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
     assert load_recipe(str(tmp_path / "recipe.toml")) == recipe
 
@@ -31,13 +31,16 @@ def test_a_file_overrides_single_settings_of_its_base(tmp_path: Path) -> None:
         ('height = "128"', "height must be a int; got '128'"),
         ("height = true", "height must be a int; got True"),
         ('milestones = ["a"]', "milestones must be a tuple"),
-        ('base = "papr"', "unknown recipe 'papr'; did you mean 'paper'"),
+        ('base = "papr"', "unknown base recipe 'papr'; did you mean 'paper'"),
         ('method = "snrr"', "unknown method 'snrr'; did you mean 'snr'"),
         ('backbone = "resnet5"', "unknown backbone 'resnet5'; did you mean 'resnet50'"),
         ("snr_weights = [1.0]", "snr_weights needs one number per stage"),
         ("images = 1", "images must be at least 2; got 1"),
         ("zoom = 2.0", r"zoom must lie in 0\.\.1; got 2\.0"),
         ("lr = -1.0", "lr must not be negative"),
+        ("lr = nan", "lr must be finite"),
+        ('source = "market+market"', "names a data set twice"),
+        ('base = "mine.toml"', "unknown base recipe"),
         ("lr = = 1", "not a TOML file"),
     ],
 )

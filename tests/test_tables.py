@@ -155,7 +155,7 @@ def test_a_method_without_all_unseen_targets_has_no_mean() -> None:
     table = make_table(frame(*rows))
     assert line(table.markdown(), "SNR")[2:] == ["–", "–", "–"]
     assert line(table.markdown(), "Baseline")[4] == "30.0 / 50.0"
-    assert table.notes == ["market: snr has no mean of unseen, as it has no grid, viper"]
+    assert table.notes == ["market: snr has no mean of unseen, as it has no grid, viper (run: reidgen bench)"]
 
 
 def test_the_mean_is_over_seeds_that_have_all_targets() -> None:

@@ -136,6 +136,25 @@ def test_several_sources_keep_their_identities_apart(small_data: Path, small_rec
     assert run.facts()["classes"] == 12 and run.folder.parent.name == "synth-plaza+synth-night"
 
 
+def test_a_label_belongs_to_one_source_and_keeps_its_pixels(small_data: Path, small_recipe: Recipe) -> None:
+    parts = [training.load_source(small_recipe.change(source=name), data=small_data, report=quiet)
+             for name in ("synth-plaza", "synth-night")]  # fmt: skip
+    both = training.load_source(small_recipe.change(source="synth-plaza+synth-night"), data=small_data, report=quiet)
+    assert torch.equal(both.pixels_NHWC, torch.cat([part.pixels_NHWC for part in parts]))
+    assert both.label_N.tolist() == [*parts[0].label_N.tolist(), *(label + 6 for label in parts[1].label_N)]
+
+
+def test_training_again_forgets_the_rows_of_older_weights(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    run = fit(small_recipe, small_data, tmp_path)
+    run.results.write_text("old")
+    run.per_query.write_text("old")
+    run.done.unlink()
+    assert fit(small_recipe, small_data, tmp_path) == run
+    assert not run.results.exists() and not run.per_query.exists()
+
+
 def test_two_processes_never_share_a_run_folder(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     refused: list[str] = []
 

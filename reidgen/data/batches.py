@@ -49,15 +49,22 @@ def source_digest(recipe: Recipe, *, data: Path) -> str:
 def load_source(recipe: Recipe, *, data: Path, report: Progress) -> Source:
     """Return the training images of all of the recipe's sources, at its size.
 
-    Raises DataError when a source is not prepared, has no training part, or has too few identities for a batch.
+    Raises DataError when a source is not prepared, has no training part, has too few identities for a batch or one with
+    a single image, or when two sources share images.
     """
     pixels, labels, classes = [], [], 0
+    seen: set[str] = set()
     for name in recipe.sources:
         prepared = load_prepared(name, data)
         index = load_index(prepared)
         train = index[index["part"] == "train"]
         if train.empty:
             raise DataError(f"{name} has no training part and cannot be a source; it can be a target")
+        if shared := seen & set(train["sha256"]):
+            raise DataError(
+                f"{name} shares {len(shared)} training images with another source of {recipe.source}; name one of them"
+            )
+        seen |= set(train["sha256"])
         paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
         rows = np.searchsorted(paths, train["path"].to_numpy(dtype=str))
         pixels.append(torch.from_numpy(pack[rows]))
@@ -70,9 +77,10 @@ def load_source(recipe: Recipe, *, data: Path, report: Progress) -> Source:
             f"{recipe.source} has {classes} training identities, a batch of recipe {recipe.name} needs "
             f"{recipe.identities}; set identities in a recipe file"
         )
-    if np.bincount(label_N).max() < 2:
+    if single := int((np.bincount(label_N) < 2).sum()):
         raise DataError(
-            f"every training identity of {recipe.source} has a single image; ReID needs two or more of each"
+            f"{single} of {classes} training identities of {recipe.source} have a single image, a triplet needs two; "
+            "add images of them or remove them, then prepare the set again"
         )
     return Source(torch.cat(pixels), label_N, classes, source_digest(recipe, data=data))
 

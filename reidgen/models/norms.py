@@ -3,7 +3,7 @@
 Shapes: B images, C channels, H x W positions. Instance Norm itself is torch's InstanceNorm2d.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,11 @@ def instance_norm(channels: int) -> nn.Module:
     return nn.InstanceNorm2d(channels, affine=True)
 
 
+def _scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
+    """Return the map times a factor plus a shift per image and channel, computed in float32, in the map's dtype."""
+    return torch.addcmul(shift_BC[:, :, None, None], map_BCHW.float(), factor_BC[:, :, None, None]).to(map_BCHW.dtype)
+
+
 class _Restitution(nn.Module):
     """What the SNR variants share: the affine parameters of IN, and the pooled features kept for the loss."""
 
@@ -36,6 +41,10 @@ class _Restitution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = eps
         self.pooled: Pooled | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the last batch's graph, so that the module can be copied at any time."""
+        return {**self.__dict__, "pooled": None}
 
     def _moments(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the spatial mean and gamma / sigma, each float32 (B, C)."""
@@ -88,6 +97,7 @@ class SNR(_Restitution):
         mean_BC, scale_BC = self._moments(map_BCHW)
         removed_BC = mean_BC - self.bias
         keep_BC = self.gate(removed_BC).float()
+        self.pooled = None
         if self.training:
             drop_BC = 1 - keep_BC if self.gate_minus is None else self.gate_minus(removed_BC).float()
             self.pooled = Pooled(
@@ -95,8 +105,7 @@ class SNR(_Restitution):
             )
         factor_BC = keep_BC + (1 - keep_BC) * scale_BC
         shift_BC = (1 - keep_BC) * (self.bias - scale_BC * mean_BC)
-        dtype = map_BCHW.dtype
-        return torch.addcmul(shift_BC.to(dtype)[:, :, None, None], map_BCHW, factor_BC.to(dtype)[:, :, None, None])
+        return _scale_and_shift(map_BCHW, factor_BC, shift_BC)
 
 
 class SNRConv(_Restitution):
@@ -118,6 +127,7 @@ class SNRConv(_Restitution):
         normalized_BCHW = map_BCHW * scale_BC[:, :, None, None] + shift_BC[:, :, None, None]
         removed_BCHW = map_BCHW - normalized_BCHW
         plus_BCHW = self.plus(removed_BCHW)
+        self.pooled = None
         if self.training:
             normalized_BC = self.bias.expand_as(mean_BC)
             self.pooled = Pooled(
@@ -171,6 +181,4 @@ class SwitchableNorm2d(nn.Module):
         mean = mean_share[0] * mean_in + mean_share[1] * mean_ln + mean_share[2] * mean_bn
         var = var_share[0] * var_in + var_share[1] * var_ln + var_share[2] * var_bn
         scale = self.weight * torch.rsqrt(var.clamp_min(0) + self.eps)
-        dtype = map_BCHW.dtype
-        shift = (self.bias - mean * scale).to(dtype)[:, :, None, None]
-        return torch.addcmul(shift, map_BCHW, scale.to(dtype)[:, :, None, None])
+        return _scale_and_shift(map_BCHW, scale, self.bias - mean * scale)
