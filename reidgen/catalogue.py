@@ -67,6 +67,8 @@ def load_catalogue(extra: Path = Path("datasets.toml")) -> dict[str, Dataset]:
     known = _load_file(shipped)
     if extra.is_file() and not extra.samefile(shipped):
         for name, dataset in _load_file(extra).items():
+            if dataset.status == "built-in" and name not in known:
+                raise DataError(f'{extra}: [{name}]: status = "built-in" is for the sets that reidgen draws; use "own"')
             if known.setdefault(name, dataset) != dataset:
                 raise DataError(f"{extra}: [{name}] differs from the entry that ships with reidgen; rename yours")
     return known
@@ -90,14 +92,22 @@ def expand(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(one for name in names for one in (synth if name == "synth" else [name])))
 
 
+def check_name(name: str, where: str = "the name") -> None:
+    """Raise DataError when no folder or source could be called `name`; `where` opens the error.
+
+    >>> check_name("my-crops2")
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "synth":
+        raise DataError(f"{where} {name!r} cannot name a data set; use a-z, 0-9, - and _, and not 'synth'")
+
+
 def parse(name: str, table: object, *, where: str) -> Dataset:
     """Return the Dataset that a table of TOML values describes; `where` opens every error (file and entry).
 
     Raises DataError when a key is unknown, missing or ill-typed, the pattern is no regular expression or lacks
     a group, or the keys contradict each other.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == "synth":
-        raise DataError(f"{where}: {name!r} cannot name a data set; use a-z, 0-9, - and _, and not 'synth'")
+    check_name(name, f"{where}:")
     if not isinstance(table, Mapping):
         raise DataError(f"{where}: expected a table, found {table!r}")
     known = [key for key in fields(Dataset) if key.name != "name"]
@@ -166,7 +176,7 @@ def _check(dataset: Dataset, where: str) -> None:
         raise DataError(f"{where}: pattern = {dataset.pattern!r} is no regular expression: {error}") from error
     if missing:
         raise DataError(
-            f"{where}: pattern = {dataset.pattern!r} lacks the group {' and '.join(sorted(missing))}; "
+            f"{where}: pattern = {dataset.pattern!r} lacks the group{'s' * (len(missing) > 1)} {' and '.join(sorted(missing))}; "
             r"write for example (?P<pid>\d+)_c(?P<camid>\d+).*"
         )
     for key in (*dataset.folders, *dataset.counts):

@@ -95,6 +95,10 @@ def test_own_entries_add_to_the_shipped_ones(tmp_path: Path) -> None:
     [
         (b"[market]\npattern = '(?P<pid>a)(?P<camid>b)'", r"\[market\] differs from the entry that ships"),
         (b"[mine]\npattern = 3", r"\[mine\]: pattern = 3 should be a text"),
+        (
+            b"[mine]\nstatus = 'built-in'\npattern = '(?P<pid>a)(?P<camid>b)'",
+            r"datasets.toml: \[mine\]: status = \"built-in\" is for",
+        ),
         (b"[mine", "cannot read .*datasets.toml"),
         (b"\xff\xfe", "cannot read .*datasets.toml"),
     ],

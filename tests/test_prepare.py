@@ -86,10 +86,18 @@ def test_own_crops_from_folder_to_index(tmp_path: Path) -> None:
 def test_again_is_at_once_until_something_changes(tmp_path: Path) -> None:
     root, data = crops(tmp_path / "crops"), tmp_path / "data"
     first = prepare("mine", data=data, source=root)
-    assert prepare("mine", data=data, source=root).already
     assert prepare("mine", data=data).already  # the manifest knows the folder
+    assert not prepare("mine", data=data, source=root).already  # who names a folder wants it read
+    (root / "p0" / "c1_9.jpg").write_bytes(picture())
+    assert prepare("mine", data=data).counts["all"]["images"] == 13
+    (root / "p0" / "c1_9.jpg").unlink()
+    back = prepare("mine", data=data)
+    assert not back.already and back.digest == first.digest
     changed = prepare("mine", data=data, source=root, pattern=r"(?P<pid>p\d)/c\d_(?P<camid>\d)\.jpg")
     assert not changed.already and changed.digest != first.digest
+    assert changed.again.endswith(r"--pattern '(?P<pid>p\d)/c\d_(?P<camid>\d)\.jpg'")
+    changed.index.unlink()
+    assert prepare("mine", data=data, source=root).digest == changed.digest  # the pattern is remembered
     other = Path(shutil.copytree(root, tmp_path / "other"))
     moved = prepare("mine", data=data, source=other)
     assert not moved.already and moved.digest == first.digest  # the digest does not know where images lie
@@ -188,7 +196,9 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
         ("synth-plaza", root, None, "synth-plaza is drawn, not read from a folder; leave out --from"),
         ("mine", root, "(?P<pid>x", "--pattern for mine: .* is no regular expression"),
         ("mine", root, "(?P<pid>x)", "--pattern for mine: .* lacks the group camid"),
-        ("my+cams", root, None, "cannot name a data set"),
+        ("my cams", root, None, "^the name 'my cams' cannot name a data set"),
+        ("markt", root, None, "did you mean 'market'. Choose another name for your own crops"),
+        ("mine", root, "x", "lacks the groups camid and pid"),
         ("mine", root / "none", None, "there is no folder"),
     ]:
         with pytest.raises(DataError, match=sentence):
@@ -203,11 +213,15 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
             load_prepared(name, data)
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"entry": {"pattern": 3}}'])
-def test_a_damaged_manifest(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["{", "[]", "{}", '{"entry": {"pattern": 3}}', {"counts": []}, {"counts": {"all": {}}}, {"seed": "0"}, {"root": 3}],
+)
+def test_a_damaged_manifest(tmp_path: Path, damage: str | dict[str, object]) -> None:
     root, data = crops(tmp_path / "crops"), tmp_path / "data"
     prepare("mine", data=data, source=root)
-    (data / "mine" / "manifest.json").write_text(damage)
+    file = data / "mine" / "manifest.json"
+    file.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(file.read_text()) | damage))
     with pytest.raises(DataError, match=r"damaged .*; prepare the set again"):
         load_prepared("mine", data)
     assert not prepare("mine", data=data, source=root).already
@@ -262,6 +276,10 @@ def test_a_built_in_set_is_drawn_once_per_seed(tmp_path: Path, monkeypatch: pyte
         "train": 8, "query": 4, "gallery": 5,
     }  # fmt: skip
     assert prepare("synth-plaza", data=tmp_path).already
+    next((made.root / "query").iterdir()).unlink()
+    assert prepare("synth-plaza", data=tmp_path).digest == made.digest
+    shutil.rmtree(made.root / "query")
+    assert not prepare("synth-plaza", data=tmp_path).already
     other = prepare("synth-plaza", data=tmp_path, seed=1)
     assert not other.already and other.digest != made.digest
     monkeypatch.setattr(module, "__version__", "99")  # another version may draw otherwise
@@ -275,6 +293,24 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"cannot use .*data"):
         prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops"))
+
+
+def test_odd_folders_beside_the_sets(tmp_path: Path) -> None:
+    for name in ("My Old", "synth", "empty", ".git"):
+        (tmp_path / name).mkdir()
+        if name != "empty":
+            (tmp_path / name / "manifest.json").write_text("{}")
+    assert prepared_names(tmp_path) == []
+
+
+def test_a_path_that_cannot_be_written_down(tmp_path: Path) -> None:
+    root = tmp_path / "cr\udcffps"
+    try:
+        crops(root)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    with pytest.raises(DataError, match="is not valid UTF-8; rename the folder"):
+        prepare("mine", data=tmp_path / "data", source=root)
 
 
 def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,13 @@ def test_numbers_are_kept_unless_they_collide(tmp_path: Path) -> None:
     assert set(read(own(), tmp_path / "a").rows["pid"]) == {1, 2, 3}
 
 
+def test_junk_stays_junk_where_numbers_collide(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{pid}/c{cam}_1.jpg" for pid in ("1", "01", "-1", "anna") for cam in (1, 2)))
+    found = read(own(junk=(-1, 2)), tmp_path)
+    assert found.junk == 2 and not found.rows["path"].str.startswith("-1/").any()
+    assert set(found.rows["pid"]) == {1, 2, 3}  # a number that is given makes nobody junk
+
+
 def test_splits_follow_the_sha256_order(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{pid}/c{cam}_1.jpg" for pid in range(1, 21) for cam in (1, 2)), "90/c2_1.jpg", "91/c1_1.jpg")
     dataset = own(query_cameras=(1,), splits=10, test_identities=8)
@@ -221,8 +228,14 @@ def test_wrong_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("paths", [["anna/0001.jpg", "anna/0002.jpg"], ["0001.jpg"], ["anna/c1_1.jpg", "bob/x.jpg"]])
 def test_own_crops_without_a_camera_ask_for_a_pattern(tmp_path: Path, paths: list[str]) -> None:
-    with pytest.raises(DataError, match=r"cannot tell the camera from names such as .*--pattern"):
+    with pytest.raises(DataError, match=r"cannot tell the camera from .* such as .*--pattern"):
         own_dataset("mine", touch(tmp_path, *paths))
+
+
+def test_a_few_names_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"anna/c{i}_1.jpg" for i in range(24)), "cover.jpg")
+    with pytest.raises(DataError, match=r"1 of 25 images, such as 'cover.jpg'; remove or rename them, or say how"):
+        own_dataset("mine", tmp_path)
 
 
 def test_own_crops_with_half_of_the_parts(tmp_path: Path) -> None:

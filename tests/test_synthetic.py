@@ -4,9 +4,12 @@ After a wanted change of the drawing, renew GOLDEN with the digest that the fail
 """
 
 import hashlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -188,3 +191,23 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot draw plaza into"):
         draw_domain("plaza", tmp_path / "file", identities=(1, 0), processes=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_ctrl_c_is_quiet(tmp_path: Path, delay: float) -> None:
+    """Ctrl-C reaches the whole process group; the workers, starting or drawing, leave it to their parent."""
+    program = (
+        "import sys; from pathlib import Path; from reidgen.data.synthetic import draw_domain\n"
+        "try:\n    print(1, flush=True); draw_domain('plaza', Path(sys.argv[1]), processes=4)\n"
+        "except KeyboardInterrupt:\n    sys.exit(7)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stderr and process.stdout.readline()
+        time.sleep(0.2 + delay)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr.read() == b""
+    assert process.returncode == 7

@@ -8,9 +8,9 @@ import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import filelock
 from PIL import Image
@@ -20,6 +20,7 @@ from reidgen.runs import Progress
 
 MANY = 4000  # images from which a pool of processes pays; threads never do, small images keep the GIL busy
 WINDOW = 1024  # images in work at a time: bounds memory
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -49,6 +50,30 @@ def decode(path: Path) -> tuple[Image.Image, str]:
         raise DataError(str(error).split(" <_io")[0].strip() or type(error).__name__) from error
 
 
+class _Pool(ProcessPoolExecutor):
+    """A pool whose processes, started by submit, inherit a blocked SIGINT: none meets it while it still imports."""
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().submit(fn, *args, **kwargs)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def workers(processes: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes, on all cores by default, that leave Ctrl-C to the parent and end with the block."""
+    spawn = multiprocessing.get_context("spawn")  # the same on all systems, and safe beside the threads of torch
+    pool = _Pool(processes, mp_context=spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def windows(
     work: Callable[[str], R], paths: list[str], *, what: str, report: Progress | None = None
 ) -> Iterator[list[R]]:
@@ -59,12 +84,7 @@ def windows(
     with contextlib.ExitStack() as stack:
         run: Callable[[list[str]], Iterable[R]] = functools.partial(map, work)
         if len(paths) >= MANY:
-            ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-            spawn = multiprocessing.get_context("spawn")  # safe beside the threads of torch
-            pool = ProcessPoolExecutor(mp_context=spawn, initializer=signal.signal, initargs=ignore)
-            stack.enter_context(pool)
-            stack.callback(pool.shutdown, cancel_futures=True)
-            run = functools.partial(pool.map, work, chunksize=32)
+            run = functools.partial(stack.enter_context(workers()).map, work, chunksize=32)
         for start in range(0, len(paths), WINDOW):
             yield list(run(paths[start : start + WINDOW]))
             if report:

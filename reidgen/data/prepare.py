@@ -1,9 +1,11 @@
 """Prepare a set once: read its names, decode every image, compare the counts, write index.csv and manifest.json."""
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import json
+import shlex
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -13,14 +15,15 @@ from typing import Any
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.catalogue import PARTS, Dataset, load_catalogue, parse
+from reidgen.catalogue import PARTS, Dataset, check_name, load_catalogue, parse
 from reidgen.data.images import decode, locked, windows
-from reidgen.data.readers import locate, matched, own_dataset, read
+from reidgen.data.readers import FLAT_PATTERN, FOLDER_PATTERNS, locate, matched, own_dataset, read
 from reidgen.data.synthetic import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 from reidgen.errors import DataError, unknown
 from reidgen.files import sha256_file, write_text
 from reidgen.runs import Progress
 
+_AUTOMATIC = (*FOLDER_PATTERNS, FLAT_PATTERN)
 _OWN = "for your own crops run: reidgen prepare NAME --from DIR"
 
 
@@ -32,7 +35,7 @@ class Prepared:
     the query also has "unmatched" (images without a match), the gallery "distractors" (of people nobody asks for);
     "all" -> {"images" (different files), "junk" (files left out), "splits"}. digest: SHA-256 of index.csv.
     version: of reidgen. seed: of a drawn set. example: how one name was read. seconds: what preparing took.
-    already: `prepare` found it complete.
+    already: `prepare` found it complete and its names unchanged.
     """
 
     dataset: Dataset
@@ -81,8 +84,9 @@ def prepare(
     """Prepare the set `name` in data/<name>, from the folder `source` or, for a built-in set, from `seed`.
 
     A name that the catalogue does not know becomes a set of own crops, see `readers.own_dataset`; the manifest
-    remembers how it was read. A set that is complete, as asked for, and still has its image folder is returned at
-    once. Another process that prepares the same set is waited for.
+    remembers how it was read. With `source` the work is always done; without it, a set that is complete, as asked
+    for, and whose folder still holds the names of its index is returned at once, no image opened. Another process
+    that prepares the same set is waited for.
 
     Raises DataError when the source is missing or wrong, a name does not fit, the counts differ from the
     catalogue, or an image cannot be decoded (named). A failed call never leaves a manifest for what it could not prove.
@@ -94,14 +98,12 @@ def prepare(
     if not built_in and source is None:
         if before is None:
             raise DataError(f"{name} needs its images: {_how(dataset)}")
-        source = before.root
-    root = None if source is None else locate(dataset, source)
+    images = source or (before.root if before else None)
+    root = None if built_in or images is None else locate(dataset, images)
     with locked(data / name):
-        before = _complete(name, data)
-        if before and before.dataset == dataset and before.root.is_dir():
-            drawn_alike = (before.seed, before.version) == (seed, __version__)
-            if drawn_alike if built_in else before.root == root:
-                return replace(before, already=True)
+        before = None if source else _complete(name, data)
+        if before and before.dataset == dataset and _unchanged(before, (seed, __version__)):
+            return replace(before, already=True)
         root = root or _draw(dataset, data / name, seed, report)
         found = read(dataset, root)
         counts = _count(found.rows, found.junk)
@@ -125,8 +127,13 @@ def prepare(
 
 
 def prepared_names(data: Path) -> list[str]:
-    """Return the names of the sets in `data` that have a manifest, sorted."""
-    return sorted(path.parent.name for path in data.glob("*/manifest.json"))
+    """Return the names of the sets in `data` that have a manifest, sorted; other folders are none of ours."""
+    names = []
+    for path in data.glob("*/manifest.json"):
+        with contextlib.suppress(DataError):
+            check_name(path.parent.name)
+            names.append(path.parent.name)
+    return sorted(names)
 
 
 def load_prepared(name: str, data: Path) -> Prepared:
@@ -141,19 +148,36 @@ def load_prepared(name: str, data: Path) -> Prepared:
             raise DataError(f"{unknown('data set', name, [*known, *prepared_names(data)])}; {_OWN}")
         raise DataError(f"{name} is not prepared in {data}; {_how(known[name])}")
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        dataset = parse(name, manifest["entry"], where=str(file))
-        root = data / name / manifest["root"]
-        prepared = Prepared(
-            dataset=dataset, folder=data / name, root=root,
-            **{key: manifest[key] for key in ("counts", "digest", "version", "seed", "example", "seconds")},
-        )  # fmt: skip
+        prepared = _read_manifest(name, data)
         digest = sha256_file(prepared.index)
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(f"{name}: {file} or its index.csv is damaged ({error}); prepare the set again") from error
     if digest != prepared.digest:
         raise DataError(f"{name}: {prepared.index} is not the one that manifest.json names; run: {prepared.again}")
     return prepared
+
+
+_KINDS = {"counts": dict, "digest": str, "version": str, "seed": int, "example": str, "seconds": (int, float)}
+
+
+def _read_manifest(name: str, data: Path) -> Prepared:
+    """Return what the manifest says; raises OSError, ValueError, KeyError, TypeError or DataError when it is damaged."""
+    file = data / name / "manifest.json"
+    manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    dataset = parse(name, manifest["entry"], where=str(file))
+    if dataset.status == "built-in" and name.removeprefix("synth-") not in DOMAINS:
+        raise DataError(f"{name} is no built-in set")
+    values = {key: manifest[key] for key in _KINDS}
+    for key, kind in _KINDS.items():
+        if not isinstance(values[key], kind):  # type: ignore[arg-type]
+            raise TypeError(f"{key} = {values[key]!r}")
+    wanted = {"all": {"images", "junk", "splits"}} | {part: {"identities", "images"} for part in PARTS}
+    for part, keys in wanted.items():
+        one = values["counts"].get(part)
+        good = isinstance(one, dict) and keys <= set(one) and all(type(number) is int for number in one.values())
+        if not good and (part == "all" or part in values["counts"]):
+            raise TypeError(f"counts of {part} = {one!r}")
+    return Prepared(dataset=dataset, folder=data / name, root=data / name / manifest["root"], **values)
 
 
 def load_index(prepared: Prepared) -> pd.DataFrame:
@@ -171,7 +195,11 @@ def _how(dataset: Dataset) -> str:
 
 def _again(dataset: Dataset, root: Path) -> str:
     """Return the command that prepares a set again from the same images."""
-    return f"reidgen prepare {dataset.name}" + ("" if dataset.status == "built-in" else f" --from {root}")
+    if dataset.status == "built-in":
+        return f"reidgen prepare {dataset.name}"
+    asked = dataset.pattern not in _AUTOMATIC and dataset.name not in load_catalogue()
+    pattern = f" --pattern {shlex.quote(dataset.pattern)}" if asked else ""
+    return f"reidgen prepare {dataset.name} --from {shlex.quote(str(root))}{pattern}"
 
 
 def _choose(name: str, data: Path, source: Path | None, pattern: str | None) -> Dataset:
@@ -184,6 +212,16 @@ def _choose(name: str, data: Path, source: Path | None, pattern: str | None) -> 
             raise DataError(f"{name} is drawn, not read from a folder; leave out --from, or choose another name")
         return known[name]
     if source is not None:
+        check_name(name)
+        before = None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DataError):
+            before = _read_manifest(name, data)
+        if before is None and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.8)):
+            raise DataError(
+                f"unknown data set {name!r}; did you mean {near[0]!r}? Choose another name for your own crops"
+            )
+        if before and pattern is None and before.dataset.pattern not in _AUTOMATIC and before.root == source.resolve():
+            pattern = before.dataset.pattern
         own = own_dataset(name, source, pattern)
         return parse(name, own.table(), where=f"--pattern for {name}")
     if (data / name / "manifest.json").is_file():
@@ -195,6 +233,20 @@ def _complete(name: str, data: Path) -> Prepared | None:
     with contextlib.suppress(DataError):
         return load_prepared(name, data)
     return None
+
+
+def _unchanged(before: Prepared, drawn: tuple[int, str]) -> bool:
+    """Tell whether the image folder still holds what the index names, going by names; a drawn set also by `drawn`."""
+    built_in = before.dataset.status == "built-in"
+    if built_in and (before.seed, before.version) != drawn:
+        return False
+    try:
+        rows = read(before.dataset, before.root).rows
+    except DataError:
+        if built_in:  # is drawn again
+            return False
+        raise
+    return rows.to_csv(index=False) == load_index(before).drop(columns="sha256").to_csv(index=False)
 
 
 def _draw(dataset: Dataset, folder: Path, seed: int, report: Progress | None) -> Path:

@@ -45,8 +45,8 @@ def read(dataset: Dataset, root: Path) -> Found:
     """Return what names tell of the set that lies in `root`, or in the one folder below it that has its sub-folders.
 
     The rows have the columns split, part, path, pid and camid of ARCHITECTURE.md, sorted by (split, part, path); no
-    image is opened. Left out: hidden files, files that are no images by their suffix, junk identities. Names that
-    are not numbers (or would collide as numbers: 1 and 01) are numbered in sorted order, from 1.
+    image is opened. Left out: hidden files, files that are no images by their suffix, junk identities. Other names
+    that are not numbers (or would collide as numbers: 1 and 01) are numbered in sorted order, from 1.
 
     A folder `train` is all training. A folder `test` is divided: with query_cameras, their images are the queries
     and all others the gallery; otherwise, of each identity seen by two cameras or more, the first image (by path) of
@@ -66,9 +66,7 @@ def read(dataset: Dataset, root: Path) -> Found:
                 f"{dataset.name}: no images in {root / dataset.folders[part]} ({', '.join(SUFFIXES)}); "
                 f"extract the set again, or give another folder: reidgen prepare {dataset.name} --from DIR"
             )
-    rows, example = _named(dataset, found)
-    kept = rows[~rows["pid"].isin(dataset.junk)]
-    junk = len(rows) - len(kept)
+    kept, junk, example = _named(dataset, found)
     if "test" in dataset.folders:
         kept = _cut(dataset, kept)
     kept = _splits(dataset, kept) if set(dataset.folders) != {"train"} else kept.assign(split=0)
@@ -98,13 +96,17 @@ def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
     paths = [path.removeprefix(f"{folder}/") for folder, paths in inside.items() for path in paths]
     if not paths:
         raise DataError(f"{name}: no images in {root} ({', '.join(SUFFIXES)}); give the folder that holds your crops")
-    flat = not any("/" in path for path in paths)
-    for one in [FLAT_PATTERN] if flat else FOLDER_PATTERNS:
-        dataset = Dataset(name=name, pattern=one, folders=folders, junk=(-1,) if flat else ())
-        if all(dataset.match(path) for path in paths):
+    unfit = paths
+    for one in (*FOLDER_PATTERNS, FLAT_PATTERN):
+        dataset = Dataset(name=name, pattern=one, folders=folders, junk=(-1,) if one == FLAT_PATTERN else ())
+        left = [path for path in paths if ("/" in path) != ("/" in one) or not dataset.match(path)]
+        if not left:
             return dataset
+        unfit = min(unfit, left, key=len)
+    some = f"the names of {len(unfit):,} of {len(paths):,} images," if len(unfit) < len(paths) else "names"
+    cure = "remove or rename them, or " if len(unfit) < len(paths) else ""
     raise DataError(
-        f"{name}: cannot tell the camera from names such as {paths[0]!r}; say how, for example: "
+        f"{name}: cannot tell the camera from {some} such as {unfit[0]!r}; {cure}say how, for example: "
         rf"reidgen prepare {name} --from {root} --pattern '(?P<pid>[^/]+)/(?P<camid>\d+)_.*'"
     )
 
@@ -126,18 +128,24 @@ def locate(dataset: Dataset, root: Path) -> Path:
         return root
     below = [one for one in fits if one != root.parent]
     if len(below) == 1:
+        _directory(dataset.name, below[0])
         return below[0]
     if root.parent in fits:
         what = f"is one part of the set: give {root.parent}"
     elif below:
         what = f"holds {len(below)} copies of the set: give one of them, such as {below[0]}"
     else:
-        listing = ", ".join(one.name for one in inside[:5]) or "no folders"
+        listing = ", ".join([one.name for one in inside if one.name.isprintable()][:5]) or "no folders"
         what = f"has not the sub-folders {', '.join(wanted)} (it has {listing}): give the folder that holds them"
     raise DataError(f"{dataset.name}: {root} {what}, with reidgen prepare {dataset.name} --from DIR")
 
 
 def _directory(name: str, root: Path) -> None:
+    """Raise DataError when `root` is no folder whose path can be written down."""
+    try:
+        str(root.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name}: the path {str(root.resolve())!a} is not valid UTF-8; rename the folder") from error
     if root.is_file():
         raise DataError(f"{name}: {root} is a file; unpack it, then run: reidgen prepare {name} --from FOLDER")
     if not root.is_dir():
@@ -167,8 +175,9 @@ def _images(root: Path, folder: str) -> list[str]:
     return sorted(paths)
 
 
-def _named(dataset: Dataset, found: dict[str, list[str]]) -> tuple[pd.DataFrame, str]:
-    """Return one row per image with part, path, pid and camid as numbers, and an example for people."""
+def _named(dataset: Dataset, found: dict[str, list[str]]) -> tuple[pd.DataFrame, int, str]:
+    """Return one row per image with part, path, pid and camid as numbers; the number of junk images, which have no
+    row; and an example for people."""
     names: list[tuple[str, str, str, str]] = []
     unfit: list[str] = []
     for part, paths in found.items():
@@ -187,15 +196,20 @@ def _named(dataset: Dataset, found: dict[str, list[str]]) -> tuple[pd.DataFrame,
         )
     rows = pd.DataFrame(names, columns=["part", "path", "pid", "camid"])
     part, path, pid, camid = names[0]
-    pids, camids = _numbers(rows["pid"]), _numbers(rows["camid"])
-    rows["pid"], rows["camid"] = rows["pid"].map(pids).astype("int64"), rows["camid"].map(camids).astype("int64")
-    return rows, f"{path} is person {pid}, camera {camid}"
+    junk = rows["pid"].map(lambda name: bool(_NUMBER.fullmatch(name)) and int(name) in dataset.junk).astype(bool)
+    kept = rows[~junk]  # before numbers are given, which must not turn junk into a person or a person into junk
+    pids, camids = _numbers(kept["pid"]), _numbers(rows["camid"])
+    kept = kept.assign(pid=kept["pid"].map(pids).astype("int64"), camid=kept["camid"].map(camids).astype("int64"))
+    return kept, int(junk.sum()), f"{path} is person {pid}, camera {camid}"
+
+
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
     """Return a number for each name: its own where all are distinct numbers, else its place in sorted order, from 1."""
     distinct = sorted(set(names))
-    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in distinct):
+    if all(_NUMBER.fullmatch(name) for name in distinct):
         own = {name: int(name) for name in distinct}
         if len(set(own.values())) == len(own):
             return own

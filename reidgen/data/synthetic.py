@@ -6,10 +6,8 @@ every machine: pixels are integers throughout, floats meet only exact IEEE opera
 """
 
 import functools
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from PIL import Image
 
 from reidgen.data.drawing import Board, Colour, Dice
 from reidgen.data.figures import Pose, draw_person
+from reidgen.data.images import workers
 from reidgen.data.people import Person, population
 from reidgen.data.scenes import draw_occluder, draw_scene
 from reidgen.errors import DataError, unknown
@@ -163,8 +162,7 @@ def draw_domain(
             for job in jobs:
                 report(_write_person(job))
             return
-        # spawn: the same on all systems, and safe beside the threads of torch
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with workers(processes) as pool:
             for count in pool.map(_write_person, jobs, chunksize=4):
                 report(count)
     except OSError as error:
