@@ -338,7 +338,7 @@ def _unlike(rows: pd.DataFrame) -> list[str]:
 
 @cache
 def _paper() -> pd.DataFrame:
-    """Return the paper's main table: source, method, target, paper_mAP, paper_rank1 in percent."""
+    """Return the numbers of all the paper's tables, which agree where they meet: source, method, target, paper_mAP, paper_rank1 in percent."""
     with resources.files("reidgen").joinpath("paper_tables.csv").open(encoding="utf-8") as file:
         paper = pd.read_csv(file).rename(columns={"map": "paper_mAP", "rank1": "paper_rank1"})
     return paper.drop(columns="table").drop_duplicates(CELL)

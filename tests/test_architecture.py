@@ -23,7 +23,7 @@ ARROWS = {
     ("models", "models.network"), ("models", "models.norms"),
     ("models.network", "models.backbones"), ("models.network", "models.norms"),
     ("data.prepare", "data.readers"), ("data.prepare", "data.synthetic"), ("data.prepare", "data.images"),
-    ("data.pack", "data.prepare"), ("data.pack", "data.images"),
+    ("data.synthetic", "data.images"), ("data.pack", "data.prepare"), ("data.pack", "data.images"),
     ("data.synthetic", "data.scenes"), ("data.synthetic", "data.figures"), ("data.synthetic", "data.people"),
     ("data.synthetic", "data.drawing"), ("data.scenes", "data.figures"), ("data.scenes", "data.people"),
     ("data.scenes", "data.drawing"), ("data.figures", "data.people"), ("data.figures", "data.drawing"),
