@@ -107,13 +107,13 @@ class _Trainer:
         pixels, labels = self.source.pixels_NHWC.to(self.device), torch.from_numpy(self.source.label_N)
         saved = reported = time.monotonic()
         reported_step = self.step
-        batches = epoch_batches(self.source.label_N, recipe=self.recipe, epoch=self.step // self.per_epoch)
+        batches = None  # of the epoch in work; a resumed run begins inside one
         self.network.train()
         with _stop_signals() as stop:
             while self.step < self.steps:
                 began = time.monotonic()
                 epoch, within = divmod(self.step, self.per_epoch)
-                if within == 0:
+                if within == 0 or batches is None:
                     batches = epoch_batches(self.source.label_N, recipe=self.recipe, epoch=epoch)
                 index = torch.from_numpy(batches[within])
                 self._step(pixels[index.to(self.device)], labels[index])
