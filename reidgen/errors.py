@@ -14,6 +14,10 @@ class DataError(ReidgenError):
     """A data set is missing, incomplete, corrupt or not what its catalogue entry says."""
 
 
+class BrokenArchiveError(DataError):
+    """An archive is damaged, is none, or holds what no data set needs; another copy of it may be whole."""
+
+
 class SharedImagesError(DataError):
     """A target shares image files with the training part of a source."""
 

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,19 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_recipe() -> Recipe:
     """Six steps on the small data."""
     return SMALL
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test reaches this machine only."""
+    look_up = socket.getaddrinfo
+
+    def local(host: object, *args: object, **kwargs: object) -> object:
+        if host not in ("127.0.0.1", "localhost", None):
+            raise socket.gaierror(-2, "Name or service not known")
+        return look_up(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", local)
 
 
 @pytest.fixture(scope="session", autouse=True)

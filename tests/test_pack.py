@@ -1,5 +1,8 @@
 """The pack: equal to decoding each image by itself, built once, and never taken for whole when it is not."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,9 @@ from test_prepare import crops, picture
 
 from reidgen.data import images as images_module
 from reidgen.data import pack as module
+from reidgen.data.manifest import Prepared
 from reidgen.data.pack import load_pack
-from reidgen.data.prepare import Prepared, prepare
+from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, ReidgenError
 
 
@@ -90,6 +94,44 @@ def test_a_full_disk_leaves_nothing(mine: Prepared, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ReidgenError, match=r"cannot write .*pixels-12x6.*No space left on device"):
         load_pack(mine, 12, 6)
     assert packs(mine) == []
+
+
+BUILD = """
+import pathlib, resource, signal, sys
+from reidgen.data.manifest import load_prepared
+from reidgen.data.pack import load_pack
+from reidgen.errors import ReidgenError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails then, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
+try:
+    load_pack(load_prepared("mine", pathlib.Path(sys.argv[1])), 64, 32, lambda *call: print(call, flush=True))
+except ReidgenError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_limit_on_the_file_is_as_a_full_disk(mine: Prepared) -> None:
+    words = [sys.executable, "-c", BUILD, str(mine.folder.parent), "20000"]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "cannot write" in result.stderr and "File too large; free some space" in result.stderr
+    assert packs(mine) == []
+    assert load_pack(mine, 64, 32)[1].shape == (12, 64, 32, 3)
+
+
+def test_a_kill_leaves_nothing_taken_for_whole(tmp_path: Path) -> None:
+    mine = prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops", people=300, images=3))
+    words = [sys.executable, "-c", BUILD, str(mine.folder.parent), str(10**9)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline()  # one of two windows is written
+    process.kill()
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+    assert all(name.startswith(".pixels-") and name.endswith(".part") for name in packs(mine))
+    paths, pixels = load_pack(mine, 64, 32)
+    assert len(paths) == len(pixels) == 1800 and packs(mine) == [f"pixels-64x32-{mine.digest[:8]}.npy"]
+    with Image.open(mine.root / paths[-1]) as image:
+        assert np.array_equal(pixels[-1], np.asarray(image.resize((32, 64), Image.Resampling.BILINEAR)))
 
 
 def test_processes_change_nothing(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

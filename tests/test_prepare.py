@@ -4,17 +4,20 @@ import hashlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
-from reidgen.catalogue import Dataset, load_catalogue
+from reidgen.catalogue import load_catalogue
 from reidgen.data import images as images_module
 from reidgen.data import prepare as module
 from reidgen.data.images import decode, windows
-from reidgen.data.prepare import load_index, load_prepared, prepare, prepared_names
+from reidgen.data.manifest import load_index, load_prepared, prepared_names
+from reidgen.data.prepare import prepare
 from reidgen.errors import DataError
 
 
@@ -55,8 +58,8 @@ def market(root: Path) -> Path:
 @pytest.fixture
 def small_market(monkeypatch: pytest.MonkeyPatch) -> None:
     known = load_catalogue()
-    small = known["market"].table() | {"counts": {"train": (1, 2), "query": (1, 1), "gallery": (2, 2)}}
-    monkeypatch.setattr(module, "load_catalogue", lambda: known | {"market": Dataset(name="market", **small)})
+    small = replace(known["market"], counts={"train": (1, 2, 2), "query": (1,), "gallery": (2, 2)})
+    monkeypatch.setattr(module, "load_catalogue", lambda: known | {"market": small})
 
 
 def test_own_crops_from_folder_to_index(tmp_path: Path) -> None:
@@ -118,13 +121,19 @@ def test_market_counts_are_compared(tmp_path: Path) -> None:
     assert str(made).endswith("2 gallery images of 2 people (1 distractors, 1 junk)")
     (root / "bounding_box_train" / "0002_c1s1_000451_03.jpg").unlink()
     shutil.rmtree(data)
-    expected = (
-        f"market: 1 train images of 1 people in {root}, expected 2 of 1 (datasets.toml); extract the archive again"
+    sentence = (
+        f"market: {root} is not the whole set or another version of it: 1 train person, 1 image, 1 camera (expected 1 person, "
+        f"2 images, 2 cameras); get it again, then run: reidgen prepare market --from {root} (or add --accept-counts)"
     )
     with pytest.raises(DataError) as caught:
         prepare("market", data=data, source=root)
-    assert str(caught.value).startswith(expected)
+    assert str(caught.value) == sentence
     assert prepared_names(data) == []
+    accepted = prepare("market", data=data, source=root, accept_counts=True)
+    assert accepted.accepted == "1 train person, 1 image, 1 camera (expected 1 person, 2 images, 2 cameras)"
+    assert str(accepted).endswith(f"; accepted: {accepted.accepted}") and accepted.again.endswith(" --accept-counts")
+    assert accepted.digest != made.digest
+    assert prepare("market", data=data).already
 
 
 @pytest.mark.parametrize(
@@ -190,15 +199,14 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
     data, root = tmp_path / "data", crops(tmp_path / "crops")
     for name, source, pattern, sentence in [
         ("markt", None, None, "unknown data set 'markt'; did you mean 'market'.* for your own crops run"),
-        ("market", None, None, "market needs its images: get .*, then run: reidgen prepare market --from DIR"),
+        ("prid", None, None, "prid needs its images: get .*, then run: reidgen prepare prid --from ARCHIVE_OR_FOLDER"),
         ("market", root, "x", "market has its pattern in the catalogue; leave out --pattern"),
-        ("market", root, None, "has not the sub-folders"),
+        ("market", root, None, "lacks bounding_box_train"),
         ("synth-plaza", root, None, "synth-plaza is drawn, not read from a folder; leave out --from"),
         ("mine", root, "(?P<pid>x", "--pattern for mine: .* is no regular expression"),
-        ("mine", root, "(?P<pid>x)", "--pattern for mine: .* lacks the group camid"),
+        ("mine", root, "(?P<pid>x)", "--pattern for mine: .* lacks the group .*camid"),
         ("my cams", root, None, "^the name 'my cams' cannot name a data set"),
-        ("markt", root, None, "did you mean 'market'. Choose another name for your own crops"),
-        ("mine", root, "x", "lacks the groups camid and pid"),
+        ("mine", root, "x", "lacks the group"),
         ("mine", root / "none", None, "there is no folder"),
     ]:
         with pytest.raises(DataError, match=sentence):
@@ -206,7 +214,7 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
     assert not data.exists()  # a question that fails leaves nothing
     for name, sentence in [
         ("synth-plaza", "synth-plaza is not prepared in .*data; run: reidgen prepare synth-plaza$"),
-        ("market", "market is not prepared in .*; get .*, then run: reidgen prepare market --from DIR$"),
+        ("market", "market is not prepared in .*; run: reidgen prepare market$"),
         ("mine", "unknown data set 'mine'"),
     ]:
         with pytest.raises(DataError, match=sentence):
@@ -246,14 +254,11 @@ def test_a_kill_between_the_files_leaves_nothing_taken_for_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, data = crops(tmp_path / "crops"), tmp_path / "data"
-    whole = module.write_text
 
-    def killed(path: Path, text: str) -> None:
-        if path.name == "manifest.json":
-            raise KeyboardInterrupt
-        whole(path, text)
+    def killed(folder: Path, manifest: object) -> None:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_text", killed)
+    monkeypatch.setattr(module, "write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare("mine", data=data, source=root)
     assert prepared_names(data) == []
@@ -321,3 +326,45 @@ def test_processes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int, int]] = []
     assert list(windows(str.upper, paths, what="x", report=lambda *call: calls.append(call))) == one
     assert calls == [("x", 16, 40), ("x", 32, 40), ("x", 40, 40)]
+
+
+def test_a_name_near_a_shipped_one_is_a_name_like_others(tmp_path: Path) -> None:
+    assert prepare("market2", data=tmp_path / "data", source=crops(tmp_path / "crops")).name == "market2"
+
+
+def test_a_manifest_of_an_older_version_still_loads(tmp_path: Path) -> None:
+    root, data = crops(tmp_path / "crops"), tmp_path / "data"
+    made = prepare("mine", data=data, source=root)
+    file = data / "mine" / "manifest.json"
+    old = {
+        key: value for key, value in json.loads(file.read_text()).items() if key not in ("stamp", "bytes", "accepted")
+    }
+    file.write_text(json.dumps(old | {"entry": {"pattern": made.dataset.pattern, "folders": {"test": "."}}}))
+    assert load_prepared("mine", data).digest == made.digest
+    assert prepare("mine", data=data).already and load_prepared("mine", data).stamp == made.stamp
+
+
+def test_own_crops_in_an_archive(tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "crops"), "zip", crops(tmp_path / "crops"))
+    made = prepare("mine", data=tmp_path / "data", source=tmp_path / "crops.zip")
+    assert made.counts["all"]["images"] == 12 and made.root.parent == (tmp_path / "data" / "unpacked").resolve()
+    assert prepare("mine", data=tmp_path / "data").already
+
+
+def test_notes_say_what_may_be_done_with_a_set(tmp_path: Path) -> None:
+    duke = prepare("duke", data=tmp_path / "data", source=layouts.build("duke", tmp_path), accept_counts=True)
+    assert duke.notes == [
+        "Duke University withdrew it in 2019, as the people filmed on its campus had not consented",
+        "terms: CC BY-NC-SA 4.0; withdrawn; pass no image on unless these allow it",
+    ]
+    mine = prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops"))
+    assert mine.notes == ["p0/c1_0.jpg is person p0, camera 1"]
+
+
+def test_words_of_the_catalogue_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, root = load_catalogue(), layouts.build("duke", tmp_path)
+    prepare("duke", data=tmp_path / "data", source=root, accept_counts=True)
+    monkeypatch.setattr(module, "load_catalogue", lambda: {"duke": replace(known["duke"], get="x", archives=())})
+    assert prepare("duke", data=tmp_path / "data").already
+    monkeypatch.setattr(module, "load_catalogue", lambda: {"duke": replace(known["duke"], junk=(1,))})
+    assert not prepare("duke", data=tmp_path / "data", accept_counts=True).already

@@ -4,19 +4,27 @@ Everything random follows from (seed, epoch, step), never from what ran before: 
 and so will any number of processes. Shapes: N images of the source, B = P K images of a batch, H x W pixels.
 """
 
+import functools
 import hashlib
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from reidgen.catalogue import ALL, load_catalogue, refuse_relatives, split_all
+from reidgen.data.manifest import Prepared, load_index, load_prepared
 from reidgen.data.pack import load_pack
-from reidgen.data.prepare import load_index, load_prepared
-from reidgen.errors import DataError
+from reidgen.devices import free_memory
+from reidgen.errors import DataError, SharedImagesError
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress
 
@@ -28,61 +36,123 @@ ZOOM = 1.125
 
 @dataclass(frozen=True)
 class Source:
-    """The training images of one or several data sets.
+    """The training images of one or several data sets, which are its domains.
 
-    pixels_NHWC: uint8 on the CPU. label_N: int64, 0..classes-1, identities of different sets never merged.
-    digest: SHA-256 that stands for the sets' indices.
+    packs: the pixels of each domain, mapped from disk; row_N: int64, an image's row in its domain's. label_N: int64, 0..classes-1; domain_N: int64, 0.. in the recipe's order; camid_N:
+    int64, 0... Identities and cameras of different sets are never merged, each has its own number.
+    single: identities that are left out, as they have a single image. digest: SHA-256 that stands for the sets' indices.
     """
 
-    pixels_NHWC: Tensor
+    packs: tuple[NDArray[np.uint8], ...]
+    row_N: NDArray[np.int64]
     label_N: NDArray[np.int64]
+    domain_N: NDArray[np.int64]
+    camid_N: NDArray[np.int64]
     classes: int
+    single: int
     digest: str
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all pixels."""
+        return len(self.row_N) * self.packs[0][0].nbytes
+
+    @functools.cached_property
+    def pixels_NHWC(self) -> Tensor:
+        """All pixels in memory, uint8 on the CPU; read at the first use."""
+        pixels = torch.empty((len(self.row_N), *self.packs[0].shape[1:]), dtype=torch.uint8)
+        for images_B in np.split(np.arange(len(self.row_N)), range(8, len(self.row_N), 8)):  # few: one copy, not two
+            pixels[images_B[0] : images_B[-1] + 1] = self.read(images_B)
+        return pixels
+
+    def read(self, images_B: NDArray[np.int64]) -> Tensor:
+        """Return the pixels of some images from disk, uint8 (B, H, W, 3) on the CPU."""
+        pixels = np.empty((len(images_B), *self.packs[0].shape[1:]), dtype=np.uint8)
+        for domain, pack in enumerate(self.packs):
+            here = np.flatnonzero(self.domain_N[images_B] == domain)
+            pixels[here] = pack[self.row_N[images_B[here]]]
+        return torch.from_numpy(pixels)
 
 
 def source_digest(recipe: Recipe, *, data: Path) -> str:
-    """Return the SHA-256 that stands for the indices of the recipe's sources. Raises DataError when one is missing."""
-    digests = [load_prepared(name, data).digest for name in recipe.sources]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("+".join(digests).encode()).hexdigest()
+    """Return the SHA-256 that stands for what the recipe's sources train on: the digest of the index of a set whose
+    training part is the only source, else made of all their digests. Raises DataError when a set is not prepared."""
+    parts = [(load_prepared(name, data).digest, everything) for name, everything in map(split_all, recipe.sources)]
+    if len(parts) == 1 and not parts[0][1]:
+        return parts[0][0]
+    return hashlib.sha256("+".join(digest + ALL * everything for digest, everything in parts).encode()).hexdigest()
+
+
+def training_images(source: str, *, data: Path) -> tuple[Prepared, pd.DataFrame]:
+    """Return a source's set and the rows of its index that are trained on, by path, each file once.
+
+    They are the training part of its first split; with `-all` behind the name, all images of people in all parts and
+    splits, **without** the distractors that are no one person.
+    Raises DataError when the set is not prepared or has no such images.
+    """
+    name, everything = split_all(source)
+    prepared = load_prepared(name, data)
+    index = load_index(prepared)
+    if everything:
+        # The catalogue's word, where it has one: a manifest may be older than what is known of distractors.
+        entry = load_catalogue().get(name, prepared.dataset)
+        rows = index[~index["pid"].isin(entry.distractors)].drop_duplicates("path")
+    else:
+        rows = index[(index["part"] == "train") & (index["split"] == 0)]
+    if rows.empty:
+        raise DataError(
+            f"{name} has no training part and cannot be a source; it can be a target, or {name}{ALL} a source"
+        )
+    return prepared, rows.sort_values("path", ignore_index=True)
 
 
 def load_source(recipe: Recipe, *, data: Path, report: Progress) -> Source:
     """Return the training images of all of the recipe's sources, at its size.
 
-    Raises DataError when a source is not prepared, has no training part, has too few identities for a batch or one with
-    a single image, or when two sources share images.
+    Identities with a single image are left out, as a triplet needs two, and counted. The pixels stay on disk.
+    Raises DataError when a source is not prepared, has no images to train on or too few identities for a batch;
+    SharedImagesError when two sources show the same people or share image files.
     """
-    pixels, labels, classes = [], [], 0
-    seen: set[str] = set()
-    for name in recipe.sources:
-        prepared = load_prepared(name, data)
-        index = load_index(prepared)
-        train = index[index["part"] == "train"]
-        if train.empty:
-            raise DataError(f"{name} has no training part and cannot be a source; it can be a target")
-        if shared := seen & set(train["sha256"]):
+    refuse_relatives(recipe.sources, load_catalogue())
+    parts = [training_images(source, data=data) for source in recipe.sources]
+    _refuse_shared_files(recipe.sources, [set(rows["sha256"]) for _, rows in parts])
+    table = pd.concat([rows.assign(domain=domain) for domain, (_, rows) in enumerate(parts)], ignore_index=True)
+    images = table.groupby(["domain", "pid"])["path"].transform("size")
+    table, single = table[images > 1], int((images == 1).sum())
+    people = table.groupby("domain")["pid"].nunique().reindex(range(len(parts)), fill_value=0)
+    least = -(-recipe.identities // len(parts)) if recipe.sampling == "balanced" else 1  # of every source
+    asked = [(recipe.source, int(people.sum()), recipe.identities)]
+    asked += [(source, has, least) for source, has in zip(recipe.sources, people, strict=True)]
+    for name, has, needs in asked:
+        if has < needs:
             raise DataError(
-                f"{name} shares {len(shared)} training images with another source of {recipe.source}; name one of them"
+                f"{name} has {has} training identities{' of several images' * (single > 0)}, a batch of recipe "
+                f"{recipe.name} needs {needs}; set identities in a recipe file"
             )
-        seen |= set(train["sha256"])
+    packs, rows = [], []
+    for domain, (prepared, _) in enumerate(parts):
         paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
-        rows = np.searchsorted(paths, train["path"].to_numpy(dtype=str))
-        pixels.append(torch.from_numpy(pack[rows]))
-        pids, label = np.unique(train["pid"].to_numpy(), return_inverse=True)
-        labels.append(label.astype(np.int64) + classes)
-        classes += len(pids)
-    label_N = np.concatenate(labels)
-    if classes < recipe.identities:
-        raise DataError(
-            f"{recipe.source} has {classes} training identities, a batch of recipe {recipe.name} needs "
-            f"{recipe.identities}; set identities in a recipe file"
-        )
-    if single := int((np.bincount(label_N) < 2).sum()):
-        raise DataError(
-            f"{single} of {classes} training identities of {recipe.source} have a single image, a triplet needs two; "
-            "add images of them or remove them, then prepare the set again"
-        )
-    return Source(torch.cat(pixels), label_N, classes, source_digest(recipe, data=data))
+        here = table["domain"] == domain  # side by side
+        packs.append(pack)
+        rows.append(np.searchsorted(paths, table["path"].to_numpy(dtype=str)[here]))
+    return Source(
+        packs=tuple(packs),
+        row_N=np.concatenate(rows),
+        label_N=np.array(table.groupby(["domain", "pid"]).ngroup(), dtype=np.int64),
+        domain_N=np.array(table["domain"], dtype=np.int64),
+        camid_N=np.array(table.groupby(["domain", "camid"]).ngroup(), dtype=np.int64),
+        classes=int(people.sum()),
+        single=single,
+        digest=source_digest(recipe, data=data),
+    )
+
+
+def _refuse_shared_files(sources: list[str], files: list[set[str]]) -> None:
+    for first, second in itertools.combinations(range(len(sources)), 2):
+        if shared := files[first] & files[second]:
+            raise SharedImagesError(
+                f"the sources {sources[first]} and {sources[second]} share {len(shared)} image files; name one of them"
+            )
 
 
 def stream_seed(*words: int | str) -> int:
@@ -95,32 +165,85 @@ def batches_per_epoch(recipe: Recipe, images: int) -> int:
     return recipe.batches_per_epoch or max(1, images // recipe.batch)
 
 
-def epoch_batches(label_N: NDArray[np.int64], *, recipe: Recipe, epoch: int) -> NDArray[np.int64]:
+def epoch_batches(
+    label_N: NDArray[np.int64], domain_N: NDArray[np.int64], *, recipe: Recipe, epoch: int
+) -> NDArray[np.int64]:
     """Return the image numbers of every batch of one epoch, int64 (batches, P K), each batch sorted by identity draw.
 
     Identities come in rounds: each round visits them in a new order, P at a time, none twice in a batch (the fewer than
     P left at its end wait for the next round). Each visit of an identity takes its next K images in a shuffled cycle,
     so none repeats before all were seen; with fewer than K images some stand twice in a batch.
-    Needs at least P identities (the caller checks).
+    With the recipe's sampling "balanced" each of the D domains has its own rounds and gives P // D identities to every
+    batch; the rest of P goes round the domains, one each. With "concat" all identities are one pool.
+    Needs at least that many identities (the caller checks). label_N, domain_N: of a Source.
     Source: P x K batches of Hermans et al., arXiv 1703.07737. Difference from torchreid's sampler: every identity is
     visited equally often, whatever its number of images.
     """
     rng = np.random.Generator(np.random.PCG64(stream_seed("batches", recipe.seed, epoch)))
-    images_of = [np.flatnonzero(label_N == label) for label in range(int(label_N.max()) + 1)]
+    images_of = np.split(np.argsort(label_N, kind="stable"), np.cumsum(np.bincount(label_N))[:-1])
+    pools = [np.arange(len(images_of))]
+    if recipe.sampling == "balanced":
+        pools = [np.unique(label_N[domain_N == domain]) for domain in np.unique(domain_N)]
+    rounds = [pool[:0] for pool in pools]
     queues: list[list[int]] = [[] for _ in images_of]
-    count = batches_per_epoch(recipe, len(label_N))
+    each, rest = divmod(recipe.identities, len(pools))
     batches: list[list[int]] = []
-    while len(batches) < count:
-        order = rng.permutation(len(images_of))
-        for start in range(0, len(order) - recipe.identities + 1, recipe.identities):
-            batch: list[int] = []
-            for label in order[start : start + recipe.identities]:
+    for number in range(batches_per_epoch(recipe, len(label_N))):
+        batch: list[int] = []
+        for place, pool in enumerate(pools):
+            share = each + ((place - number * rest) % len(pools) < rest)
+            if len(rounds[place]) < share:
+                rounds[place] = pool[rng.permutation(len(pool))]
+            drawn, rounds[place] = rounds[place][:share], rounds[place][share:]
+            for label in drawn:
                 while len(queues[label]) < recipe.images:
                     queues[label].extend(rng.permutation(images_of[label]).tolist())
                 batch.extend(queues[label][: recipe.images])
                 del queues[label][: recipe.images]
-            batches.append(batch)
-    return np.array(batches[:count], dtype=np.int64)
+        batches.append(batch)
+    return np.array(batches, dtype=np.int64)
+
+
+def feed(
+    source: Source, batches: Iterable[NDArray[np.int64]], *, share: slice, device: torch.device
+) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
+    """Return a generator of each batch's image numbers, int64 (B,), with the pixels of its rows `share` on `device`, uint8 (., H, W, 3).
+
+    All pixels are kept on the device where they take less than half of its free memory, and of the computer's. Else a
+    thread reads from the packs, one batch ahead, into pinned memory where the device is a GPU. Both give the same bits.
+    """
+    if source.nbytes < min(free_memory(device), free_memory(torch.device("cpu"))) / 2:
+        return _kept(source.pixels_NHWC.to(device), batches, share)
+    return _streamed(source, batches, share, device)
+
+
+def _kept(
+    pixels_NHWC: Tensor, batches: Iterable[NDArray[np.int64]], share: slice
+) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
+    for images_B in batches:
+        yield images_B, pixels_NHWC[torch.from_numpy(images_B[share]).to(pixels_NHWC.device, non_blocking=True)]
+
+
+def _streamed(
+    source: Source, batches: Iterable[NDArray[np.int64]], share: slice, device: torch.device
+) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
+    def read(images_B: NDArray[np.int64]) -> Tensor:
+        pixels = source.read(images_B[share])
+        return pixels.pin_memory() if device.type == "cuda" else pixels
+
+    ahead: deque[tuple[NDArray[np.int64], Future[Tensor]]] = deque()
+
+    def ready() -> tuple[NDArray[np.int64], Tensor]:
+        images_B, pixels = ahead.popleft()
+        return images_B, pixels.result().to(device, non_blocking=True)
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        for images_B in batches:
+            ahead.append((images_B, reader.submit(read, images_B)))
+            if len(ahead) == 2:
+                yield ready()
+        while ahead:
+            yield ready()
 
 
 def draw_augmentation(recipe: Recipe, *, step: int) -> Tensor:
@@ -147,8 +270,15 @@ def to_float(pixels_BHWC: Tensor) -> Tensor:
 
 def standardize(images: Tensor) -> Tensor:
     """Return float32 (B, 3, H, W) images in 0..1 normalised with ImageNet's mean and deviation."""
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (_channels(values, images.device, images.dtype) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return one number per channel, (3, 1, 1); made once, as a GPU's queue runs dry while it waits for such a copy."""
+    return torch.tensor(values, device=device, dtype=dtype).view(3, 1, 1)
 
 
 def augment(pixels_BHWC: Tensor, drawn_B6: Tensor) -> Tensor:
@@ -166,5 +296,5 @@ def augment(pixels_BHWC: Tensor, drawn_B6: Tensor) -> Tensor:
     images = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     brightness, contrast = drawn_B6[:, 4].view(-1, 1, 1, 1), drawn_B6[:, 5].view(-1, 1, 1, 1)
     images = (images * brightness).clamp_(0, 1)
-    grey = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    grey = (images * _channels(LUMA, images.device, images.dtype)).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     return standardize((grey + (images - grey) * contrast).clamp_(0, 1))

@@ -47,6 +47,8 @@ def decode(path: Path) -> tuple[Image.Image, str]:
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
+        if isinstance(error, OSError) and error.strerror:  # the file system's
+            raise DataError(error.strerror[0].lower() + error.strerror[1:]) from error
         raise DataError(str(error).split(" <_io")[0].strip() or type(error).__name__) from error
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reidgen.data.images import decode, locked, windows
-from reidgen.data.prepare import Prepared, load_index
+from reidgen.data.manifest import Prepared, load_index
 from reidgen.errors import DataError
 from reidgen.files import replacing
 from reidgen.runs import Progress

@@ -1,18 +1,20 @@
 """From a folder in its original layout to rows (split, part, path, pid, camid), by the catalogue's entry alone."""
 
-import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from reidgen.catalogue import Dataset
+from reidgen.data.lists import Named, beside, common_root, read_list, read_table
+from reidgen.data.partitions import divide
+from reidgen.entries import Dataset
 from reidgen.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+DEPTH = 2  # folders below the one given in which a set is looked for
 
 # How a folder of own crops is read when no pattern is given: the first that fits every image.
 FOLDER_PATTERNS = (
@@ -32,9 +34,10 @@ _OWN_FOLDERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What `read` found. root: the image root that the paths start from; rows: see `read`; junk: images left out;
-    example: one image and how its name was read, for people."""
+    """What `read` found. dataset: the entry in the form that fitted; root: the image root that the paths start from;
+    rows: see `read`; junk: images left out; example: one image and how its name was read, for people."""
 
+    dataset: Dataset
     root: Path
     rows: pd.DataFrame
     junk: int
@@ -42,57 +45,51 @@ class Found:
 
 
 def read(dataset: Dataset, root: Path) -> Found:
-    """Return what names tell of the set that lies in `root`, or in the one folder below it that has its sub-folders.
+    """Return what names and lists tell of the set that lies in `root`, see `locate`, in the first of its forms that fits.
 
     The rows have the columns split, part, path, pid and camid of ARCHITECTURE.md, sorted by (split, part, path); no
-    image is opened. Left out: hidden files, files that are no images by their suffix, junk identities. Other names
-    that are not numbers (or would collide as numbers: 1 and 01) are numbered in sorted order, from 1.
+    image is opened. Left out: hidden files, files that are no images by their suffix, those of `skip`, junk identities.
+    Other names that are not numbers (or would collide as numbers: 1 and 01) are numbered in sorted order, from 1. In a
+    set whose parts number their people apart, those tested are counted on from the last one trained on.
 
     A folder `train` is all training. A folder `test` is divided: with query_cameras, their images are the queries
     and all others the gallery; otherwise, of each identity seen by two cameras or more, the first image (by path) of
     each camera is a query and the rest is gallery. Where that would leave a query without a match (cameras with a
     single image), the last such camera keeps its image in the gallery. An identity seen by one camera is gallery.
+    Splits and single shots: `partitions.divide`.
 
-    With splits = n and test_identities = m, the identities that have a match are ordered by the SHA-256 of the
-    text "split,pid" and the first m are tested in that split; identities that nobody asks for stay in the gallery.
-
-    Raises DataError when the folder is missing, wrong or empty, names do not fit the pattern, or no query has a match.
+    Raises DataError when the folder is missing, wrong or empty, names do not fit the pattern, a list or partition file
+    does not fit the images, or no query has a match.
     """
     root = locate(dataset, root)
-    found = {part: _images(root, folder) for part, folder in dataset.folders.items()}
-    for part, paths in found.items():
-        if not paths:
-            raise DataError(
-                f"{dataset.name}: no images in {root / dataset.folders[part]} ({', '.join(SUFFIXES)}); "
-                f"extract the set again, or give another folder: reidgen prepare {dataset.name} --from DIR"
-            )
-    kept, junk, example = _named(dataset, found)
-    if "test" in dataset.folders:
-        kept = _cut(dataset, kept)
-    kept = _splits(dataset, kept) if set(dataset.folders) != {"train"} else kept.assign(split=0)
-    rows = kept[["split", "part", "path", "pid", "camid"]].sort_values(["split", "part", "path"], ignore_index=True)
-    return Found(root=root, rows=rows, junk=junk, example=example)
+    dataset = next(one for one in dataset.variants() if not _lacking(one, root))
+    kept, junk, example = _numbered(dataset, _named(dataset, root))
+    columns = ["split", "part", "path", "pid", "camid"]
+    rows = divide(dataset, kept, root)[columns].sort_values(["split", "part", "path"], ignore_index=True)
+    return Found(dataset=dataset, root=root, rows=rows, junk=junk, example=example)
 
 
 def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
-    """Return an entry for a folder of own crops that the catalogue does not know.
+    """Return an entry for a folder of own crops that the catalogue does not know, or for a CSV that names them.
 
-    Its parts are the sub-folders train, query and gallery (or Market's names for them), or train and test; a folder
-    without any of them is all test. To train on own crops, put them into a sub-folder train. Without `pattern`, images
-    in a folder per person are read by the first of FOLDER_PATTERNS that fits them all, others by FLAT_PATTERN.
+    A folder's parts are the sub-folders train, query and gallery (or Market's names for them), or train and test; a
+    folder without any of them is all test. To train on own crops, put them into a sub-folder train. Without `pattern`,
+    images in a folder per person are read by the first of FOLDER_PATTERNS that fits them all, others by FLAT_PATTERN.
+    The parts of a CSV are what its column split says; without it all is test. See `lists.read_table`.
 
-    Raises DataError when the folder is missing or empty, or no pattern fits.
+    Raises DataError when the folder is missing or empty, no pattern fits, or the CSV is none.
     """
+    if root.is_file() and root.suffix.lower() == ".csv":
+        return _own_table(name, root, pattern)
     _directory(name, root)
-    there = {part: one for part, names in _OWN_FOLDERS.items() for one in names if (root / one).is_dir()}
-    if ("query" in there) != ("gallery" in there):
-        raise DataError(f"{name}: {root} has one of the folders query and gallery; give both, or test instead of them")
+    there = {part: (one,) for part, names in _OWN_FOLDERS.items() for one in names if (root / one).is_dir()}
+    _both(name, root, there, "the folders")
     if "query" in there:
         there.pop("test", None)
-    folders = there or {"test": "."}
+    folders = there or {"test": (".",)}
     if pattern is not None:
         return Dataset(name=name, pattern=pattern, folders=folders)
-    inside = {folder: _images(root, folder) for folder in folders.values()}
+    inside = {folder: _images(root, folder) for [folder] in folders.values()}
     paths = [path.removeprefix(f"{folder}/") for folder, paths in inside.items() for path in paths]
     if not paths:
         raise DataError(f"{name}: no images in {root} ({', '.join(SUFFIXES)}); give the folder that holds your crops")
@@ -111,33 +108,91 @@ def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
     )
 
 
+def _own_table(name: str, file: Path, pattern: str | None) -> Dataset:
+    """Return the entry for the own crops that a CSV names; its image root is the folder above all of them."""
+    if pattern is not None:
+        raise DataError(f"{name}: {file} names person and camera itself; leave out --pattern")
+    file = file.resolve()
+    rows = read_table(file, file.parent)
+    root = common_root([file, *(Path(os.path.normpath(file.parent / one.path)) for one in rows)])
+    lists = {one.split or "test": (file.relative_to(root).as_posix(),) for one in rows}
+    _both(name, file, lists, "the splits")
+    if {"query", "test"} <= set(lists):
+        raise DataError(f"{name}: {file} has the splits query and test; name query and gallery, or test alone")
+    folders = {part: (".",) for part in lists}
+    return Dataset(name=name, pattern=".*", folders=folders, lists=lists, junk=(-1,))
+
+
+def _both(name: str, where: Path, parts: Iterable[str], what: str) -> None:
+    """Raise DataError when there is a query part without a gallery, or the other way round."""
+    if ("query" in parts) != ("gallery" in parts):
+        raise DataError(f"{name}: {where} has one of {what} query and gallery; give both, or test instead of them")
+
+
 def locate(dataset: Dataset, root: Path) -> Path:
-    """Return `root`, resolved, or the only folder in it that has all of the set's sub-folders.
+    """Return the image root, resolved: `root`, or the only folder below it (up to two levels) or directly above it that
+    has all of the set's sub-folders, lists and partitions, in one of its forms. `root` may also be one of its lists.
 
     Raises DataError that says what is there instead.
     """
+    root = (root.is_file() and _root_of_table(dataset, root.resolve())) or root
     _directory(dataset.name, root)
     root = root.resolve()
-    wanted = list(dataset.folders.values())
+    forms, levels = dataset.variants(), [[root], _folders(dataset.name, root)]
+    for form in forms:
+        for depth in range(DEPTH + 1):
+            if depth == len(levels):
+                levels.append([below for one in levels[-1] for below in _folders(dataset.name, one)])
+            fits = [one for one in levels[depth] if not _lacking(form, one)]
+            if len(fits) > 1:
+                what = f"holds {len(fits)} copies of the set: give one of them, such as {fits[0]}"
+                raise DataError(_advice(dataset, root, what))
+            if fits:
+                _directory(dataset.name, fits[0])
+                return fits[0]
+    for form in forms:
+        if not _lacking(form, root.parent):
+            if {_folder(root.parent, one) for some in form.folders.values() for one in some} == {root.name}:
+                return root.parent
+            raise DataError(_advice(dataset, root, f"is one part of the set: give {root.parent}"))
+    lacking = _lacking(forms[0], root)
+    inside = ", ".join([one.name for one in _folders(dataset.name, root) if one.name.isprintable()][:5]) or "no folders"
+    what = f"lacks {', '.join(lacking)} (it has {inside}): give the folder that holds them"
+    raise DataError(_advice(dataset, root, what))
+
+
+def _advice(dataset: Dataset, root: Path, what: str) -> str:
+    return f"{dataset.name}: {root} {what}, with reidgen prepare {dataset.name} --from DIR"
+
+
+def _folder(root: Path, options: str) -> str | None:
+    """Return the first of the folders "a|b" that is below `root`."""
+    return next((one for one in options.split("|") if (root / one).is_dir()), None)
+
+
+def _lacking(dataset: Dataset, root: Path) -> list[str]:
+    """Return what would have to be in `root` for it to be the set's image root, and is not."""
+    wanted = dict.fromkeys(one for some in dataset.folders.values() for one in some)
+    folders = [one.replace("|", " or ") for one in wanted if _folder(root, one) is None]
+    files = dict.fromkeys([*(one for some in dataset.lists.values() for one in some), dataset.partitions])
+    return folders + [file for file in files if file and beside(root, file) is None]
+
+
+def _folders(name: str, place: Path) -> list[Path]:
+    """Return the folders in `place` that may be read, sorted; hidden ones are left out."""
     try:
-        inside = sorted(one for one in root.iterdir() if one.is_dir())
+        folders = [one for one in place.iterdir() if one.is_dir() and not one.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"{dataset.name}: cannot read the folder {root}: {error.strerror}") from error
-    fits = [one for one in [root, root.parent, *inside] if all((one / folder).is_dir() for folder in wanted)]
-    if root in fits:
-        return root
-    below = [one for one in fits if one != root.parent]
-    if len(below) == 1:
-        _directory(dataset.name, below[0])
-        return below[0]
-    if root.parent in fits:
-        what = f"is one part of the set: give {root.parent}"
-    elif below:
-        what = f"holds {len(below)} copies of the set: give one of them, such as {below[0]}"
-    else:
-        listing = ", ".join([one.name for one in inside if one.name.isprintable()][:5]) or "no folders"
-        what = f"has not the sub-folders {', '.join(wanted)} (it has {listing}): give the folder that holds them"
-    raise DataError(f"{dataset.name}: {root} {what}, with reidgen prepare {dataset.name} --from DIR")
+        raise DataError(f"{name}: cannot read the folder {place}: {error.strerror}") from error
+    return sorted(one for one in folders if os.access(one, os.R_OK | os.X_OK))
+
+
+def _root_of_table(dataset: Dataset, file: Path) -> Path | None:
+    """Return the image root when `file` is a list of the set, which its path below the image root tells."""
+    for one in (one for some in dataset.lists.values() for one in some):
+        if file.as_posix().endswith(f"/{one}"):
+            return Path(file.as_posix().removesuffix(one))
+    return None
 
 
 def _directory(name: str, root: Path) -> None:
@@ -175,35 +230,80 @@ def _images(root: Path, folder: str) -> list[str]:
     return sorted(paths)
 
 
-def _named(dataset: Dataset, found: dict[str, list[str]]) -> tuple[pd.DataFrame, int, str]:
-    """Return one row per image with part, path, pid and camid as numbers; the number of junk images, which have no
-    row; and an example for people."""
-    names: list[tuple[str, str, str, str]] = []
+def _parts(dataset: Dataset, root: Path) -> Iterator[tuple[str, str, list[Named]]]:
+    """Yield (part, folder, images) for each list and each folder of the set; a folder's images name nobody yet."""
+    for part, some in dataset.folders.items():
+        folders = [_folder(root, one) or one for one in some]
+        for file in dataset.lists.get(part, ()):
+            found = beside(root, file)
+            assert found is not None  # `locate` saw it
+            yield part, folders[0], read_list(found, root=root, folder=folders[0], part=part)
+        if part not in dataset.lists:
+            listed = [(folder, [Named(path, "", "", "") for path in _images(root, folder)]) for folder in folders]
+            if not any(images for _, images in listed):
+                raise DataError(
+                    f"{dataset.name}: no images in {root / folders[0]} ({', '.join(SUFFIXES)}); "
+                    f"extract the set again, or give another folder: reidgen prepare {dataset.name} --from DIR"
+                )
+            yield from ((part, folder, images) for folder, images in listed)
+
+
+def _named(dataset: Dataset, root: Path) -> pd.DataFrame:
+    """Return one row per image: part, path, name (the path below its folder), person and camera as texts."""
+    rows: list[tuple[str, str, str, str, str]] = []
     unfit: list[str] = []
-    for part, paths in found.items():
-        prefix = f"{PurePosixPath(dataset.folders[part])}/"
-        for path in paths:
-            read_as = dataset.match(path.removeprefix(prefix))
-            if read_as is None or not path.isprintable():
+    nobody = {one for some in dataset.folders.values() for options in some for one in options.split("|")}
+    for part, folder, images in _parts(dataset, root):
+        prefix = f"{PurePosixPath(folder)}/"
+        for path, pid, camid, _ in images:
+            if dataset.skip and re.fullmatch(dataset.skip, path):
+                continue
+            person, camera = (pid, camid) if pid and camid else dataset.match(path) or ("", "")
+            person, camera = pid or person, camid or camera
+            if not person or not camera or person in nobody or not path.isprintable():  # a part's folder is no person
                 unfit.append(path)
-            else:
-                names.append((part, path, *read_as))
+            rows.append((part, path, path.removeprefix(prefix), person, camera))
     if unfit:
-        total = len(names) + len(unfit)
         raise DataError(
-            f"{dataset.name}: {len(unfit):,} of {total:,} images have names that do not fit the pattern "
+            f"{dataset.name}: {len(unfit):,} of {len(rows):,} images have names that do not fit the pattern "
             f"{dataset.pattern}, such as {unfit[0]!a}; rename or remove them, or correct the pattern"
         )
-    rows = pd.DataFrame(names, columns=["part", "path", "pid", "camid"])
-    part, path, pid, camid = names[0]
-    junk = rows["pid"].map(lambda name: bool(_NUMBER.fullmatch(name)) and int(name) in dataset.junk).astype(bool)
-    kept = rows[~junk]  # before numbers are given, which must not turn junk into a person or a person into junk
-    pids, camids = _numbers(kept["pid"]), _numbers(rows["camid"])
-    kept = kept.assign(pid=kept["pid"].map(pids).astype("int64"), camid=kept["camid"].map(camids).astype("int64"))
-    return kept, int(junk.sum()), f"{path} is person {pid}, camera {camid}"
+    if not rows:
+        raise DataError(f"{dataset.name}: skip = {dataset.skip!r} leaves no image in {root}; correct datasets.toml")
+    named = pd.DataFrame(rows, columns=["part", "path", "name", "person", "camera"])
+    if len(twice := named[named["path"].duplicated(keep=False)]):
+        parts = " and ".join(twice["part"][twice["path"] == twice["path"].iloc[0]])
+        raise DataError(
+            f"{dataset.name}: {twice['path'].iloc[0]!a} is named twice, in {parts}; each image belongs to one part, once: "
+            "correct the list or the folders"
+        )
+    return named
 
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
+
+
+def _numbered(dataset: Dataset, rows: pd.DataFrame) -> tuple[pd.DataFrame, int, str]:
+    """Return the rows with the numbers pid and camid, without junk; the number of junk images; an example for people."""
+    first = rows.iloc[0]
+    example = f"{first['path']} is person {first['person']}, camera {first['camera']}"
+    junk = rows["person"].map(lambda name: bool(_NUMBER.fullmatch(name)) and int(name) in dataset.junk).astype(bool)
+    kept = rows[~junk]  # before numbers are given, which must not turn junk into a person or a person into junk
+    if dataset.apart:
+        train = kept["part"] == "train"
+        pid = kept["person"][train].map(_numbers(kept["person"][train])).astype("int64")
+        others = kept["person"][~train].map(_numbers(kept["person"][~train])).astype("int64")
+        pid = pd.concat([pid, others + (pid.max() + 1)])
+    else:
+        pid = kept["person"].map(_numbers(kept["person"])).astype("int64")
+    cameras = dataset.cameras or _numbers(rows["camera"])
+    strange = kept[~kept["camera"].isin(list(cameras))]
+    if len(strange):
+        raise DataError(
+            f"{dataset.name}: {len(strange):,} images are of cameras that are not in the catalogue, such as "
+            f"{strange['path'].iloc[0]!a} (known: {', '.join(cameras)}); remove them, or correct datasets.toml"
+        )
+    return kept.assign(pid=pid, camid=kept["camera"].map(cameras).astype("int64")), int(junk.sum()), example
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
@@ -214,77 +314,3 @@ def _numbers(names: Iterable[str]) -> dict[str, int]:
         if len(set(own.values())) == len(own):
             return own
     return {name: number for number, name in enumerate(distinct, start=1)}
-
-
-def _cut(dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with those of the part `test` divided into query and gallery."""
-    test = rows[rows["part"] == "test"].sort_values("path")
-    if dataset.query_cameras:
-        query = test["camid"].isin(dataset.query_cameras)
-    else:
-        sizes = test.groupby(["pid", "camid"]).size().reset_index(name="images")
-        people = sizes.groupby("pid")["images"]
-        cameras, rich = people.transform("size"), people.transform(lambda images: (images > 1).sum())
-        last_single = sizes[sizes["images"] == 1].drop_duplicates("pid", keep="last").index
-        stays = sizes.index.isin(last_single) & (rich < 2)
-        asked = pd.MultiIndex.from_frame(sizes[(cameras > 1) & ~stays][["pid", "camid"]])
-        first = ~test.duplicated(["pid", "camid"])
-        query = first & pd.MultiIndex.from_frame(test[["pid", "camid"]]).isin(asked)
-    part = rows["part"].copy()
-    part[query.index] = query.map({True: "query", False: "gallery"})
-    return rows.assign(part=part)
-
-
-def matched(rows: pd.DataFrame) -> "pd.Series[bool]":
-    """Return for each query row (of one split) whether the gallery shows its identity under another camera."""
-    query, gallery = rows[rows["part"] == "query"], rows[rows["part"] == "gallery"]
-    seen = gallery.groupby("pid")["camid"].agg(["min", "max"])
-    low, high = query["pid"].map(seen["min"]), query["pid"].map(seen["max"])
-    return low.notna() & ((low != query["camid"]) | (high != query["camid"]))
-
-
-def _splits(dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a column split, the test rows chosen and repeated for each split."""
-    query = rows[rows["part"] == "query"]
-    matches = matched(rows)
-    if not matches.any():
-        raise DataError(_no_match(dataset, rows))
-    if dataset.splits == 1:
-        return rows.assign(split=0)
-    able = [int(pid) for pid in query["pid"][matches].unique()]
-    if len(able) < dataset.test_identities:
-        raise DataError(
-            f"{dataset.name}: test_identities = {dataset.test_identities}, but only {len(able)} people have a query "
-            "with a match; lower it in datasets.toml"
-        )
-    train = rows[rows["part"] == "train"].assign(split=0)
-    test, asked = rows[rows["part"] != "train"], set(query["pid"])
-    parts = [train]
-    for split in range(dataset.splits):
-        ordered = sorted(able, key=lambda pid: hashlib.sha256(f"{split},{pid}".encode()).digest())
-        keep = test["pid"].isin(ordered[: dataset.test_identities]) | ~test["pid"].isin(asked)
-        parts.append(test[keep].assign(split=split))
-    return pd.concat(parts)
-
-
-def _no_match(dataset: Dataset, rows: pd.DataFrame) -> str:
-    """Return the sentence for a set in which no query has a match: how many people, why, what to do."""
-    test = rows[rows["part"] != "train"]
-    people = test.groupby("pid")["camid"].agg(["size", "nunique"])
-    single, one_camera = int((people["size"] == 1).sum()), int((people["nunique"] == 1).sum())
-    cameras = sorted(test["camid"].unique())
-    listing = ", ".join(str(camera) for camera in cameras[:8]) + (", ..." if len(cameras) > 8 else "")
-    if dataset.query_cameras and not set(dataset.query_cameras) & set(cameras):
-        return f"{dataset.name}: query_cameras = {list(dataset.query_cameras)}, but the cameras are {listing}"
-    pids = [set(test["pid"][test["part"] == part]) for part in ("query", "gallery")]
-    if all(pids) and not pids[0] & pids[1]:
-        return (
-            f"{dataset.name}: none of the {len(pids[0])} people in query (such as {min(pids[0])}) is among the "
-            f"{len(pids[1])} in gallery (such as {min(pids[1])}); name people alike in both folders"
-        )
-    return (
-        f"{dataset.name}: no query can have a match: of {len(people)} people {single} have a single image and "
-        f"{one_camera} are seen by one camera only (cameras: {listing}). A match needs the same person under another "
-        "camera: check that the pattern reads person and camera, or prepare it only as a source with "
-        'folders = { train = "." } in datasets.toml'
-    )

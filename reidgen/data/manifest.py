@@ -1,0 +1,175 @@
+"""Prepared sets: what manifest.json and index.csv say, read without looking at an image."""
+
+import contextlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reidgen.catalogue import load_catalogue
+from reidgen.data.readers import FLAT_PATTERN, FOLDER_PATTERNS
+from reidgen.entries import PARTS, Dataset, check_name, parse
+from reidgen.errors import DataError, unknown
+from reidgen.files import sha256_file, write_text
+
+OWN = "for your own crops run: reidgen prepare NAME --from DIR"
+AUTOMATIC = (*FOLDER_PATTERNS, FLAT_PATTERN)  # patterns that `prepare` finds by itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A complete data set in `folder` (<data>/<name>), whose images lie in `root` as they came: nothing is copied.
+
+    counts: "train", "query" and "gallery", those that there are -> {"identities", "images", "cameras"} of split 0;
+    the query also has "unmatched" (images without a match), the gallery "distractors" (of people nobody asks for);
+    "all" -> {"images" (different files), "junk" (files left out), "splits"}. digest: SHA-256 of index.csv.
+    version: of reidgen. seed: of a drawn set. example: how one name was read. seconds: what preparing took.
+    stamp: see `check.stamp_files`; bytes: of all images. accepted: how the counts differ from the catalogue's, "" where they do not.
+    Manifests of reidgen 0.1 lack the last three. already: `prepare` found it complete and its files unchanged.
+    """
+
+    dataset: Dataset
+    folder: Path
+    root: Path
+    counts: dict[str, dict[str, int]]
+    digest: str
+    version: str
+    seed: int
+    example: str
+    seconds: float
+    stamp: str = ""
+    bytes: int = 0
+    accepted: str = ""
+    already: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.dataset.name
+
+    def __str__(self) -> str:
+        """The counts in one line, for people."""
+        words = {"train": "training images", "query": "queries", "gallery": "gallery images"}
+        parts = [(word, self.counts[part]) for part, word in words.items() if part in self.counts]
+        text = ", ".join(f"{one['images']:,} {word} of {one['identities']:,} people" for word, one in parts)
+        rest = {"distractors": "gallery", "unmatched": "query", "junk": "all"}
+        extra = [f"{n:,} {word}" for word, part in rest.items() if (n := self.counts.get(part, {}).get(word, 0))]
+        if (splits := self.counts["all"]["splits"]) > 1:
+            extra.append(f"in the first of {splits} splits")
+        text += f" ({', '.join(extra)})" if extra else ""
+        return text + (f"; accepted: {self.accepted}" if self.accepted else "")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know who prepared it: how own names were read, and what may be done with the images."""
+        entry = self.dataset
+        notes = [self.example] if entry.status == "own" else []
+        if entry.status == "withdrawn":
+            notes.append(" ".join(entry.get.split()))
+        if entry.licence and entry.status != "built-in":
+            forbidden = "" if "no redistribution" in entry.licence else "; pass no image on unless these allow it"
+            notes.append(f"terms: {entry.licence}{forbidden}")
+        return notes
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index.csv"
+
+    @property
+    def again(self) -> str:
+        """The command that prepares it again."""
+        return again(self.dataset, self.root, accepted=bool(self.accepted))
+
+
+def prepared_names(data: Path) -> list[str]:
+    """Return the names of the sets in `data` that have a manifest, sorted; other folders are none of ours."""
+    names = []
+    for path in data.glob("*/manifest.json"):
+        with contextlib.suppress(DataError):
+            check_name(path.parent.name)
+            names.append(path.parent.name)
+    return sorted(names)
+
+
+def load_prepared(name: str, data: Path) -> Prepared:
+    """Return the prepared set `name`, from its manifest and index alone: its images are not looked at.
+
+    Raises DataError, with the command to run, when it is not prepared or its index does not fit the manifest.
+    """
+    file = data / name / "manifest.json"
+    if not file.is_file():
+        known = load_catalogue()
+        if name not in known:
+            raise DataError(f"{unknown('data set', name, [*known, *prepared_names(data)])}; {OWN}")
+        raise DataError(f"{name} is not prepared in {data}; {how(known[name])}")
+    try:
+        prepared = read_manifest(name, data)
+        digest = sha256_file(prepared.index)
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise DataError(f"{name}: {file} or its index.csv is damaged ({error}); prepare the set again") from error
+    if digest != prepared.digest:
+        raise DataError(f"{name}: {prepared.index} is not the one that manifest.json names; run: {prepared.again}")
+    return prepared
+
+
+def load_index(prepared: Prepared) -> pd.DataFrame:
+    """Return index.csv with the columns of ARCHITECTURE.md: split, pid and camid int64, the others text."""
+    kinds = {"split": "int64", "part": "str", "path": "str", "pid": "int64", "camid": "int64", "sha256": "str"}
+    return pd.read_csv(prepared.index, dtype=kinds, keep_default_na=False, encoding="utf-8")
+
+
+_KINDS = {"counts": dict, "digest": str, "version": str, "seed": int, "example": str, "seconds": (int, float)}
+_LATER_KINDS = {"stamp": str, "bytes": int, "accepted": str}
+
+
+def read_manifest(name: str, data: Path) -> Prepared:
+    """Return what the manifest says; raises OSError, ValueError, KeyError, TypeError or DataError when it is damaged."""
+    file = data / name / "manifest.json"
+    manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    dataset = parse(name, manifest["entry"], where=str(file))
+    if dataset.status == "built-in" and name not in load_catalogue():
+        raise DataError(f"{name} is no built-in set")
+    values = {key: manifest[key] for key in _KINDS} | {key: manifest[key] for key in _LATER_KINDS if key in manifest}
+    for key, kind in (_KINDS | _LATER_KINDS).items():
+        if key in values and not isinstance(values[key], kind):  # type: ignore[arg-type]
+            raise TypeError(f"{key} = {values[key]!r}")
+    wanted = {"all": {"images", "junk", "splits"}} | {part: {"identities", "images"} for part in PARTS}
+    for part, keys in wanted.items():
+        one = values["counts"].get(part)
+        good = isinstance(one, dict) and keys <= set(one) and all(type(number) is int for number in one.values())
+        if not good and (part == "all" or part in values["counts"]):
+            raise TypeError(f"counts of {part} = {one!r}")
+    return Prepared(dataset=dataset, folder=data / name, root=data / name / manifest["root"], **values)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the proof that the set in `folder` is complete."""
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def how(dataset: Dataset) -> str:
+    """Return how to come by a set that is not prepared, ending in the command."""
+    command = f"run: reidgen prepare {dataset.name}"
+    if dataset.status == "built-in" or (dataset.status == "open" and any(one.urls for one in dataset.archives)):
+        return command
+    get = " ".join(dataset.get.split()).rstrip(".")
+    if dataset.status == "withdrawn":
+        return f"{get}; if you hold a copy and may use it, {command} --from DIR"
+    return f"{get + ', then ' if get else ''}{command} --from DIR"
+
+
+def again(dataset: Dataset, root: Path, *, accepted: bool = False) -> str:
+    """Return the command that prepares a set again from the same images."""
+    if dataset.status == "built-in":
+        return f"reidgen prepare {dataset.name}"
+    tables = [root / one for some in dataset.lists.values() for one in some if one.endswith(".csv")]
+    pattern = f" --pattern {shlex.quote(dataset.pattern)}" if asked_pattern(dataset) else ""
+    flag = " --accept-counts" if accepted else ""
+    return f"reidgen prepare {dataset.name} --from {shlex.quote(str((tables or [root])[0]))}{pattern}{flag}"
+
+
+def asked_pattern(dataset: Dataset) -> bool:
+    """Tell whether a set of own crops is read by a pattern that its user gave."""
+    return dataset.pattern not in AUTOMATIC and not dataset.lists and dataset.name not in load_catalogue()

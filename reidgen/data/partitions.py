@@ -1,0 +1,181 @@
+"""Who is tested: queries cut from a test folder, the splits of small sets, single shots. By rule, never by chance."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from reidgen.data.lists import beside, read_partitions
+from reidgen.entries import Dataset
+from reidgen.errors import DataError
+
+
+def divide(dataset: Dataset, rows: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Return the rows with the column split, those of the part `test` divided into query and gallery.
+
+    rows: part, path, name (the path below its folder), person (as the name says it), pid and camid; not modified.
+
+    Drawn splits (splits = n, test_identities = m): the identities that have a match are ordered by the SHA-256 of the
+    text "split,pid", and the first m are tested in that split; identities that nobody asks for stay in the gallery.
+    Official ones (partitions): whom the first split does not test is trained on. single_shot: the images of an identity
+    are ordered by the SHA-256 of "split,name"; "sides": the first is its query (camera 1), the second its gallery image
+    (camera 2), others and identities of one image are left out; "gallery": the first is its only gallery image, those
+    under another camera are its queries. both_directions: splits n to 2n-1 are 0 to n-1 with query and gallery exchanged.
+    Rows of the part train are of split 0.
+
+    Raises DataError when no query has a match, or the partitions do not fit the images.
+    """
+    if set(dataset.folders) == {"train"}:
+        return rows.assign(split=0)
+    if "test" in dataset.folders and not dataset.single_shot:
+        rows = _cut(dataset, rows)
+    train, test = rows[rows["part"] == "train"], rows[rows["part"] != "train"]
+    able = _able(dataset, test)
+    if not able:
+        raise DataError(_no_match(dataset, test))
+    asked = set(test["pid"] if dataset.single_shot else test["pid"][test["part"] == "query"])
+    parts = [train.assign(split=0)]
+    for split, people in enumerate(_tested(dataset, test, able, asked, root)):
+        chosen = test["pid"].isin(people) | ~test["pid"].isin(asked)
+        if dataset.partitions and split == 0:
+            parts.append(test[~chosen].assign(split=0, part="train"))
+        parts.append(_shots(dataset, test[chosen], split).assign(split=split))
+    if dataset.both_directions:
+        other = {"query": "gallery", "gallery": "query"}
+        parts += [one.assign(part=one["part"].map(other), split=one["split"] + dataset.splits) for one in parts[1:]]
+    return pd.concat(parts)
+
+
+def matched(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Return for each query row (of one split) whether the gallery shows its identity under another camera."""
+    query, gallery = rows[rows["part"] == "query"], rows[rows["part"] == "gallery"]
+    seen = gallery.groupby("pid")["camid"].agg(["min", "max"])
+    low, high = query["pid"].map(seen["min"]), query["pid"].map(seen["max"])
+    return low.notna() & ((low != query["camid"]) | (high != query["camid"]))
+
+
+def split_ids(rows: pd.DataFrame) -> dict[int, list[int]]:
+    """Return split -> the identities that are asked for in it, sorted; rows: of an index, with split, part and pid."""
+    query = rows[rows["part"] == "query"]
+    return {split: sorted(set(query["pid"][query["split"] == split].tolist())) for split in sorted(set(query["split"]))}
+
+
+def _able(dataset: Dataset, test: pd.DataFrame) -> list[int]:
+    """Return the identities that have a match."""
+    if dataset.single_shot:
+        people = test.groupby("pid")["camid"].agg(["size", "nunique"])
+        return [int(pid) for pid in people.index[people["size" if dataset.single_shot == "sides" else "nunique"] > 1]]
+    query = test[test["part"] == "query"]
+    return [int(pid) for pid in query["pid"][matched(test)].unique()]
+
+
+def _tested(dataset: Dataset, test: pd.DataFrame, able: list[int], asked: set[int], root: Path) -> list[set[int]]:
+    """Return the identities that each split tests."""
+    if dataset.partitions:
+        return _official(dataset, test, asked, root)
+    if dataset.splits == 1:
+        return [asked]
+    if len(able) < dataset.test_identities:
+        raise DataError(
+            f"{dataset.name}: test_identities = {dataset.test_identities}, but only {len(able)} people have a query "
+            "with a match; lower it in datasets.toml"
+        )
+    halves = []
+    for split in range(dataset.splits):
+        ordered = sorted(able, key=lambda pid: hashlib.sha256(f"{split},{pid}".encode()).digest())
+        halves.append(set(ordered[: dataset.test_identities]))
+    return halves
+
+
+def _official(dataset: Dataset, test: pd.DataFrame, asked: set[int], root: Path) -> list[set[int]]:
+    """Return the identities that each official split tests."""
+    file = beside(root, dataset.partitions)
+    assert file is not None  # `readers.locate` found it
+    named = test.drop_duplicates("pid")
+    pids = {_key(person): int(pid) for person, pid in zip(named["person"], named["pid"], strict=True)}
+    are_tested, splits = read_partitions(file)
+    if len(splits) != dataset.splits:
+        raise DataError(
+            f"{dataset.name}: {file} has {len(splits)} splits, expected {dataset.splits}; get the set again"
+        )
+    if strangers := set().union(*splits) - set(pids):
+        raise DataError(
+            f"{dataset.name}: {file} names {len(strangers)} people of whom there are no images, such as "
+            f"{'-'.join(map(str, min(strangers)))}; extract the set again"
+        )
+    halves = [{pids[one] for one in people} for people in splits]
+    return halves if are_tested else [asked - people for people in halves]
+
+
+def _key(person: str) -> tuple[int | str, ...]:
+    return tuple(int(one) if one.isdecimal() else one for one in person.split("-"))
+
+
+def _shots(dataset: Dataset, test: pd.DataFrame, split: int) -> pd.DataFrame:
+    """Return the rows of one split that single_shot leaves."""
+    if not dataset.single_shot:
+        return test
+    order = test["name"].map(lambda name: hashlib.sha256(f"{split},{name}".encode()).hexdigest())
+    test = test.assign(order=order).sort_values("order")
+    place = test.groupby("pid").cumcount()
+    if dataset.single_shot == "sides":
+        chosen = test[(place < 2) & (test.groupby("pid")["pid"].transform("size") > 1)]
+        query = place[chosen.index] == 0
+        return chosen.assign(part=query.map({True: "query", False: "gallery"}), camid=query.map({True: 1, False: 2}))
+    camera = test.groupby("pid")["camid"].transform("first")  # of the gallery image
+    part = (place == 0).map({True: "gallery", False: "query"})
+    return test.assign(part=part)[(place == 0) | (test["camid"] != camera)]
+
+
+def _cut(dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with those of the part `test` divided into query and gallery, see `readers.read`."""
+    test = rows[rows["part"] == "test"].sort_values("path")
+    if dataset.query_cameras:
+        query = test["camid"].isin(dataset.query_cameras)
+    else:
+        sizes = test.groupby(["pid", "camid"]).size().reset_index(name="images")
+        people = sizes.groupby("pid")["images"]
+        cameras, rich = people.transform("size"), people.transform(lambda images: (images > 1).sum())
+        last_single = sizes[sizes["images"] == 1].drop_duplicates("pid", keep="last").index
+        stays = sizes.index.isin(last_single) & (rich < 2)
+        asked = pd.MultiIndex.from_frame(sizes[(cameras > 1) & ~stays][["pid", "camid"]])
+        first = ~test.duplicated(["pid", "camid"])
+        query = first & pd.MultiIndex.from_frame(test[["pid", "camid"]]).isin(asked)
+    part = rows["part"].copy()
+    part[query.index] = query.map({True: "query", False: "gallery"})
+    return rows.assign(part=part)
+
+
+def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
+    """Return the sentence for a set in which no query has a match: how many people, why, what to do."""
+    people = test.groupby("pid")["camid"].agg(["size", "nunique"])
+    single, one_camera = int((people["size"] == 1).sum()), int((people["nunique"] == 1).sum())
+    cameras = sorted(test["camid"].unique())
+    listing = ", ".join(str(camera) for camera in cameras[:8]) + (", ..." if len(cameras) > 8 else "")
+    if dataset.query_cameras and not set(dataset.query_cameras) & set(cameras):
+        return f"{dataset.name}: query_cameras = {list(dataset.query_cameras)}, but the cameras are {listing}"
+    pids = [set(test["pid"][test["part"] == part]) for part in ("query", "gallery")]
+    if all(pids) and not pids[0] & pids[1]:
+        return (
+            f"{dataset.name}: none of the {len(pids[0])} people in query (such as {min(pids[0])}) is among the "
+            f"{len(pids[1])} in gallery (such as {min(pids[1])}); name people alike in both folders"
+        )
+    cure = (
+        "check that the pattern reads person and camera; to train on the set, put its images into a sub-folder train, or "
+        'write folders = { train = "." } in datasets.toml'
+    )
+    if len(cameras) == 1:
+        return (
+            f"{dataset.name}: no query can have a match: all {len(test):,} images of {len(people)} people are of one "
+            f"camera ({listing}), and a match needs the same person under another camera; {cure}"
+        )
+    if single == len(people):
+        return (
+            f"{dataset.name}: no query can have a match: each of the {len(people)} people has a single image, and a match "
+            f"needs the same person under another camera; {cure}"
+        )
+    return (
+        f"{dataset.name}: no query can have a match: of {len(people)} people {single} have a single image and "
+        f"{one_camera} are seen by one camera only (cameras: {listing}), and a match needs the same person under another "
+        f"camera; {cure}"
+    )

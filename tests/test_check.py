@@ -1,0 +1,115 @@
+"""--check: what was prepared is proved again, quickly where nothing was written, by content where something was."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from test_prepare import crops, picture
+from typer.testing import CliRunner
+
+from reidgen.cli import app
+from reidgen.data import check as module
+from reidgen.data.check import check, stamp_files
+from reidgen.data.manifest import Prepared, load_prepared
+from reidgen.data.prepare import prepare
+from reidgen.errors import DataError
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Prepared:
+    return prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops"))
+
+
+def test_unchanged_files_are_not_opened(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mine.stamp and mine.bytes == sum(path.stat().st_size for path in mine.root.rglob("*.jpg"))
+    monkeypatch.setattr(module, "windows", None)
+    assert check("mine", mine.folder.parent) == mine
+
+
+def test_touched_files_are_hashed_once(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in mine.root.rglob("*.jpg"):
+        os.utime(path)
+    check("mine", mine.folder.parent)
+    again = load_prepared("mine", mine.folder.parent)
+    assert again.stamp != mine.stamp and again.digest == mine.digest
+    monkeypatch.setattr(module, "windows", None)
+    check("mine", mine.folder.parent)
+
+
+def test_the_same_size_and_time_need_deep(mine: Prepared) -> None:
+    path = mine.root / "p0" / "c1_0.jpg"
+    facts, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    check("mine", mine.folder.parent)
+    with pytest.raises(
+        DataError, match=r"mine: 1 of 12 images have changed, such as p0/c1_0.jpg, since it was prepared; "
+    ):
+        check("mine", mine.folder.parent, deep=True)
+
+
+def _changed(root: Path) -> None:
+    (root / "p1" / "c1_0.jpg").write_bytes(picture(99))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_changed, r"1 of 12 images have changed, such as p1/c1_0.jpg,"),
+        (lambda root: (root / "p1" / "c1_0.jpg").unlink(), r"1 images have vanished, such as p1/c1_0.jpg,"),
+        (lambda root: (root / "p1" / "c1_9.jpg").write_bytes(picture(9)), r"1 images have come, such as p1/c1_9.jpg,"),
+        (lambda root: (root / "p1").rename(root / "p7"), r"4 images have vanished, such as p1/c1_0.jpg,"),
+        (shutil.rmtree, r"there is no folder"),
+    ],
+)
+def test_a_change_is_named(mine: Prepared, change: object, sentence: str) -> None:
+    change(mine.root)  # type: ignore[operator]
+    for deep in (False, True):
+        with pytest.raises(DataError, match=rf"mine: .*{sentence}.*run: reidgen prepare mine"):
+            check("mine", mine.folder.parent, deep=deep)
+
+
+def test_a_stamp_is_that_of_a_naive_loop(tmp_path: Path) -> None:
+    root = crops(tmp_path)
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.jpg"))
+    before, size = stamp_files(root, paths)
+    assert size == sum(len((root / path).read_bytes()) for path in paths)
+    assert stamp_files(root, paths) == (before, size) and stamp_files(root, paths[1:])[0] != before
+    (root / paths[0]).unlink()
+    assert stamp_files(root, paths)[0] not in (before, stamp_files(root, paths[1:])[0])
+
+
+def test_the_command(mine: Prepared, tmp_path: Path) -> None:
+    data = str(mine.folder.parent)
+    prepare("other", data=mine.folder.parent, source=crops(tmp_path / "others", people=4))
+    run = lambda *words: CliRunner().invoke(app, ["prepare", *words, "--data", data])  # noqa: E731
+    whole = "mine: whole, 12 images compared by names, sizes and times\n"
+    assert run("--check", "mine").output == whole
+    assert run("--check").output == whole + whole.replace("mine", "other").replace("12", "16")
+    assert run("--deep", "mine").output == whole.replace("names, sizes and times", "content")
+    (mine.folder / "manifest.json").write_text(json.dumps([]))
+    result = run("--check")
+    assert result.exit_code == 1 and "other: whole" in result.output
+    assert result.output.splitlines()[-1] == "error: 1 of 2 sets are not whole: mine"
+    assert run("--splits", "other").output == "other split 0: 1 2 3 4\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_list(mine: Prepared, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = CliRunner().invoke(app, ["prepare", "--list", "--data", str(mine.folder.parent)])
+    lines = result.output.splitlines()
+    assert result.exit_code == 0 and max(map(len, lines)) <= width
+    text = " ".join(result.output.split())
+    for words in (
+        "duke",
+        "withdrawn",
+        "in 2019",
+        "prepared, 0 MB",
+        "6 queries of 3 people",
+        "run: reidgen prepare market",
+    ):
+        assert words in text
