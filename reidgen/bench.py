@@ -1,16 +1,34 @@
-"""The grid: methods x seeds on one source, each run evaluated on every prepared target. Runs what is missing."""
+"""The grid: methods x seeds on a source or on a protocol's cells, each run evaluated on its targets. Runs what is missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+
+import pandas as pd
+from torch.distributed import is_torchelastic_launched
 
 from reidgen.catalogue import load_catalogue
 from reidgen.data.batches import source_digest
-from reidgen.data.prepare import prepared_names
-from reidgen.errors import SharedImagesError
-from reidgen.evaluation import evaluate, targets_of
+from reidgen.data.manifest import Prepared
+from reidgen.devices import devices_of
+from reidgen.entries import Protocol
+from reidgen.errors import RecipeError, SharedImagesError
+from reidgen.evaluation import evaluate, sound_sets
+from reidgen.pool import spread
+from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, read_csv
-from reidgen.training import train
+from reidgen.training import stop_signals, train
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One run of the grid: what it is called, its recipe, and target -> digest of what it is evaluated on."""
+
+    name: str
+    recipe: Recipe
+    targets: dict[str, str]
 
 
 def bench(
@@ -20,40 +38,113 @@ def bench(
     seeds: int,
     data: Path,
     results: Path,
+    protocol: Protocol | None = None,
     device: str = "auto",
     report: Progress,
     say: Callable[[str], None],
-) -> str:
-    """Train and evaluate every missing cell of methods x seeds, and return the hash that its rows carry.
+) -> dict[str, tuple[str, list[str]]]:
+    """Train and evaluate every missing cell of methods x seeds; return source -> the hash its rows carry, its targets.
 
-    Safe to stop and repeat at any moment: finished runs and evaluated targets are skipped, an unfinished run goes on.
-    A target that shares images with a source is left out, with one line that says so. `say` gets one line per run, and one
-    that names the catalogue's sets that are not prepared. Raises what `train` and `evaluate` raise.
+    The source is the recipe's and its targets are all prepared sets; with `protocol`, its cells instead, those that are
+    prepared. Safe to stop and repeat at any moment: finished runs and evaluated targets are skipped, an unfinished run
+    goes on. With several GPUs ("auto" or "cuda") each run has one to itself, in a process of its own. A target that shares images with a source, or is damaged, is left out, with one line that says so. `say`
+    gets one line per run, and one for whatever is not prepared. Raises what `resolve`, `train` and `evaluate` raise.
     """
-    source_digest(recipe, data=data)  # a source that is not prepared ends here
-    here = prepared_names(data)
-    if missing := [name for name in load_catalogue() if name not in here]:
-        say(f"not prepared, so not evaluated: {', '.join(missing)} (see: reidgen prepare --list)")
-    targets = targets_of(data)
-    digest = ""
-    grid = [(seed, method) for seed in range(seeds) for method in methods]
-    for number, (seed, method) in enumerate(grid, start=1):
-        cell = f"[{number}/{len(grid)}]"
+    if is_torchelastic_launched():
+        raise RecipeError("bench uses every GPU of the machine by itself, one run each; repeat it without torchrun")
+    sound = sound_sets(data, say=say)
+    cells = _cells(recipe, protocol, sound, data=data, say=say)
+    grid = [(source, seed, method) for source in cells for seed in range(seeds) for method in methods]
+    chosen = [
+        _Cell(
+            f"[{number}/{len(grid)}]{f' {source}:' if protocol else ''}",
+            recipe.change(method=method, seed=seed, source=source),
+            {target: sound[target].digest for target in cells[source]},
+        )
+        for number, (source, seed, method) in enumerate(grid, start=1)
+    ]
+    done: dict[str, tuple[str, list[str]]] = {}
+    refused: set[tuple[str, str]] = set()
+    for cell, run, refusals in _ended(chosen, refused, data=data, results=results, device=device, report=report):
+        source = cell.recipe.source
+        if source not in done and (single := run.facts().get("single")):
+            say(f"{source}: {single} training identities have a single image and are left out")
+        for target, sentence in refusals.items():
+            if (source, target) not in refused:
+                refused.add((source, target))
+                say(f"left out: {sentence}")
+        done[source] = str(run.facts()["hash"]), cells[source]
+        say(f"{cell.name} {_summary(run, cells[source])}")
+    return done
 
-        def show(what: str, done: int, total: int, cell: str = cell) -> None:
-            report(f"{cell} {what}", done, total)
 
-        run = train(recipe.change(method=method, seed=seed), data=data, results=results, device=device, report=show)
-        for prepared in targets:
-            if run.evaluated(prepared.name, prepared.digest):
-                continue
+def _ended(
+    cells: list[_Cell], refused: set[tuple[str, str]], *, data: Path, results: Path, device: str, report: Progress
+) -> Iterator[tuple[_Cell, Run, dict[str, str]]]:
+    """Yield every cell with its run and its refused targets, when it has ended: one after the other, or one per GPU."""
+    work = partial(_run, data=data, results=results)
+    if len(devices := devices_of(device)) == 1:
+        for cell in cells:
+
+            def show(what: str, done: int, total: int, name: str = cell.name) -> None:
+                report(f"{name} {what}", done, total)
+
+            known = {target for source, target in refused if source == cell.recipe.source}
+            left = {target: digest for target, digest in cell.targets.items() if target not in known}
+            yield cell, *work(replace(cell, targets=left), device, report=show)
+        return
+    with stop_signals() as stop:
+        report(f"{len(cells)} runs on {len(devices)} devices", 0, len(cells))
+        for ended, (number, outcome) in enumerate(spread(work, cells, devices=devices, stop=stop), start=1):
+            report(f"{len(cells)} runs on {len(devices)} devices", ended, len(cells))
+            yield cells[number], *outcome
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Report nothing: of several processes none may draw the bar."""
+
+
+def _run(
+    cell: _Cell, device: str, *, data: Path, results: Path, report: Progress = _silent
+) -> tuple[Run, dict[str, str]]:
+    """Train a cell and evaluate it on what it lacks; return its run, and target -> why it was refused."""
+    run = train(cell.recipe, data=data, results=results, device=device, report=report)
+    refused = {}
+    for target, digest in cell.targets.items():
+        if not run.evaluated(target, digest):
             try:
-                evaluate(run, prepared.name, data=data, device=device, report=show)
+                evaluate(run, target, data=data, device=device, report=report)
             except SharedImagesError as error:
-                say(f"left out: {error}")
-        digest = str(run.facts()["hash"])
-        say(f"{cell} {_summary(run, [prepared.name for prepared in targets])}")
-    return digest
+                refused[target] = str(error)
+    return run, refused
+
+
+def _cells(
+    recipe: Recipe, protocol: Protocol | None, sound: Mapping[str, Prepared], *, data: Path, say: Callable[[str], None]
+) -> dict[str, list[str]]:
+    """Return source -> targets, those that can be run with the sets that are there; what is not there is said."""
+    sets = load_catalogue()
+    if protocol:
+        cells, lines = resolve(protocol, sound, sets)
+        for line in lines:
+            say(line)
+        return cells
+    source_digest(recipe, data=data)  # a source that is not prepared, or damaged, ends here
+    if missing := [name for name in sets if name not in sound]:
+        say(f"not prepared, so not evaluated: {', '.join(missing)} (see: reidgen prepare --list)")
+    return {recipe.source: [name for name, prepared in sound.items() if prepared.counts.get("query")]}
+
+
+def rows_of(grid: dict[str, tuple[str, list[str]]], rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
+    """Return the rows that belong to a grid as `bench` returns it: of its sources only those that carry its hash.
+
+    alone: nothing else, and only the grid's targets; without it the rows of other sources stay as they are.
+    """
+    digest = rows["source"].map({source: digest for source, (digest, _) in grid.items()})
+    if not alone:
+        return rows[digest.isna() | (digest == rows["hash"])]
+    cells = [(source, target) for source, (_, targets) in grid.items() for target in targets]
+    return rows[(digest == rows["hash"]) & pd.MultiIndex.from_frame(rows[["source", "target"]]).isin(cells)]
 
 
 def _summary(run: Run, targets: list[str]) -> str:

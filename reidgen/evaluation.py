@@ -1,6 +1,8 @@
 """A trained run on a target: embeddings, ranking, result rows and per-query numbers."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -8,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reidgen.data.batches import standardize, to_float
+from reidgen.catalogue import family_of, load_catalogue, split_all, trained_whole
+from reidgen.data.batches import standardize, to_float, training_images
+from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
 from reidgen.data.pack import load_pack
-from reidgen.data.prepare import Prepared, load_index, load_prepared, prepared_names
 from reidgen.devices import choose_device, memory_format
 from reidgen.errors import DataError, RunError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
@@ -20,6 +23,17 @@ from reidgen.recipe import Recipe
 from reidgen.runs import COLUMNS, Progress, Run, now
 
 BATCH = 256
+
+
+class Sides(NamedTuple):
+    """Both sides of one split, as `reidgen.ranking.rank` takes them: embeddings float32, ids int64 on the CPU."""
+
+    query_QD: Tensor
+    gallery_GD: Tensor
+    pid_Q: Tensor
+    pid_G: Tensor
+    camid_Q: Tensor
+    camid_G: Tensor
 
 
 def load_network(run: Run, device: torch.device) -> ReIDNet:
@@ -42,53 +56,43 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
 
 
 @torch.inference_mode()
-def embed(network: ReIDNet, pixels_NHWC: NDArray[np.uint8], *, dtype: str = "float32", report: Progress) -> Tensor:
-    """Return the embeddings of all images, float32 (N, D), L2-normalised, on the network's device.
+def embed(
+    network: ReIDNet, pixels: NDArray[np.uint8], *, rows_N: NDArray[np.int64], dtype: str = "float32", report: Progress
+) -> Tensor:
+    """Return the embeddings of the images `rows_N`, float32 (N, D), L2-normalised, on the network's device.
 
-    pixels_NHWC: uint8, may be memory-mapped; read batch by batch. dtype: "float32" or "bfloat16" (autocast).
+    pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch. dtype: "float32" or "bfloat16" (autocast).
     """
     device = next(network.parameters()).device
     parts = []
-    for start in range(0, len(pixels_NHWC), BATCH):
-        block = torch.from_numpy(np.array(pixels_NHWC[start : start + BATCH])).to(
-            device
-        )  # a copy: the pack is read-only
+    for start in range(0, len(rows_N), BATCH):
+        block = torch.from_numpy(pixels[rows_N[start : start + BATCH]]).to(device)
         images = standardize(to_float(block)).contiguous(memory_format=memory_format(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             parts.append(network(images).float())
-        report("embedding", min(start + BATCH, len(pixels_NHWC)), len(pixels_NHWC))
+        report("embedding", min(start + BATCH, len(rows_N)), len(rows_N))
     return torch.cat(parts)
 
 
 def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report: Progress) -> pd.DataFrame:
     """Return the result rows of a finished run on a target, one per split, and write them into the run folder.
 
-    A target that is one of the sources is marked as seen; another target that shares an image file with a source's
-    training part is refused. mAP, CMC and mINP by the Market-1501 rule, see `reidgen.ranking`.
-    Raises DataError (target not prepared, no query, no match, shared images), RunError (unfinished, in use).
+    A target of a source's family is marked as seen; one whose queries or gallery were trained on is refused, see
+    `refuse_shared_images`. mAP, CMC and mINP by the Market-1501 rule, see `reidgen.ranking`.
+    Raises DataError (target not prepared, no query, no match), SharedImagesError, RunError (unfinished, in use).
     """
     prepared = load_prepared(target, data)
     place = choose_device(device)
     with run.lock():
         recipe, facts = run.recipe(), run.facts()
-        index = load_index(prepared)
-        tested = index[index["part"] != "train"]
-        if not (tested["part"] == "query").any():
-            raise DataError(f"{target} has no query images and cannot be a target; see reidgen prepare --help")
-        if target not in recipe.sources:
-            _refuse_shared_images(recipe, target, tested, data)
+        tested = tested_part(prepared)
+        refuse_shared_images(recipe, target, tested, data=data)
         network = load_network(run, place)
-        paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
-        wanted = np.unique(tested["path"].to_numpy(dtype=str))
-        rows_N = np.searchsorted(paths, wanted)
-        pixels = pack if len(rows_N) == len(pack) else pack[rows_N]
-        embedding_ND = embed(
-            network, pixels, dtype=recipe.dtype, report=lambda _, done, of: report(f"{target}: embedding", done, of)
-        )
+        paths, embedding_ND = embed_tested(network, prepared, tested, recipe=recipe, report=report)
         common = {
             "source": recipe.source,
             "target": target,
-            "seen": int(target in recipe.sources),
+            "seen": int(is_seen(recipe, target)),
             "method": recipe.method,
             "backbone": recipe.backbone,
             "seed": recipe.seed,
@@ -102,7 +106,7 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
         }
         rows, queries = [], []
         for split, part in tested.groupby("split", sort=True):
-            numbers, per_query = _rank_split(part, wanted, embedding_ND)
+            numbers, per_query = _rank_split(part, paths, embedding_ND)
             rows.append({**common, "split": split, **numbers})
             queries.append(per_query.assign(target=target, split=split))
         table = pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)
@@ -111,9 +115,33 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
     return table
 
 
-def _rank_split(
-    part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor
-) -> tuple[dict[str, float], pd.DataFrame]:
+def tested_part(prepared: Prepared) -> pd.DataFrame:
+    """Return the index's rows of all splits but training. Raises DataError when there is no query among them."""
+    index = load_index(prepared)
+    tested = index[index["part"] != "train"]
+    if not (tested["part"] == "query").any():
+        raise DataError(f"{prepared.name} has no query images and cannot be a target; see reidgen prepare --help")
+    return tested
+
+
+def embed_tested(
+    network: ReIDNet, prepared: Prepared, tested: pd.DataFrame, *, recipe: Recipe, report: Progress
+) -> tuple[NDArray[np.str_], Tensor]:
+    """Return the different paths of `tested`, sorted, and their embeddings in that order, as `embed` gives them."""
+    paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
+    wanted = np.unique(tested["path"].to_numpy(dtype=str))
+    what = f"{prepared.name}: embedding"
+    return wanted, embed(
+        network,
+        pack,
+        rows_N=np.searchsorted(paths, wanted),
+        dtype=recipe.dtype,
+        report=lambda _, done, of: report(what, done, of),
+    )
+
+
+def sides_of(part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor) -> Sides:
+    """Return both sides of one split's rows, in their order, given the embeddings of `paths`, which are sorted."""
     query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
 
     def pick(rows: pd.DataFrame) -> Tensor:
@@ -123,14 +151,21 @@ def _rank_split(
     def column(rows: pd.DataFrame, name: str) -> Tensor:
         return torch.tensor(rows[name].to_numpy(), dtype=torch.int64)
 
-    ranking = rank(
-        pick(query),
-        pick(gallery),
+    return Sides(
+        query_QD=pick(query),
+        gallery_GD=pick(gallery),
         pid_Q=column(query, "pid"),
         pid_G=column(gallery, "pid"),
         camid_Q=column(query, "camid"),
         camid_G=column(gallery, "camid"),
     )
+
+
+def _rank_split(
+    part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor
+) -> tuple[dict[str, float], pd.DataFrame]:
+    query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
+    ranking = rank(**sides_of(part, paths, embedding_ND)._asdict())
     numbers = {
         "mAP": ranking.mAP,
         "rank1": ranking.rank(1),
@@ -149,19 +184,43 @@ def _rank_split(
     return numbers, per_query
 
 
-def _refuse_shared_images(recipe: Recipe, target: str, tested: pd.DataFrame, data: Path) -> None:
-    """Compare with the sources that are prepared here; a run brought from elsewhere can only be checked by name."""
-    for name in set(recipe.sources) & set(prepared_names(data)):
-        source = load_index(load_prepared(name, data))
-        shared = set(source.loc[source["part"] == "train", "sha256"]) & set(tested["sha256"])
+def is_seen(recipe: Recipe, target: str) -> bool:
+    """Tell whether the target belongs to the family of a source, whose cameras the network was trained on."""
+    sets = load_catalogue()
+    return family_of(target, sets) in {family_of(split_all(source)[0], sets) for source in recipe.sources}
+
+
+def refuse_shared_images(recipe: Recipe, target: str, tested: pd.DataFrame, *, data: Path) -> None:
+    """Raise SharedImagesError when the target's queries or gallery were trained on.
+
+    They were when a source trained on all images of the target's family, or on a file with the same bytes; within one
+    set a file is told by its path, as Market-1501 itself may hold equal files in both parts. Sources are compared as
+    they are prepared in `data`; of a run brought from elsewhere the names alone can be.
+    """
+    sets, here = load_catalogue(), prepared_names(data)
+    for source in recipe.sources:
+        name, _ = split_all(source)
+        if trained_whole(source, target, sets):
+            raise SharedImagesError(
+                f"target {target} shows people whose images were all trained on, by source {source}"
+            )
+        if name not in here:
+            continue
+        key = "path" if name == target else "sha256"
+        shared = set(training_images(source, data=data)[1][key]) & set(tested[key])
         if shared:
             raise SharedImagesError(
-                f"target {target} shares {len(shared)} image files with the training part of source {name}; "
+                f"target {target} shares {len(shared)} image files with the training images of source {source}; "
                 "its result would not be one on unseen cameras"
             )
 
 
-def targets_of(data: Path) -> list[Prepared]:
-    """Return the prepared sets below `data` that have query images, by name."""
-    sets = [load_prepared(name, data) for name in prepared_names(data)]
-    return [prepared for prepared in sets if prepared.counts.get("query")]
+def sound_sets(data: Path, *, say: Callable[[str], None]) -> dict[str, Prepared]:
+    """Return the prepared sets below `data` by name; one that is damaged is said, and left out."""
+    sound = {}
+    for name in prepared_names(data):
+        try:
+            sound[name] = load_prepared(name, data)
+        except DataError as error:
+            say(f"left out: {error}")
+    return sound

@@ -23,6 +23,7 @@ CHOICES = {
     "snr_distance": ("cosine", "cosine-b", "euclidean"),
     "snr_triplets": ("random", "hard"),
     "dtype": ("float32", "bfloat16"),
+    "sampling": ("concat", "balanced"),
 }
 
 
@@ -36,7 +37,7 @@ class Recipe:
     name: str = "paper"
     # what is compared
     method: str = "snr"
-    source: str = "synth-plaza"  # several joined by "+"
+    source: str = "synth-plaza"  # several joined by "+"; "-all" behind a name: all its images, not its training part
     seed: int = 0
     # the network
     backbone: str = "resnet50"  # [S]
@@ -47,6 +48,7 @@ class Recipe:
     # the batches
     identities: int = 16  # per batch [A]
     images: int = 4  # per identity [A]
+    sampling: str = "concat"  # of several sources: one pool of identities; "balanced": as many of each in every batch
     zoom: float = 0.5  # probability to enlarge by 1.125 and crop at random [A]
     flip: float = 0.5  # probability to mirror [A]
     brightness: float = 0.2  # factor drawn from 1 - b .. 1 + b [A]
@@ -97,7 +99,7 @@ class Recipe:
 
     @property
     def sources(self) -> list[str]:
-        """The names of the source data sets."""
+        """The source data sets, each with "-all" where all its images are trained on."""
         return self.source.split("+")
 
     def change(self, **settings: Any) -> Self:
@@ -125,6 +127,8 @@ class Recipe:
         settings = dataclasses.asdict(self)
         for key in ("name", "method", "source", "seed"):
             del settings[key]
+        if self.sampling == "concat":
+            del settings["sampling"]  # runs from before there was a choice keep their hash
         if self.weights not in ("imagenet", "none"):
             del settings["weights"]  # the file's digest counts, not its place
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:8]

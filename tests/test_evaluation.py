@@ -1,5 +1,6 @@
 """Evaluation: rows, per-query numbers, splits, and targets that are refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, RunError, SharedImagesError
-from reidgen.evaluation import evaluate, targets_of
+from reidgen.evaluation import evaluate, sound_sets
 from reidgen.recipe import Recipe
 from reidgen.runs import COLUMNS, Run, find_run, read_csv, read_rows
 from reidgen.training import train
@@ -71,7 +72,6 @@ def test_many_splits_give_a_row_each(
     queries = pd.read_csv(run.per_query)
     means = queries[queries["target"] == "mycams"].groupby("split")["ap"].mean()
     np.testing.assert_allclose(means, rows["mAP"], atol=1e-5)
-    assert "mycams" in [prepared.name for prepared in targets_of(small_data)]
 
 
 def test_a_query_without_a_match_is_reported_not_dropped(
@@ -99,6 +99,32 @@ def test_a_target_with_training_images_of_the_source_is_refused(run: Run, small_
     prepare("thief", data=small_data, source=folder)
     with pytest.raises(SharedImagesError, match=r"target thief shares 1 image files with .* source synth-plaza"):
         evaluated(run, "thief", small_data)
+
+
+def test_a_run_on_all_images_has_no_seen_target(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    """16 queries and 16 of the 20 gallery images join the 48 training images; the 4 distractors do not."""
+    whole = train(
+        small_recipe.change(source="synth-plaza-all", method="baseline"),
+        data=small_data,
+        results=tmp_path,
+        device="cpu",
+        report=quiet,
+    )
+    assert whole.folder.parent.name == "synth-plaza-all"
+    assert (whole.facts()["classes"], whole.facts()["single"]) == (6 + 4, 0)
+    with pytest.raises(SharedImagesError, match="target synth-plaza shows people whose images were all trained on"):
+        evaluated(whole, "synth-plaza", small_data)
+    row = evaluated(whole, "synth-night", small_data).iloc[0]
+    assert (row["source"], row["target"], row["seen"]) == ("synth-plaza-all", "synth-night", 0)
+
+
+def test_a_damaged_set_is_said_and_left_out(small_data: Path, tmp_path: Path) -> None:
+    for name in ("synth-plaza", "synth-night"):
+        shutil.copytree(small_data / name, tmp_path / name)
+    (tmp_path / "synth-night" / "index.csv").write_text("")
+    said: list[str] = []
+    assert list(sound_sets(tmp_path, say=said.append)) == ["synth-plaza"]
+    assert len(said) == 1 and said[0].startswith("left out: synth-night: ") and "reidgen prepare" in said[0]
 
 
 def test_what_cannot_be_evaluated_says_why(run: Run, small_data: Path, tmp_path: Path) -> None:

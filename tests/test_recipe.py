@@ -39,6 +39,7 @@ def test_a_file_overrides_single_settings_of_its_base(tmp_path: Path) -> None:
         ("zoom = 2.0", r"zoom must lie in 0\.\.1; got 2\.0"),
         ("lr = -1.0", "lr must not be negative"),
         ("lr = nan", "lr must be finite"),
+        ('sampling = "balancd"', "unknown sampling 'balancd'; did you mean 'balanced'"),
         ('source = "market+market"', "names a data set twice"),
         ('base = "mine.toml"', "unknown base recipe"),
         ("lr = = 1", "not a TOML file"),
@@ -48,6 +49,12 @@ def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_hashes_are_those_of_reidgen_0_1() -> None:
+    """A setting that came later counts only where it is used, so that older runs and rows stay comparable."""
+    assert [recipe.hash("a", "none") for recipe in RECIPES.values()] == ["a30ea345", "fc571844"]
+    assert Recipe(sampling="balanced").hash("a", "none") != "a30ea345"
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

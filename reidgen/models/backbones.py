@@ -191,13 +191,19 @@ _BUILDERS: dict[str, Callable[[Norm], _Parts]] = {
 }
 
 
+def weight_file(path: str | Path) -> Path:
+    """Return the path of an existing weight file. Raises WeightsError when there is none."""
+    if not Path(path).is_file():
+        raise WeightsError(f"no weight file {path}; give an existing file, or use --weights imagenet or none")
+    return Path(path)
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file or a torch file, read without executing anything.
 
     Raises WeightsError when the file is missing, is no weight file, or holds something else than named tensors.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weight file {path}; give an existing file, or use --weights imagenet or none")
+    weight_file(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
