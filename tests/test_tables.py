@@ -2,6 +2,10 @@
 
 import io
 import re
+import resource
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from reidgen import tables
+from reidgen import looks, tables
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
-from reidgen.runs import COLUMNS
+from reidgen.runs import COLUMNS, to_csv
 from reidgen.tables import MEAN, make_table
 
 GOLDEN = Path(__file__).parent / "golden" / "table.md"
@@ -290,7 +294,9 @@ def test_csv_reads_back_to_the_same_frame(paper: bool) -> None:
 def test_latex_is_balanced_and_escaped(paper: bool) -> None:
     rows = pd.concat([small(), frame(row("a_b%&#", "duke", date="2026-05-01T10:00:00"))])
     text = make_table(rows, paper=paper).latex()
-    assert text.startswith("% Needs \\usepackage{booktabs}") and "_b" not in text.replace(r"\_b", "")
+    assert text.startswith(
+        "% \\input this file into a document with \\usepackage{booktabs,graphicx}"
+    ) and "_b" not in text.replace(r"\_b", "")
     assert r"a\_b\%\&\# & " in text and r"\textbf{" in text and r"\underline{" in text and text.isascii()
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     body = [part for part in text.splitlines() if part.endswith(r" \\")]
@@ -299,7 +305,7 @@ def test_latex_is_balanced_and_escaped(paper: bool) -> None:
     spans = [sum(map(int, re.findall(r"multicolumn{(\d)}", part))) - part.count("multicolumn") for part in body]
     assert {re.sub(r"\\&", "", part).count("&") + 1 + span for part, span in zip(body, spans, strict=True)} == {columns}
     assert re.findall(r"\\(?:top|mid|bottom)rule", text) == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"]
-    for environment in ("table*", "tabular", "minipage"):
+    for environment in ("table*", "tabular", "minipage"):  # and \\begin{document} of the file compiled by itself
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
 
 
@@ -352,6 +358,178 @@ def test_golden_markdown() -> None:
     assert make_table(small(), paper=True).markdown() == GOLDEN.read_text(encoding="utf-8")
 
 
+def of_paper(name: str, **more: Any) -> pd.DataFrame:
+    """One row of ours for each number of a table of the paper, and one on a target it does not have."""
+    own = PAPER[PAPER["table"] == name]
+    rows = [
+        row(r.method, r.target, source=r.source, mAP=r.map / 100, rank1=r.rank1 / 100, **more) for r in own.itertuples()
+    ]
+    return frame(*rows, *(row(m, "pku", source=s) for m, s in set(zip(own["method"], own["source"], strict=True))))
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_named_tables_show_what_the_paper_shows_and_equal_it(name: str) -> None:
+    other = [row("my-norm", "duke"), row("snr-conv" if name != "design" else "ibn", "duke")]
+    table = make_table(pd.concat([of_paper(name), frame(*other)]), name=name, paper=True)
+    own = PAPER[PAPER["table"] == name]
+    cells = table.cells[table.cells["target"] != MEAN]
+    assert set(zip(*(cells[key] for key in tables.CELL), strict=True)) == set(
+        zip(*(own[key] for key in tables.CELL), strict=True)
+    )
+    assert (cells["diff_mAP"].abs() < 1e-6).all() and (cells["diff_rank1"].abs() < 1e-6).all()
+    assert not [note for note in table.notes if " yet (run: " in note]
+
+
+def test_ablations_are_laid_out_as_in_the_paper() -> None:
+    """One block, a column for each source and its only target, and no mean of one."""
+    text = make_table(of_paper("loss"), name="loss").markdown().splitlines()
+    assert text[0] == "| Method | market → duke | duke → market |"
+    assert [line.split(" | ")[0] for line in text[2:7]] == [
+        "| Baseline", "| SNR w/o L\\_SNR", "| SNR w/o L+", "| SNR w/o L-", "| SNR",
+    ]  # fmt: skip
+    assert text[6] == "| SNR | **33.6** / **55.1** | **33.9** / **66.7** |"
+    main = make_table(of_paper("main"), name="main").markdown()
+    assert main.startswith("| Method | market | duke | prid | grid | viper | ilids | mean of unseen |")
+    assert "**Source: market+duke+cuhk03+msmt17**" in main
+    assert r"market $\to$ duke" in make_table(of_paper("loss"), name="loss").latex()
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_a_source_that_the_paper_does_not_have_keeps_all_its_targets(name: str) -> None:
+    rows = [row(m, t, source="synth-plaza") for m in ("baseline", "snr") for t in ("synth-plaza", "synth-mall", "pku")]
+    rows += [row("snr", "market"), row("snr", "pku")]  # of the paper's targets only the seen one
+    table = make_table(frame(*rows), name=name)
+    assert set(table.cells["target"][table.cells["source"] == "synth-plaza"]) == {
+        "synth-plaza",
+        "synth-mall",
+        "pku",
+        MEAN,
+    }
+    assert set(table.cells["target"][table.cells["source"] == "market"]) == {"market", "pku", MEAN}
+    lacking = [
+        note
+        for note in table.notes
+        if note.endswith(f"(run: reidgen bench --source synth-plaza --methods {name}, with this recipe)")
+    ]
+    assert len(lacking) == 1 and ("snr-no-loss" in lacking[0]) == (name == "loss")
+
+
+def test_sets_of_the_papers_families_stand_beside_its_numbers() -> None:
+    rows = [row("snr", "duke", source="duke+market+msmt17-v2+cuhk03-np-detected", seen=1, mAP=0.5)]
+    rows += [row("snr", "duke", source="market-all", mAP=0.5)]  # trained on more than the paper's: not its number
+    table = make_table(frame(*rows), name="main", paper=True)
+    assert table.cells["paper_mAP"].dropna().tolist() == [73.2]
+    assert "beside the paper's numbers for the family: duke+market+msmt17-v2+cuhk03-np-detected" in table.notes
+    assert "market-all: the paper has no numbers for this source" in table.notes
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "says"),
+    [
+        ([], {"name": "loss"}, "there are no results yet; run: reidgen bench --methods loss"),
+        ([row("ibn", "duke")], {"name": "stage"}, "no results for the table stage yet; run: reidgen bench --methods stage"),
+        ([row("ibn", "duke")], {"name": "stages"}, "unknown table 'stages'; did you mean 'stage'"),
+        ([row("ibn", "duke")], {"against": "snrr"}, "no rows to compare with: unknown method 'snrr'; .*Known: ibn"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_one_sentence(rows: list[dict[str, Any]], asked: dict[str, str], says: str) -> None:
+    with pytest.raises(ReidgenError, match=says):
+        make_table(frame(*rows), **asked)  # type: ignore[arg-type]
+
+
+def compared(seeds: int, *, targets: int = 4, people: int = 40) -> tuple[pd.DataFrame, pd.DataFrame]:
+    from test_significance import simulate
+
+    methods = {"baseline": 0.3, "in": 0.3, "ibn": 0.4, "snr": 0.6}
+    return simulate(
+        targets={f"synth-{t}": 1 for t in "abcdefghijkl"[:targets]}, seeds=seeds, methods=methods, people=people
+    )
+
+
+def test_marks_findings_and_what_the_interval_covers() -> None:
+    for seeds, covers in ((1, "query identities only, as there is one seed"), (3, "query identities and seeds")):
+        rows, identities = compared(seeds)
+        table = make_table(rows, identities=identities)
+        snr, same = line(table.markdown(), "SNR")[1:], line(table.markdown(), "Baseline-IN")[1:]
+        assert all(part.count("†") == 2 for part in snr)
+        assert seeds == 1 or not any("†" in part for part in same)  # one seed cannot tell luck of a run from merit
+        assert f"intervals cover {covers}; not other galleries, cameras or targets" in table.findings
+        assert re.search(
+            r"market, mean of unseen: mAP minus Baseline's, .*: .* SNR \+\d\d.\d \[\+.*\]†$", table.findings[0]
+        )
+        ranks = table.cells.set_index(["method", "target"])["average_rank"]
+        assert ranks["snr", MEAN] == 1 and ranks.dropna().size == 4
+        assert any("average rank by mAP over 4 unseen targets: SNR 1.0, " in found for found in table.findings)
+        assert "†: differs from Baseline (p \\< 0.05 after Holm's correction)" in table.markdown()
+        assert "†" in screen(table, 100) and r"$^\dagger$" in table.latex() and table.latex().isascii()
+        pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(table.csv())), table.cells, check_exact=True)
+
+
+def test_holm_is_over_all_differences_of_the_table() -> None:
+    cells = make_table(compared(2)[0], identities=compared(2)[1]).cells
+    p, corrected = (cells[[f"gain_{m}_{part}" for m in ("mAP", "rank1")]].to_numpy().ravel() for part in ("p", "holm"))
+    known = np.isfinite(p)
+    assert known.sum() == 3 * 5 * 2
+    order = np.argsort(p[known])
+    assert corrected[known][order][0] == pytest.approx(min(1, 30 * p[known][order][0]), abs=2e-5)
+    assert (np.diff(corrected[known][order]) >= 0).all() and np.isnan(corrected[~known]).all()
+
+
+def test_against_another_method_and_without_its_numbers() -> None:
+    rows, identities = compared(2)
+    other = make_table(rows, identities=identities, against="snr")
+    assert cell(other, "baseline", MEAN)["gain_mAP"] < 0 and "differs from SNR" in other.markdown()
+    lost = make_table(rows, identities=identities[~identities["run"].str.contains("/in-")])
+    assert sum("no interval for 5 of 15 differences" in found for found in lost.findings) == 1
+    assert not make_table(rows).findings[0].startswith("no interval")  # nobody asked
+
+
+TEX = shutil.which("pdflatex")
+
+
+@pytest.mark.skipif(TEX is None, reason="needs pdflatex")
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("name", ["small", "wide", "long", "loss"])
+def test_latex_compiles_and_fits_the_page(name: str, alone: bool, tmp_path: Path) -> None:
+    if name == "small":
+        odd = row("a_b%&#$~^{}\\<|>", "duke", source="a|b<c>", date="2026-05-01T10:00:00")
+        table = make_table(pd.concat([small(), frame(odd)]), paper=True)
+    elif name == "wide":
+        table = make_table(compared(2, targets=12)[0], identities=compared(2, targets=12)[1])
+    elif name == "long":
+        rows = [
+            row(m, t, source=s) for m in METHODS for t in PAPER["target"].unique() for s in ("market", "duke", "c", "d")
+        ]
+        table = make_table(frame(*rows), paper=True)
+    else:
+        table = make_table(of_paper("loss"), name="loss", paper=True)
+    file = tmp_path / "table.tex"
+    file.write_text(table.latex())
+    if not alone:
+        head = r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}\begin{document}"
+        file = tmp_path / "paper.tex"
+        file.write_text(head + r"A paper.\input{table.tex}And its end.\end{document}")
+    done = subprocess.run(
+        [str(TEX), "-interaction=nonstopmode", "-halt-on-error", file.name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = file.with_suffix(".log").read_text(errors="replace")
+    assert "Overfull" not in log and "Float too large" not in log and "Missing character" not in log
+
+
+def test_one_hundred_methods_and_fifty_targets_are_cut_into_pages() -> None:
+    rows = [row(f"m{m}", f"t{t}") for m in range(100) for t in range(50)]
+    text = make_table(frame(*rows)).latex()
+    bodies = re.findall(r"\\begin{tabular}(.*?)\\end{tabular}", text, flags=re.DOTALL)
+    assert all(
+        body.count(r"\\") <= looks.PAGE_LINES + 2 and body.count("cmidrule") <= looks.PAGE_COLUMNS for body in bodies
+    )
+    assert sum(body.count("\nm") for body in bodies) == 100 * 8 and text.count("table*") == 2 * text.count("caption")
+
+
 def test_ten_thousand_rows_in_under_three_seconds() -> None:
     rows = [
         row(method, f"t{target}", seed=seed, split=split, source=f"s{source}")
@@ -363,3 +541,35 @@ def test_ten_thousand_rows_in_under_three_seconds() -> None:
     table = make_table(rows, paper=True)
     assert table.markdown() and table.latex() and table.csv() and screen(table, 100)
     assert time.perf_counter() - start < 3
+
+
+def test_the_command_on_ten_thousand_rows_is_fast_and_light(tmp_path: Path) -> None:
+    """2 s where nothing else runs, start-up included; neither torch nor scipy.stats, which take as long each."""
+    rng = np.random.default_rng(0)
+    rows = [
+        row(m, t, seed=seed, split=split, source=source, mAP=rng.uniform(), rank1=rng.uniform())
+        for m in METHODS for source in ("market", "duke", "synth-plaza") for seed in range(6)
+        for t, splits in {"market": 1, "duke": 1, "viper": 10, "ilids": 10, "grid": 10, "prid": 10, "pku": 1}.items() for split in range(splits)
+    ]  # fmt: skip
+    assert len(rows) >= 10_000
+    (tmp_path / "rows.csv").write_text(to_csv(frame(*rows)))
+    code = "import sys; from reidgen.cli import app; app(['table', '--paper', '--results', sys.argv[1]], standalone_mode=False)"
+    code += "; assert not {'torch', 'scipy.stats', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "table.tex").stat().st_size > 10_000
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 8  # of a processor that others use too
+
+
+def test_table_with_intervals_is_fast() -> None:
+    """6 methods, 6 targets, 3 seeds, 750 people."""
+    from test_significance import simulate
+
+    rows, identities = simulate(
+        targets=dict.fromkeys("abcdef", 1), seeds=3, methods=dict.fromkeys([*list(METHODS)[:5], "snr"], 0.4), people=750
+    )
+    start = time.perf_counter()
+    assert make_table(rows, identities=identities).cells["gain_mAP_p"].notna().sum() == 5 * 7
+    assert time.perf_counter() - start < 4  # 1 s where nothing else runs

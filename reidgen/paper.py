@@ -1,0 +1,98 @@
+"""The paper's tables: their numbers, and which methods, sources and targets each of them shows. No torch here."""
+
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reidgen.catalogue import OWN_FILE, family_of, load_catalogue
+from reidgen.entries import Dataset
+from reidgen.methods import METHODS, select_methods
+
+MEAN = "mean of unseen"  # stands in the column `target` of a table's cells
+TABLES = ("main", "loss", "stage", "design")
+
+
+@cache
+def numbers() -> pd.DataFrame:
+    """Return the numbers of all the paper's tables: table, source, method, target, paper_mAP, paper_rank1 in percent.
+
+    Source: Jin et al., CVPR 2020, as its slides show them [S]. The tables agree where they meet.
+    """
+    with resources.files("reidgen").joinpath("paper_tables.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file).rename(columns={"map": "paper_mAP", "rank1": "paper_rank1"})
+
+
+def families(names: "pd.Series[str]") -> "pd.Series[str]":
+    """Return for each source or target the name it has in the paper: the family of its set; of several sources, in a fixed order.
+
+    >>> families(pd.Series(["market", "duke+cuhk03-detected"])).tolist()
+    ['market', 'cuhk03+duke']
+    """
+    own = OWN_FILE.resolve()
+    known = _catalogue(own, own.stat().st_mtime_ns if own.is_file() else 0)
+    kin = {name: "+".join(sorted(family_of(part, known) for part in name.split("+"))) for name in names.unique()}
+    return names.map(kin)
+
+
+@cache
+def _catalogue(own: Path, changed: int) -> dict[str, Dataset]:
+    """Return the catalogue, read once for each state of the working folder's own file."""
+    return load_catalogue()
+
+
+def beside(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with the columns paper_mAP and paper_rank1: the paper's numbers for their method and families."""
+    paper = numbers().drop(columns="table").drop_duplicates(["source", "method", "target"])
+    paper = paper.assign(source=families(paper["source"]), target=families(paper["target"]))
+    keys = cells.assign(source=families(cells["source"]), target=families(cells["target"]))
+    return cells.assign(
+        **{
+            column: keys.merge(paper, how="left", on=["source", "method", "target"])[column].to_numpy()
+            for column in ("paper_mAP", "paper_rank1")
+        }
+    )
+
+
+def has_source(sources: "pd.Series[str]") -> "pd.Series[bool]":
+    """Return for each source whether the paper has it, or one of its family."""
+    return families(sources).isin(set(families(numbers()["source"])))
+
+
+def is_variant(names: "pd.Series[str]") -> "pd.Series[bool]":
+    """Return for each source or target whether the paper's name for it is another one, that of its family."""
+    return families(names) != names.map(lambda name: "+".join(sorted(name.split("+"))))
+
+
+def select(rows: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Return the rows that the paper's table shows: its methods and, of a source it has, its targets.
+
+    A source that the paper does not have, or without a row on any of the paper's unseen targets, keeps all its targets.
+    """
+    rows = rows[rows["method"].isin(select_methods(table))]
+    own = numbers()[numbers()["table"] == table]
+    pairs = set(zip(families(own["source"]), families(own["target"]), strict=True))
+    kin = zip(families(rows["source"]), families(rows["target"]), strict=True)
+    shown = pd.Series([pair in pairs for pair in kin], index=rows.index, dtype=bool)
+    unseen = (shown & (rows["seen"] == 0)).groupby(rows["source"]).transform("any")
+    return rows[shown | ~unseen]
+
+
+def expected_methods(table: str, source: str) -> list[str]:
+    """Return the methods that the paper's table shows for a source; for a source the paper does not have, all of the table."""
+    own = numbers()[numbers()["table"] == table]
+    of_source = own["method"][families(own["source"]) == families(pd.Series([source]))[0]]
+    return [name for name in select_methods(table) if of_source.empty or name in set(of_source)]
+
+
+def in_order(names: Iterable[str], column: str) -> list[str]:
+    """Return the names of a column (source, method or target) without repeats: in the paper's order, then by alphabet, MEAN last."""
+    first: list[Any] = list(METHODS) if column == "method" else list(dict.fromkeys(families(numbers()[column])))
+    distinct = pd.Series(sorted(set(names)), dtype=str)
+    kin = dict(zip(distinct, distinct if column == "method" else families(distinct), strict=True))
+    return sorted(
+        kin, key=lambda name: (name == MEAN, first.index(kin[name]) if kin[name] in first else len(first), name)
+    )

@@ -1,0 +1,122 @@
+"""From a number of the table to its runs and commands."""
+
+from pathlib import Path
+
+import pytest
+from test_significance import simulate
+from test_tables import frame, row
+
+from reidgen.errors import ReidgenError
+from reidgen.explain import explain
+from reidgen.recipe import RECIPES, load_recipe
+from reidgen.tables import make_table
+
+
+def small():  # type: ignore[no-untyped-def]
+    rows = [row(m, t, seed=s, split=p, mAP=0.3 + s / 10 + p / 100)
+            for m in ("baseline", "snr") for t in ("duke", "synth-mall", "market") for s in (0, 1) for p in (0, 1)]  # fmt: skip
+    return frame(*rows, row("snr", "duke", source="duke"), row("snr", "duke", hash="0000", mAP=0.9))
+
+
+def test_the_whole_text(tmp_path: Path) -> None:
+    assert explain(small(), "snr market duke", results=tmp_path) == (
+        """SNR, market → duke
+mAP     35.50 ± 7.07 over 2 seeds ± 0.71 over 2 splits; +0.00 against Baseline
+Rank-1  50.00 ± 0.00 over 2 seeds ± 0.00 over 2 splits; +0.00 against Baseline
+
+mAP     R1      splits queries gallery run
+30.50   50.00   2      100     400     market/snr-tiny-s0-1a2b3c4d5e6f7788
+        mAP of the splits 30.0, 31.0
+40.50   50.00   2      100     400     market/snr-tiny-s1-1a2b3c4d5e6f7788
+        mAP of the splits 40.0, 41.0
+
+recipe    quick@1a2b3c4d
+backbone  tiny
+seeds     0, 1
+reidgen   0.1.0
+commit    abc1234
+torch     2.9.1
+device    cpu
+dtype     float32
+evaluated 2026-05-01
+source    market@bbbb2222
+target    duke@aaaa1111
+
+to repeat it:
+    git checkout abc1234
+    reidgen prepare market duke
+    reidgen train --method snr --source market --seed 0 --recipe quick --results again
+    reidgen evaluate market/snr-tiny-s0-1a2b3c4d5e6f7788 --target duke --results again
+    reidgen train --method snr --source market --seed 1 --recipe quick --results again
+    reidgen evaluate market/snr-tiny-s1-1a2b3c4d5e6f7788 --target duke --results again
+run folders are gone, so settings other than these are not known here; the new ones must end in 1a2b3c4d5e6f7788
+
+left out: 1 row of the same cell, repeated by later ones or made otherwise (the table's notes say how)
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "head"),
+    [
+        ("snr,market,mall", "SNR, market → synth-mall"),
+        ("market → mall snr", "SNR, market → synth-mall"),
+        ("snr market mean of unseen", "SNR, market → mean of unseen"),
+        ("SNR market mean", "SNR, market → mean of unseen"),
+        ("baseline duke", "Baseline, market → duke"),
+        ("duke snr duke", "SNR, duke → duke"),
+        ("snr/market/market", "SNR, market → market"),
+    ],
+)
+def test_what_a_user_would_type(cell: str, head: str, tmp_path: Path) -> None:
+    assert explain(small(), cell, results=tmp_path).splitlines()[0] == head
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("snr mall duke", "no cell of the table is 'snr mall duke'; say METHOD SOURCE TARGET, one of: baseline market"),
+        ("snr duke", "several cells are 'snr duke'; say METHOD SOURCE TARGET, one of: snr market duke"),
+        ("", "no cell of the table is ''; say"),
+        ("a b c d", "no cell of the table is 'a b c d'; say"),
+    ],
+)
+def test_unclear_cells_are_errors_that_list_them(cell: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ReidgenError) as raised:
+        explain(small(), cell, results=tmp_path)
+    assert str(raised.value).startswith(says) and "\n" not in str(raised.value)
+
+
+def test_the_mean_lists_every_run_and_target(tmp_path: Path) -> None:
+    text = explain(small(), "snr market mean", results=tmp_path)
+    assert text.count("s0-1a2b3c4d5e6f7788 → ") == 2 and " → market" not in text
+    assert "--target duke,synth-mall --results again" in text
+
+
+def test_a_kept_run_folder_gives_its_recipe(tmp_path: Path) -> None:
+    """The recipe file with --source, --method and --seed is the run's recipe: the same hash."""
+    recipe = RECIPES["quick"].change(method="snr", source="market", seed=1, epochs=3)
+    file = tmp_path / "runs/market/snr-tiny-s1-1a2b3c4d5e6f7788/recipe.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(recipe.to_toml())
+    text = explain(small(), "snr market duke", results=tmp_path)
+    assert f"--seed 1 --recipe {file} --results again" in text
+    assert load_recipe(str(file)).change(method="snr", source="market", seed=1) == recipe
+
+
+def test_settings_the_rows_know_are_given(tmp_path: Path) -> None:
+    rows = frame(
+        row("snr", "duke", source="market-all", recipe="paper", commit="abc+"), row("snr", "duke", recipe="mine")
+    )
+    text = explain(rows, "snr market-all duke", results=tmp_path)
+    assert "--recipe paper --backbone tiny --results" in text and "reidgen prepare market duke" in text
+    assert "git checkout abc   # some files had been changed" in text
+    assert f"--recipe {tmp_path / 'mine.toml'}" in explain(rows, "snr market duke", results=tmp_path)
+
+
+def test_the_interval_is_the_tables(tmp_path: Path) -> None:
+    rows, identities = simulate(targets={"duke": 1}, seeds=2)
+    cells = make_table(rows, identities=identities).cells
+    found = cells[(cells["method"] == "snr") & (cells["target"] == "duke")].iloc[0]
+    text = explain(rows, "snr duke", results=tmp_path, identities=identities)
+    assert f"95 % interval {found['gain_mAP_low']:+.2f} to {found['gain_mAP_high']:+.2f}" in text
