@@ -1,0 +1,295 @@
+"""One noise pattern for all images: found on the source's training images, measured on queries of any target.
+
+For measuring how robust one's own models are. A pattern is a whole number of grey levels per pixel and channel, so a
+perturbed image is again an ordinary 8-bit image, and the bound holds to the last bit: after clipping to 0..255 no pixel
+has moved by more than `bound` grey levels.
+Shapes: N training images, B images of a batch, C identities, D features, H x W pixels.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from reidgen.attack_losses import LOSSES
+from reidgen.data.batches import Source, load_source, standardize, stream_seed, to_float
+from reidgen.data.drawing import Dice
+from reidgen.data.manifest import load_prepared
+from reidgen.devices import choose_device, device_name, memory_format
+from reidgen.errors import RecipeError, unknown
+from reidgen.evaluation import embed, load_network
+from reidgen.files import replacing, write_text
+from reidgen.models.network import ReIDNet
+from reidgen.ranking import rank
+from reidgen.recipe import Recipe
+from reidgen.runs import Progress, Run, now, provenance
+from reidgen.subject import Subject, load_subject
+from reidgen.trials import CLEAN, add_trials, read_trials
+
+BOUND = 10  # grey levels of 255 [A]
+BATCH = 64
+EPOCHS = 100  # at most
+PATIENCE = 5  # epochs without growth of the held-out effect [A] ...
+GROWTH = 0.005  # ... by so much; without it the last hundredth takes most of the time
+HELD_OUT = 0.2  # of the training identities
+CONTROLS = {"noise": 0, "blocks": 16}  # random signs: of every pixel; of squares, so many to the image's height
+Pattern = NDArray[np.int16]  # (H, W, 3), grey levels
+
+
+@dataclass(frozen=True)
+class Found:
+    """A pattern and how it was found: `effects` is the relative drop of the held-out mAP after each epoch."""
+
+    pattern_HWC: Pattern
+    effects: list[float]
+
+
+def perturb(pixels_NHWC: NDArray[np.uint8], pattern_HWC: Pattern) -> NDArray[np.uint8]:
+    """Return the images with the pattern added and clipped to 0..255, uint8; a pattern of another size is fitted.
+
+    >>> perturb(np.array([[[[0, 100, 250]]]], np.uint8), np.array([[[-10, 10, 10]]], np.int16)).ravel().tolist()
+    [0, 110, 255]
+    """
+    fitted = fit_pattern(pattern_HWC, *pixels_NHWC.shape[1:3])
+    moved: NDArray[np.int16] = pixels_NHWC + fitted
+    return moved.clip(0, 255).astype(np.uint8)
+
+
+def fit_pattern(pattern_HWC: Pattern, height: int, width: int) -> Pattern:
+    """Return the pattern at another size, bilinear (of which no value is beyond those around it), in whole grey levels."""
+    if pattern_HWC.shape[:2] == (height, width):
+        return pattern_HWC
+    channels = torch.from_numpy(pattern_HWC).permute(2, 0, 1)[None].double()
+    resized = functional.interpolate(channels, size=(height, width), mode="bilinear", align_corners=False)
+    return resized[0].round().permute(1, 2, 0).to(torch.int16).numpy()
+
+
+def control_pattern(name: str, *, bound: int, height: int, width: int) -> Pattern:
+    """Return a pattern that knows nothing: every value is +bound or -bound, the strongest that the bound allows.
+
+    name: "noise", each pixel and channel by itself; "blocks", each square of 1/16 of the height, which no low-pass filter
+    (nor the network's own pooling) takes away as it does noise: the harder control.
+    """
+    squares = CONTROLS[name] or height
+    side = max(1, height // squares)
+    rows, columns = -(-height // side), -(-width // side)
+    drawn = np.frombuffer(Dice(f"attack/{name}").noise(rows * columns * 3), np.uint8).reshape(rows, columns, 3)
+    signs = (drawn % 2).astype(np.int16) * 2 - 1
+    return np.ascontiguousarray(bound * signs.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
+
+
+def find_pattern(
+    network: ReIDNet, source: Source, *, loss: str, bound: int, seed: int, dtype: str, report: Progress
+) -> Found:
+    """Return the pattern that spoils the rankings of a trained network, found on its source's training images alone.
+
+    A fifth of the identities is held out. The centres that stand for a gallery are those of the other identities: the
+    mean of an identity's clean embeddings, normalised. Difference from [A], where no labels exist and k-means finds 512
+    centres: whoever trained a ReID network has the labels. Each step takes B images, adds the pattern, clips to 0..1 and
+    follows the sign of the accumulated gradient (momentum 1, each gradient divided by its L1 norm) by a tenth of the
+    bound, times exp(-0.01) per epoch [A]. The start is a tenth of the bound with random signs (0 in [A], where the
+    point-wise loss has no slope). After each epoch the pattern is rounded to grey levels and its effect measured: how
+    far mAP falls among the held-out images, each a perturbed query against all the other clean ones. The best pattern
+    is returned once it has not grown by GROWTH for PATIENCE epochs; [A] stops by the effect on the test sets.
+
+    network: in evaluation mode; its parameters stop asking for gradients. loss: a name of LOSSES. bound: grey levels.
+    On a CPU the same seed gives the same bits.
+    """
+    network.requires_grad_(False)
+    device = next(network.parameters()).device
+    pixels_NHWC, label_N = source.pixels_NHWC, source.label_N
+    clean_ND = embed(network, pixels_NHWC.numpy(), rows_N=np.arange(len(label_N)), dtype=dtype, report=report).clone()
+    chance = np.random.Generator(np.random.PCG64(stream_seed("attack", seed)))
+    held = chance.permutation(source.classes)[: max(2, round(HELD_OUT * source.classes))]
+    fit_N, held_N = (np.flatnonzero(np.isin(label_N, held, invert=invert)) for invert in (True, False))
+    centre_CD = identity_centres(clean_ND[torch.from_numpy(fit_N).to(device)], label_N[fit_N])
+    shape = pixels_NHWC.shape[1:3]
+    start = control_pattern("noise", bound=1, height=shape[0], width=shape[1])
+    delta = (torch.from_numpy(start).permute(2, 0, 1)[None].float() * bound / 2550).to(device)
+    velocity, limit = torch.zeros_like(delta), bound / 255
+    best, effects = start, []
+    for epoch in range(EPOCHS):
+        order = torch.from_numpy(chance.permutation(fit_N))
+        for first in range(0, len(order), BATCH):
+            batch = order[first : first + BATCH]
+            images = to_float(pixels_NHWC[batch].to(device)).contiguous(memory_format=memory_format(device))
+            gradient = pattern_gradient(network, images, delta, clean_BD=clean_ND[batch.to(device)], centre_CD=centre_CD, loss=loss)  # fmt: skip
+            velocity += gradient / gradient.abs().sum().clamp_min(1e-30)
+            delta = (delta - limit / 10 * math.exp(-0.01 * epoch) * velocity.sign()).clamp(-limit, limit)
+        pattern = (255 * delta[0]).round().permute(1, 2, 0).to(torch.int16).cpu().numpy()
+        effects.append(_held_out_effect(network, source, clean_ND, held_N, pattern, dtype=dtype))
+        report(f"{loss}-wise pattern, held-out drop {100 * max(effects):.0f} %", epoch + 1, EPOCHS)
+        if effects[-1] == max(effects):
+            best = pattern
+        if max(effects) < max(effects[:-PATIENCE], default=-1.0) + GROWTH:
+            break
+    return Found(np.ascontiguousarray(best), effects)
+
+
+def pattern_gradient(
+    network: torch.nn.Module, images: Tensor, delta: Tensor, *, clean_BD: Tensor, centre_CD: Tensor, loss: str
+) -> Tensor:
+    """Return the gradient of a loss with respect to the pattern, of its shape (1, 3, H, W).
+
+    images: float (B, 3, H, W) in 0..1; delta in the same unit; their sum is clipped to 0..1, where nothing flows.
+    """
+    delta = delta.detach().requires_grad_()
+    features = network(standardize((images + delta).clamp(0, 1)))
+    (gradient,) = torch.autograd.grad(LOSSES[loss](features, clean_BD, centre_CD), delta)
+    return gradient
+
+
+def identity_centres(feature_ND: Tensor, label_N: NDArray[np.int64]) -> Tensor:
+    """Return the normalised mean feature of each identity, (C, D), in the order of their labels."""
+    people, number_N = np.unique(label_N, return_inverse=True)
+    sums = feature_ND.new_zeros((len(people), feature_ND.shape[1]))
+    return functional.normalize(sums.index_add_(0, torch.from_numpy(number_N).to(sums.device), feature_ND))
+
+
+def _held_out_effect(
+    network: ReIDNet, source: Source, clean_ND: Tensor, held_N: NDArray[np.int64], pattern: Pattern, *, dtype: str
+) -> float:
+    """Return 1 - mAP / clean mAP. Every image gets a camera of its own, so that only itself is left out of its ranking."""
+    images = perturb(source.pixels_NHWC[torch.from_numpy(held_N)].numpy(), pattern)
+    query_QD = embed(network, images, rows_N=np.arange(len(images)), dtype=dtype, report=lambda what, done, of: None)
+    gallery_GD = clean_ND[torch.from_numpy(held_N).to(clean_ND.device)]
+    pid, camid = torch.from_numpy(source.label_N[held_N]), torch.arange(len(held_N))
+    clean, attacked = (
+        rank(side, gallery_GD, pid_Q=pid, pid_G=pid, camid_Q=camid, camid_G=camid).mAP
+        for side in (gallery_GD, query_QD)
+    )
+    return 1 - attacked / clean
+
+
+def load_pattern(
+    run: Run, loss: str, *, bound: int = BOUND, data: Path, device: str = "auto", report: Progress
+) -> Pattern:
+    """Return the run's pattern for a loss and bound, found on the first call.
+
+    It is kept in <run>/attack/<loss>-<bound>.safetensors (tensor `pattern`, int16 (H, W, 3), grey levels), .png (a view:
+    grey is 0, black and white are the bound, four times as large) and .json, the proof, which says how it was found.
+    """
+    place = run.folder / "attack" / f"{loss}-{bound}"
+    tensor, proof, view = (place.with_suffix(suffix) for suffix in (".safetensors", ".json", ".png"))
+    if (kept := _kept_pattern(tensor, proof)) is not None:
+        return kept
+    recipe = run.recipe()
+    network, source = load_network(run, choose_device(device)), load_source(recipe, data=data, report=report)
+    with run.lock():
+        found = find_pattern(
+            network, source, loss=loss, bound=bound, seed=recipe.seed, dtype=recipe.dtype, report=report
+        )
+        with replacing(tensor) as temporary:
+            save_file({"pattern": torch.from_numpy(found.pattern_HWC)}, temporary)
+        with replacing(view) as temporary:
+            grey = np.rint(127.5 + found.pattern_HWC * (127.5 / bound)).astype(np.uint8)
+            enlarged = (4 * grey.shape[1], 4 * grey.shape[0])
+            Image.fromarray(grey).resize(enlarged, Image.Resampling.NEAREST).save(temporary, "PNG")
+        facts = {
+            "loss": loss, "bound": bound, "seed": recipe.seed, "digest": digest_of(found.pattern_HWC),
+            "held_out_drop": [round(effect, 4) for effect in found.effects], "source_data": source.digest[:8],
+            **provenance(), "torch": torch.__version__, "device": device_name(choose_device(device)), "date": now(),
+        }  # fmt: skip
+        write_text(proof, json.dumps(facts, indent=1) + "\n")
+    return found.pattern_HWC
+
+
+def _kept_pattern(tensor: Path, proof: Path) -> Pattern | None:
+    try:
+        digest = json.loads(proof.read_text(encoding="utf-8"))["digest"]
+        pattern: Pattern = load_file(tensor)["pattern"].numpy()
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None  # found again
+    return pattern if digest_of(pattern) == digest else None
+
+
+def digest_of(pattern_HWC: Pattern) -> str:
+    """Return 8 hex digits that stand for a pattern's size and values."""
+    return hashlib.sha256(repr(pattern_HWC.shape).encode() + pattern_HWC.tobytes()).hexdigest()[:8]
+
+
+def attack(
+    run: Run,
+    targets: Sequence[str],
+    *,
+    makers: Sequence[Run] = (),
+    losses: Sequence[str] = tuple(LOSSES),
+    bound: int = BOUND,
+    data: Path,
+    device: str = "auto",
+    report: Progress,
+) -> pd.DataFrame:
+    """Return the rows of a run on targets whose queries carry a pattern, and write them into its attack.csv.
+
+    The gallery stays clean. Patterns: none, both controls, and for each loss the one of every run in `makers` (by default
+    of the run itself), at the run's size. bound: 1 to 255 grey levels.
+    Only what is missing is found and measured. Raises RecipeError for an unknown loss or a bound out of range, RunError
+    for a maker that is not finished, and what `evaluate` raises.
+    """
+    for loss in losses:
+        if loss not in LOSSES:
+            raise RecipeError(unknown("loss", loss, LOSSES))
+    if not 1 <= bound <= 255:
+        raise RecipeError(f"the bound must be 1 to 255 grey levels; got {bound}")
+    digests = {target: load_prepared(target, data).digest[:8] for target in targets}  # before any long work
+    recipe, file = run.recipe(), run.folder / "attack.csv"
+    size = {"height": recipe.height, "width": recipe.width}
+    patterns: dict[tuple[str, str, str], Pattern] = {(CLEAN, "", ""): np.zeros((*size.values(), 3), np.int16)}
+    for name in CONTROLS:
+        patterns[name, "", ""] = control_pattern(name, bound=bound, **size)
+    for maker in makers or [run]:
+        for loss in losses:
+            who = (_name(maker), _method_beside(maker.recipe(), recipe))
+            patterns[loss, *who] = load_pattern(maker, loss, bound=bound, data=data, device=device, report=report)
+    key = ["pattern", "maker", "bound", "pattern_digest"]
+    frames = []
+    for target, digest in digests.items():
+
+        def measured(target: str = target, digest: str = digest) -> pd.DataFrame:
+            rows = read_trials(file, "attack")
+            return rows[(rows["target"] == target) & (rows["data"] == digest)]
+
+        wanted = {(name, maker, bound, digest_of(pattern)): (method, pattern) for (name, maker, method), pattern in patterns.items()}  # fmt: skip
+        if wanted.keys() - set(measured()[key].itertuples(index=False, name=None)):
+            subject = load_subject(run, target, data=data, device=device, report=report)
+            clean = subject.score(subject.clean_ND, subject.clean_ND)
+            with run.lock():
+                done = set(measured()[key].itertuples(index=False, name=None))
+                todo = [(cell, *rest) for cell, rest in wanted.items() if cell not in done]
+                for number, (cell, method, pattern) in enumerate(todo, start=1):
+                    rows = _measure(subject, pattern) if pattern.any() else clean
+                    drop = 1 - rows["mAP"] / clean["mAP"]
+                    rows = rows.assign(maker_method=method, own=int(cell[1] == _name(run)), drop=drop)
+                    rows[key] = cell
+                    add_trials(file, rows, "attack")
+                    report(f"{target}: {cell[0]}", number, len(todo))
+        rows = measured()
+        frames.append(rows[[cell in wanted for cell in rows[key].itertuples(index=False, name=None)]])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _measure(subject: Subject, pattern: Pattern) -> pd.DataFrame:
+    query_ND = subject.embed_changed("query", lambda images, numbers: perturb(images, pattern))
+    return subject.score(query_ND, subject.clean_ND)
+
+
+def _name(run: Run) -> str:
+    return f"{run.recipe().source}/{run.folder.name}"
+
+
+def _method_beside(maker: Recipe, victim: Recipe) -> str:
+    """Return the maker's method, with its backbone and source where they are not the victim's."""
+    backbone = f" on {maker.backbone}" if maker.backbone != victim.backbone else ""
+    return maker.method + backbone + (f" of {maker.source}" if maker.source != victim.source else "")

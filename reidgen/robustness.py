@@ -1,0 +1,341 @@
+"""Rows of stress and attack -> tables and figures that compare methods. No torch, nothing written.
+
+rows -> _alike (one recipe and one version of the data) -> means over splits, targets, seeds -> Grid, SVG text
+"""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from reidgen.errors import ReidgenError
+from reidgen.methods import METHODS
+from reidgen.plots import Style, styles
+from reidgen.shifts import SEVERITIES, SHIFTS
+from reidgen.trials import CLEAN, KINDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.console import Group
+
+# The orders of what a column holds; whatever else stands there follows by alphabet.
+SHIFT_ORDER = (CLEAN, *SHIFTS)
+PATTERN_ORDER = (CLEAN, "noise", "blocks", "point", "label", "pair", "list")
+PATTERN_NAMES = {CLEAN: "clean", "noise": "random noise", "blocks": "random blocks"}
+PATTERN_NAMES |= {loss: f"{loss}-wise" for loss in PATTERN_ORDER[3:]}
+UNSEEN = "mean of unseen"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A small table: numbers in percent, one row per line of `values`, one column per method.
+
+    spread: the standard deviation over seeds, NaN with one seed. better: "low", "high" or "" per row: which end is bold.
+    """
+
+    title: str
+    values: pd.DataFrame
+    spread: pd.DataFrame
+    better: Sequence[str]
+
+    def _lines(self, bold: str) -> list[list[str]]:
+        lines = []
+        for (name, values), (_, spreads), better in zip(
+            self.values.iterrows(), self.spread.iterrows(), self.better, strict=True
+        ):
+            shown = values.round(1)
+            best = shown.min() if better == "low" else shown.max()
+            cells = []
+            for value, spread in zip(shown, spreads, strict=True):
+                text = "–" if pd.isna(value) else f"{value:.1f}"
+                text = bold.format(text) if better and value == best and shown.count() > 1 else text
+                cells.append(text if pd.isna(spread) or pd.isna(value) else f"{text} ±{spread:.1f}")
+            lines.append([str(name), *cells])
+        return lines
+
+    def markdown(self) -> str:
+        """Return the table as GitHub's Markdown, under its title."""
+        head = ["", *(_title(method) for method in self.values.columns)]
+        lines = [head, [":--", *["--:"] * (len(head) - 1)], *self._lines("**{}**")]
+        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def rich(self) -> "Group":
+        """Return the table for a terminal, its title above it."""
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table as RichTable
+
+        drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        drawn.add_column("", no_wrap=True)
+        for method in self.values.columns:
+            drawn.add_column(_title(method), justify="right", max_width=12)
+        for line in self._lines("[bold]{}[/bold]"):
+            drawn.add_row(*line)
+        return Group(f"[bold]{self.title}[/bold]", drawn)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """All that a kind of trial has to say in numbers: its grids and what to know about them."""
+
+    grids: list[Grid]
+    notes: list[str]
+
+    def markdown(self) -> str:
+        """Return all grids as Markdown, the notes as a list below them."""
+        return "\n".join([*(grid.markdown() for grid in self.grids), *(f"- {note}" for note in self.notes)]) + "\n"
+
+    def csv(self) -> str:
+        """Return one line per grid, row and method: the number in percent and its deviation over seeds."""
+        parts = []
+        for grid in self.grids:
+            long = grid.values.melt(ignore_index=False, var_name="method", value_name="percent").rename_axis("row")
+            std = grid.spread.melt(ignore_index=False)["value"].to_numpy()
+            parts.append(long.reset_index().assign(std_seeds=std, table=grid.title))
+        cells = pd.concat(parts)[["table", "row", "method", "percent", "std_seeds"]]
+        return cells.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+
+
+def stress_table(rows: pd.DataFrame) -> Robustness:
+    """Return, for each source, target and shifted side, the mean relative drop of mAP per shift.
+
+    The drop 1 - mAP / clean mAP is averaged over splits and the five severities (a shift that lacks one has no number),
+    then over seeds; "all shifts" is the mean over the eleven. As a method that starts low has little to lose, clean mAP
+    and the mean shifted mAP and Rank-1 stand beside it.
+    rows: of `reidgen.trials.STRESS`. Raises ReidgenError when there are none.
+    """
+    rows, notes = _alike(_some(rows, "stress"), "shifts")
+    notes.insert(0, "relative drop of mAP in %, mean of five severities; mAP and Rank-1 in %; ±: std over seeds")
+    grids = []
+    for (source, target, where), block in rows.groupby(["source", "target", "where"]):
+        clean, shifted = block[block["shift"] == CLEAN], block[block["shift"] != CLEAN]
+        runs = shifted.groupby(["method", "seed", "shift"])[["mAP", "rank1", "drop"]].mean()
+        whole = shifted.groupby(["method", "seed", "shift"])["severity"].nunique() == SEVERITIES
+        runs = (100 * runs[whole]).reset_index()
+        every = runs.groupby(["method", "seed"])["shift"].transform("nunique") == len(SHIFTS)
+        means = runs[every].groupby(["method", "seed"])[["mAP", "rank1", "drop"]].mean().reset_index()
+        lines = [
+            _line("clean mAP", clean.assign(value=100 * clean["mAP"]).groupby(["method", "seed"])["value"].mean()),
+            *(_line(name, part.set_index(["method", "seed"])["drop"]) for name, part in _parts(runs, "shift", SHIFT_ORDER)),
+            *(_line(name, means.set_index(["method", "seed"])[key])
+              for name, key in (("all shifts", "drop"), ("shifted mAP", "mAP"), ("shifted Rank-1", "rank1"))),
+        ]  # fmt: skip
+        side = "queries" if where == "query" else "queries and gallery"
+        better = ["high", *["low"] * (len(lines) - 3), "high", "high"]
+        grids.append(_grid(f"{source} on {target}{_seen(block)}, {side} shifted", lines, better))
+    return Robustness(grids, notes)
+
+
+def stress_figures(rows: pd.DataFrame) -> dict[str, str]:
+    """Return `stress_figure` for each source, target and shifted side, by a name for its file."""
+    rows, _ = _alike(_some(rows, "stress"), "shifts")
+    blocks = rows.groupby(["source", "target", "where"])
+    return {f"stress-{source}-{target}-{where}": stress_figure(block) for (source, target, where), block in blocks}
+
+
+def attack_table(rows: pd.DataFrame) -> Robustness:
+    """Return, for each source and bound, mAP under each run's own patterns, and the transfer matrices.
+
+    One grid for each seen target, one for the mean over the unseen targets that all methods have. A transfer matrix holds
+    the mean relative drop over those targets: a row for the method that made the pattern, a column for the victim.
+    rows: of `reidgen.trials.ATTACK`. Raises ReidgenError when there are none.
+    """
+    rows, notes = _alike(_some(rows, "attack"), "")
+    notes.insert(0, "mAP in %; relative drop: in % of the clean mAP, mean over splits and targets; ±: std over seeds")
+    grids = []
+    for (source, bound), block in rows.groupby(["source", "bound"]):
+        where = f"{source}, bound {bound}/255"
+        unseen, left_out = _common_targets(block[block["seen"] == 0])
+        notes += [f"{source}: {', '.join(left_out)} left out of the mean, as not every method has it"] * bool(left_out)
+        grids += [_pattern_grid(f"{where}, on {title}", part) for title, part in _groups(block).items()]
+        for loss, part in _parts(unseen[unseen["maker"] != ""], "pattern", PATTERN_ORDER):
+            if part["maker_method"].nunique() > 1:
+                title = f"{where}, {PATTERN_NAMES[loss]}: drop on unseen targets by the pattern of (row) in (column)"
+                grids.append(_transfer_grid(title, part))
+    return Robustness(grids, notes)
+
+
+def attack_figures(rows: pd.DataFrame) -> dict[str, str]:
+    """Return `attack_figure` for each source and bound, by a name for its file."""
+    rows, _ = _alike(_some(rows, "attack"), "")
+    blocks = rows.groupby(["source", "bound"])
+    return {f"attack-{source}-{bound}": attack_figure(_groups(block)) for (source, bound), block in blocks}
+
+
+def _groups(block: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of clean images, controls and own patterns: of each seen target, and of the common unseen ones."""
+    own = block[(block["own"] == 1) | (block["maker"] == "")]
+    groups = {f"{target} (seen)": part for target, part in own[own["seen"] == 1].groupby("target")}
+    unseen, _ = _common_targets(own[own["seen"] == 0])
+    names = sorted(unseen["target"].unique())
+    if names:
+        groups[names[0] if len(names) == 1 else f"{UNSEEN} ({', '.join(names)})"] = unseen
+    return groups
+
+
+def _pattern_grid(title: str, part: pd.DataFrame) -> Grid:
+    lines = []
+    for name, rows in _parts(part, "pattern", PATTERN_ORDER):
+        lines.append(_line(f"{PATTERN_NAMES[name]}: mAP", _run_means(rows, "mAP")))
+        if name != CLEAN:
+            lines.append(_line("  relative drop", _run_means(rows, "drop")))
+    return _grid(title, lines, [""] * len(lines))
+
+
+def _transfer_grid(title: str, part: pd.DataFrame) -> Grid:
+    lines = [
+        _line(_title(name), _run_means(rows, "drop")) for name, rows in _parts(part, "maker_method", list(METHODS))
+    ]
+    return _grid(title, lines, [""] * len(lines))
+
+
+def _run_means(rows: pd.DataFrame, key: str) -> "pd.Series[float]":
+    """Return percent per method and seed: the mean over splits, then over targets."""
+    means = rows.groupby(["method", "seed", "target"])[key].mean().groupby(["method", "seed"]).mean()
+    return 100 * means
+
+
+def stress_figure(rows: pd.DataFrame) -> str:
+    """Return mAP against severity as SVG text, a panel per shift and a line per method, of one source, target and side.
+
+    The band: plus and minus one standard deviation over seeds; with one seed the 95 % interval over query identities.
+    """
+    style = _style(rows["method"])
+    means = rows.groupby(["method", "seed", "shift", "severity"])[["mAP", "mAP_se"]].mean() * 100
+    seeds = means["mAP"].groupby(["method", "shift", "severity"])
+    line = pd.DataFrame({"mAP": seeds.mean(), "band": seeds.std()})
+    line["band"] = line["band"].fillna(1.96 * means["mAP_se"].groupby(["method", "shift", "severity"]).mean())
+
+    def draw(figure: "Figure") -> None:
+        panels = figure.subplots(3, 4, sharex=True, sharey=True).ravel()
+        for axes, shift in zip(panels, SHIFT_ORDER[1:], strict=False):
+            for method in style:
+                here = line.loc[method].reset_index()
+                curve = here[(here["shift"] == shift) | (here["shift"] == CLEAN)].sort_values("severity")
+                colour, dash = style[method]
+                axes.plot(curve["severity"], curve["mAP"], color=colour, linestyle=dash, linewidth=1.4)
+                band = (curve["mAP"] - curve["band"], curve["mAP"] + curve["band"])
+                axes.fill_between(curve["severity"], *band, color=colour, alpha=0.12, linewidth=0)
+            axes.set_title(shift, fontsize=9)
+            axes.set_ylim(bottom=0)
+            axes.grid(True)
+        figure.supxlabel("severity", fontsize=9)
+        figure.supylabel("mAP in %", fontsize=9)
+        _legend(panels[len(SHIFT_ORDER) - 1], style)
+
+    first = rows.iloc[0]
+    return _svg(draw, (9.0, 6.2), f"mAP against severity of {first['target']}, trained on {first['source']}")
+
+
+def attack_figure(groups: dict[str, pd.DataFrame]) -> str:
+    """Return mAP under each pattern as SVG text: a panel for each group of targets, a row per method, a mark per pattern."""
+    marks = dict(zip(PATTERN_ORDER, "ox+^vsD", strict=True))
+    colours = dict(
+        zip(PATTERN_ORDER, ("#222222", "#7d8790", "#7d8790", "#a68a0d", "#1f9d78", "#d9730d", "#d64550"), strict=True)
+    )
+
+    def draw(figure: "Figure") -> None:
+        for axes, (title, rows) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+            methods = _ordered(rows["method"], list(METHODS))[::-1]
+            for name, part in _parts(rows, "pattern", PATTERN_ORDER):
+                mean = _run_means(part, "mAP").groupby("method").mean()
+                places = [methods.index(method) for method in mean.index]
+                axes.scatter(
+                    mean, places, marker=marks[name], color=colours[name], s=34, label=PATTERN_NAMES[name], zorder=3
+                )
+            axes.set_yticks(range(len(methods)), [_title(method) for method in methods])
+            axes.set_xlim(left=0)
+            axes.set_ylim(-0.6, len(methods) - 0.4)
+            axes.set_title(title if len(title) < 40 else UNSEEN, fontsize=9)
+            axes.set_xlabel("mAP in %", fontsize=9)
+            axes.grid(True)
+        handles, names = axes.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+
+    tallest = max((part["method"].nunique() for part in groups.values()), default=1)
+    return _svg(draw, (4.2 * max(1, len(groups)), 1.5 + 0.36 * tallest), "mAP under each pattern")
+
+
+def _some(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    if rows.empty:
+        targets = "--target synth-night" if kind == "stress" else "--target synth-plaza,synth-night"
+        raise ReidgenError(f"there are no {kind} rows yet; run: reidgen {kind} RUN {targets}")
+    assert set(KINDS[kind]) <= set(rows.columns)
+    return rows
+
+
+def _alike(rows: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return per source and target the rows made like most of its rows (of equals, the latest), and what was left out."""
+    columns = ["hash", "backbone", "version", "source_data", "data", *[table] * bool(table)]
+    key = rows[columns].agg("/".join, axis=1)
+    where = rows["source"] + " on " + rows["target"]
+    groups = rows.groupby([where.rename("where_"), key.rename("key")])["date"].agg(["size", "max"]).reset_index()
+    best = groups.sort_values(["size", "max"], kind="stable").drop_duplicates("where_", keep="last").set_index("where_")["key"]  # fmt: skip
+    alike = key == where.map(best)
+    counts = where[~alike].value_counts().sort_index()
+    return rows[alike], [f"{name}: {n} rows left out, made otherwise" for name, n in counts.items()]
+
+
+def _common_targets(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the targets that every method has, and the names of the other targets."""
+    methods = rows.groupby("target")["method"].nunique()
+    common = methods[methods == rows["method"].nunique()].index
+    return rows[rows["target"].isin(common)], sorted(set(rows["target"]) - set(common))
+
+
+def _line(name: str, runs: "pd.Series[float]") -> tuple[str, "pd.Series[float]", "pd.Series[float]"]:
+    """Return a name, and per method the mean and the deviation over seeds; runs: indexed by method and seed."""
+    methods = runs.groupby("method")
+    return name, methods.mean(), methods.std()
+
+
+def _grid(title: str, lines: list[tuple[str, "pd.Series[float]", "pd.Series[float]"]], better: Sequence[str]) -> Grid:
+    names = [name for name, *_ in lines]
+    values, spread = (pd.DataFrame([line[part] for line in lines], index=names) for part in (1, 2))
+    order = _ordered(values.columns, list(METHODS))
+    return Grid(title, values[order], spread[order], better)
+
+
+def _parts(rows: pd.DataFrame, column: str, order: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    return [(name, rows[rows[column] == name]) for name in _ordered(rows[column], order)]
+
+
+def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
+    return sorted(set(names), key=lambda name: (first.index(name) if name in first else len(first), name))
+
+
+def _title(method: str) -> str:
+    return METHODS[method].title if method in METHODS else method
+
+
+def _seen(rows: pd.DataFrame) -> str:
+    return " (seen)" if rows["seen"].any() else ""
+
+
+def _style(methods: Iterable[str]) -> dict[str, Style]:
+    return styles(_ordered(methods, list(METHODS)))
+
+
+def _legend(axes: "Axes", style: dict[str, Style]) -> None:
+    for method, (colour, dash) in style.items():
+        axes.plot([], [], color=colour, linestyle=dash, label=_title(method))
+    axes.set_axis_off()
+    axes.legend(loc="center", frameon=False, fontsize=9)
+
+
+def _svg(draw: Callable[["Figure"], None], size: tuple[float, float], alt: str) -> str:
+    """Return a figure on white as SVG text, the same for the same input, for a README and a paper."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": alt, "font.size": 8, "axes.spines.top": False,
+                "axes.spines.right": False, "grid.alpha": 0.25, "grid.linewidth": 0.5}  # fmt: skip
+    with matplotlib.rc_context(settings):  # type: ignore[arg-type]
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.savefig(text, format="svg", metadata={"Date": None, "Title": alt})
+    return text.getvalue()

@@ -1,0 +1,141 @@
+"""The tables and figures of stress and attack, against numbers worked by hand."""
+
+import io
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reidgen.errors import ReidgenError
+from reidgen.robustness import (
+    PATTERN_NAMES,
+    PATTERN_ORDER,
+    attack_figures,
+    attack_table,
+    stress_figures,
+    stress_table,
+)  # fmt: skip
+from reidgen.shifts import SHIFTS
+from reidgen.trials import ATTACK, CLEAN, STRESS, add_trials, collect_trials, read_trials, write_trials
+
+
+def row(kind: dict[str, str], **values: object) -> dict[str, object]:
+    """Return a row with ordinary values where none is given."""
+    blank = {name: {"str": "x", "int64": 0, "float64": 0.5}[dtype] for name, dtype in kind.items()}
+    blank |= {"source": "synth-plaza", "target": "synth-night", "mAP_se": 0.02, "date": "2026-01-01T00:00:00Z"}
+    return blank | values
+
+
+def stress_rows(drops: dict[str, float], *, seed: int = 0, **values: object) -> pd.DataFrame:
+    """Return all rows of each method; at severity s it has lost s times its number, for every shift."""
+    rows = []
+    for method, drop in drops.items():
+        about = {"method": method, "seed": seed, "where": "query", **values}
+        rows.append(row(STRESS, shift=CLEAN, severity=0, mAP=0.8, drop=0.0, **about))
+        for shift in SHIFTS:
+            for s in range(1, 6):
+                rows.append(row(STRESS, shift=shift, severity=s, mAP=0.8 * (1 - drop * s), drop=drop * s, rank1=0.4, **about))  # fmt: skip
+    return pd.DataFrame(rows).astype(STRESS)
+
+
+def attack_rows(cells: dict[tuple[str, str, str, str], float], **values: object) -> pd.DataFrame:
+    """Return a row for each (victim, target, pattern, method of the maker): mAP falls from 0.5 by that share."""
+    rows = []
+    for (method, target, pattern, maker), drop in cells.items():
+        about = {"maker": f"s/{maker}" * bool(maker), "maker_method": maker, "own": int(maker == method), "bound": 10}
+        about |= {"seen": int(target == "synth-plaza"), "mAP": 0.5 * (1 - drop), "drop": drop, **values}
+        rows.append(row(ATTACK, method=method, target=target, pattern=pattern, **about))
+    return pd.DataFrame(rows).astype(ATTACK)
+
+
+def test_the_stress_table_holds_the_mean_drop_per_shift_and_over_all() -> None:
+    made = stress_table(stress_rows({"snr": 0.1, "baseline": 0.15}))
+    (grid,) = made.grids
+    assert list(grid.values.columns) == ["baseline", "snr"]
+    assert list(grid.values.index) == ["clean mAP", *SHIFTS, "all shifts", "shifted mAP", "shifted Rank-1"]
+    np.testing.assert_allclose(grid.values.loc["blur"], [45, 30])
+    np.testing.assert_allclose(grid.values.loc["all shifts"], [45, 30])
+    np.testing.assert_allclose(grid.values.loc["shifted mAP"], [80 * 0.55, 80 * 0.7])
+    lines = grid.markdown().splitlines()
+    assert lines[0] == "**synth-plaza on synth-night, queries shifted**"
+    assert "| blur | 45.0 | **30.0** |" in lines and "| clean mAP | **80.0** | **80.0** |" in lines
+    assert "| shifted mAP | 44.0 | **56.0** |" in lines
+
+
+def test_seeds_are_averaged_with_their_deviation_and_splits_before_them() -> None:
+    rows = pd.concat([stress_rows({"snr": drop}, seed=seed, split=split)
+                      for seed, split, drop in ((0, 0, 0.08), (0, 1, 0.12), (1, 0, 0.12), (1, 1, 0.12))])  # fmt: skip
+    (grid,) = stress_table(rows).grids
+    assert grid.values.loc["hue", "snr"] == pytest.approx(33)  # seeds: 30 and 36
+    assert grid.spread.loc["hue", "snr"] == pytest.approx(np.std([30, 36], ddof=1))
+    assert "| hue | 33.0 ±4.2 |" in grid.markdown()
+    cells = pd.read_csv(io.StringIO(stress_table(rows).csv())).set_index(["table", "row", "method"])
+    assert cells.loc[(grid.title, "hue", "snr")].tolist() == pytest.approx([33, np.std([30, 36], ddof=1)], abs=1e-3)
+
+
+def test_what_is_not_whole_or_not_alike_does_not_count() -> None:
+    rows = stress_rows({"baseline": 0.1, "snr": 0.1})
+    part = rows[~((rows["method"] == "snr") & (rows["shift"] == "blur") & (rows["severity"] == 5))]
+    (grid,) = stress_table(part).grids
+    assert np.isnan(grid.values.loc["blur", "snr"]) and np.isnan(grid.values.loc["all shifts", "snr"])
+    assert "| blur | 30.0 | – |" in grid.markdown()
+    other = stress_rows({"in": 0.5}, shifts="other")
+    made = stress_table(pd.concat([rows, other]))
+    assert list(made.grids[0].values.columns) == ["baseline", "snr"]
+    assert "synth-plaza on synth-night: 56 rows left out, made otherwise" in made.notes
+
+
+def test_the_attack_table_has_own_patterns_and_the_mean_of_the_common_unseen_targets() -> None:
+    cells = {}
+    for method, share in (("baseline", 0.8), ("snr", 0.4)):
+        for target in ("synth-plaza", "synth-night", "synth-mall"):
+            cells[method, target, CLEAN, ""] = 0.0
+            cells[method, target, "noise", ""] = 0.1
+            cells[method, target, "list", method] = share + 0.1 * (target == "synth-mall")
+        other = "snr" if method == "baseline" else "baseline"
+        cells[method, "synth-night", "list", other] = 0.2 if method == "snr" else 0.3
+    cells["baseline", "market", CLEAN, ""] = 0.0
+    made = attack_table(attack_rows(cells))
+    seen, unseen, transfer = made.grids
+    assert seen.title == "synth-plaza, bound 10/255, on synth-plaza (seen)"
+    assert unseen.title == "synth-plaza, bound 10/255, on mean of unseen (synth-mall, synth-night)"
+    np.testing.assert_allclose(unseen.values.loc["list-wise: mAP"], [50 * 0.15, 50 * 0.55])
+    np.testing.assert_allclose(seen.values.loc["random noise: mAP"], [45, 45])
+    np.testing.assert_allclose(unseen.values.loc["  relative drop"].to_numpy(), [[10, 10], [85, 45]])
+    assert transfer.title.startswith("synth-plaza, bound 10/255, list-wise: drop on unseen targets")
+    assert list(transfer.values.index) == ["Baseline", "SNR"] and list(transfer.values.columns) == ["baseline", "snr"]
+    np.testing.assert_allclose(transfer.values.loc["Baseline"], [85, 20])  # Baseline's pattern in Baseline, in SNR
+    np.testing.assert_allclose(transfer.values.loc["SNR"], [30, 45])
+    assert "synth-plaza: market left out of the mean, as not every method has it" in made.notes
+
+
+def test_figures_are_the_same_text_twice_and_name_what_they_show() -> None:
+    rows = pd.concat([stress_rows({"snr": 0.1, "baseline": 0.15}, seed=seed) for seed in (0, 1)])
+    figures = stress_figures(rows)
+    assert figures == stress_figures(rows) and list(figures) == ["stress-synth-plaza-synth-night-query"]
+    (text,) = figures.values()
+    words = {element.text for element in ElementTree.fromstring(text).iter() if element.text}
+    assert words >= {*SHIFTS, "Baseline", "SNR", "severity", "mAP in %"}
+    cells = {("snr", "synth-night", name, "snr" if name in PATTERN_ORDER[3:] else ""): 0.1 for name in PATTERN_ORDER}
+    (text,) = attack_figures(attack_rows(cells)).values()
+    words = {element.text for element in ElementTree.fromstring(text).iter() if element.text}
+    assert words >= {*PATTERN_NAMES.values(), "SNR", "synth-night"}
+
+
+def test_rows_survive_their_file_and_a_vanished_run(tmp_path: Path) -> None:
+    rows = stress_rows({"snr": 0.1})
+    rows.loc[3, "mAP_se"] = np.nan
+    write_trials(tmp_path / "stress-rows.csv", rows, "stress")
+    pd.testing.assert_frame_equal(read_trials(tmp_path / "stress-rows.csv", "stress"), rows[list(STRESS)])
+    newer = rows.iloc[:4].assign(mAP=0.1)
+    assert len(add_trials(tmp_path / "runs" / "s" / "r" / "stress.csv", newer, "stress")) == 4
+    both = collect_trials(tmp_path, "stress")
+    assert len(both) == len(rows) and (both["mAP"] == 0.1).sum() == 4
+
+
+@pytest.mark.parametrize(("kind", "table"), [("stress", stress_table), ("attack", attack_table)])
+def test_no_rows_say_what_to_run(kind: str, table: object, tmp_path: Path) -> None:
+    with pytest.raises(ReidgenError, match=f"there are no {kind} rows yet; run: reidgen {kind} RUN --target"):
+        table(collect_trials(tmp_path, kind))  # type: ignore[operator]
