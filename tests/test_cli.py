@@ -20,10 +20,10 @@ from reidgen.cli import app
 ROOT = Path(__file__).parents[1]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {
-    "prepare": {"--from", "--pattern", "--list", "--data"},
+    "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"},
     "train": {"--method", "--source", "--seed", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
     "evaluate": {"--target", "--data", "--results", "--device"},
-    "bench": {"--source", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
+    "bench": {"--source", "--protocol", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
     "table": {"--paper", "--results"},
 }  # fmt: skip
 
@@ -88,12 +88,16 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
         (["prepare", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
         (["prepare", "market", "--from", "nowhere"], "nowhere"),
         (["prepare", "market", "--from", "empty"], "empty"),
-        (["prepare", "market"], "--from"),
+        (["prepare", "prid"], "--from"),
         (["evaluate", "snr", "--target", "synth"], "no run is called 'snr'"),
         (["table"], "run: reidgen bench"),
         (["table", "--results", "a[/b]"], "run: reidgen bench"),
         (["prepare", "--from", "empty"], "needs the name of the data set"),
         (["train", "--source", "synth+synth-plaza"], "names a data set twice"),
+        (["train", "--source", "synth-plaza-all"], "run: reidgen prepare synth-plaza"),
+        (["bench", "--protocol", "p22"], "unknown protocol 'p22'; did you mean 'p2'?"),
+        (["bench", "--protocol", "p2", "--source", "market"], "leave out --source market, or --protocol"),
+        (["bench", "--protocol", "p2"], "nothing of the protocol p2 can be run; "),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(

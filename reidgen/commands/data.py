@@ -1,0 +1,79 @@
+"""The command that brings data sets in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reidgen.commands.options import Data
+from reidgen.errors import DataError
+from reidgen.terminal import one_sentence, out, progress
+
+
+@one_sentence
+def prepare(
+    names: Annotated[list[str] | None, typer.Argument(help="Data sets; synth means all built-in domains.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder or archive that holds the data set, or a CSV of your crops.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="For own crops: a regular expression with the groups pid and camid.")
+    ] = None,
+    accept_counts: Annotated[
+        bool, typer.Option("--accept-counts", help="Take a set whose counts are not the catalogue's, and note it.")
+    ] = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="Show every data set, what is prepared and how to get the rest.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prove prepared sets again (all, or those named) by names, sizes and times.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="With --check: by the content of every file.")] = False,
+    splits: Annotated[
+        bool, typer.Option("--splits", help="Print who is tested in each split of a prepared set.")
+    ] = False,
+    data: Data = Path("data"),
+) -> None:
+    """Find, download or take data sets, verify and index them; a folder's images stay where they are.
+
+    Without --from a set is looked for in the data folder, as a folder or as the published archive, and is downloaded
+    if its authors publish it. The built-in sets, synth, are drawn. Without a name: lists every set.
+
+    Example: reidgen prepare synth
+
+    Example: reidgen prepare market --from ~/Market-1501-v15.09.15.zip
+
+    Example: reidgen prepare mycams --from ~/crops --pattern '(?P<pid>[^/]+)/cam(?P<camid>[0-9]+)_.*'
+    """
+    from reidgen.catalogue import expand
+
+    if source and not names:
+        raise DataError(f"--from {source} needs the name of the data set: reidgen prepare NAME --from {source}")
+    if check or deep:
+        from reidgen.data.check import check_all
+
+        with progress() as report:
+            check_all(
+                expand(names or []), data, deep=deep, report=report, say=lambda line: out().print(line, soft_wrap=True)
+            )
+    elif splits:
+        from reidgen.data.manifest import load_index, load_prepared
+        from reidgen.data.partitions import split_ids
+
+        for name in expand(names or []):
+            for split, pids in split_ids(load_index(load_prepared(name, data))).items():
+                out().print(f"{name} split {split}: {' '.join(map(str, pids))}", soft_wrap=True)
+    elif listing or not names:
+        from reidgen.data.listing import listing as list_sets
+
+        out().print(list_sets(data))
+    else:
+        from reidgen.data.prepare import prepare as run_prepare
+
+        for name in expand(names):
+            with progress() as report:
+                prepared = run_prepare(name, data=data, source=source, pattern=pattern, accept_counts=accept_counts,
+                                       report=report, say=lambda line: out().print(line, soft_wrap=True))  # fmt: skip
+            out().print(f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}", soft_wrap=True)
+            for note in prepared.notes:
+                out().print(f"{name}: {note}", soft_wrap=True)

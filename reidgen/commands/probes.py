@@ -1,0 +1,116 @@
+"""Commands that look into trained runs: pictures, controlled shifts of style, universal perturbations."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reidgen.commands.options import Data, Device, Results, RunName, Target
+from reidgen.errors import RunError
+from reidgen.terminal import one_sentence, out, progress
+
+
+@one_sentence
+def show(
+    kind: Annotated[str, typer.Argument(help="ranks, maps, tsne, distances or gates.")],
+    run: RunName,
+    target: Target,
+    data: Data = Path("data"),
+    results: Results = Path("results"),
+    device: Device = "auto",
+) -> None:
+    """Draw pictures of a trained run into its folder: ranked lists, activation maps, t-SNE, distances, channel gates.
+
+    Example: reidgen show ranks snr-tiny-s0 --target synth-night
+    """
+    from reidgen.catalogue import expand
+    from reidgen.runs import find_run
+
+    found = find_run(run, results)
+    from reidgen.show import show as run_show
+
+    with progress() as report:
+        files = run_show(found, kind, expand(target.split(",")), data=data, device=device, report=report)
+    out().print(f"written: {', '.join(map(str, files))}", soft_wrap=True)
+
+
+@one_sentence
+def stress(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")
+    ] = None,
+    target: Target = "synth",
+    where: Annotated[str, typer.Option(help="What is shifted: query, or both sides.")] = "query",
+    picture: Annotated[
+        Path | None, typer.Option(help="Only write a PNG that shows every shift at every severity.")
+    ] = None,
+    data: Data = Path("data"),
+    results: Results = Path("results"),
+    device: Device = "auto",
+) -> None:
+    """Measure how far a run falls when light, colour, sharpness or quality of the images move by known amounts.
+
+    Example: reidgen stress snr-tiny-s0 --target synth-night
+    """
+    if picture:
+        from reidgen.stress import write_sheet
+
+        write_sheet(picture)
+        out().print(f"written: {picture}", soft_wrap=True)
+        return
+    if run is None:
+        raise RunError("which run? For example: reidgen stress snr-tiny-s0 --target synth-night")
+    from reidgen.catalogue import expand
+    from reidgen.runs import find_run
+
+    found = find_run(run, results)
+    from reidgen.robustness import stress_table
+    from reidgen.stress import stress as run_stress
+
+    for name in expand(target.split(",")):
+        with progress() as report:
+            rows = run_stress(found, name, where=where, data=data, device=device, report=report)
+        for grid in stress_table(rows).grids:
+            out().print(grid.rich(), markup=True)
+    out().print(f"rows in {found.folder / 'stress.csv'}; compare methods: reidgen table stress", soft_wrap=True)
+
+
+@one_sentence
+def attack(
+    run: RunName,
+    target: Target,
+    makers: Annotated[
+        str, typer.Option("--from", help="Runs whose patterns are used instead of its own, joined by commas.")
+    ] = "",
+    losses: Annotated[
+        str, typer.Option(help="Of point, label, pair and list, joined by commas.")
+    ] = "point,label,pair,list",
+    bound: Annotated[int, typer.Option(help="Grey levels of 255 that a pixel may move by.")] = 10,
+    data: Data = Path("data"),
+    results: Results = Path("results"),
+    device: Device = "auto",
+) -> None:
+    """Find one noise pattern for all images on the source's training images, and measure how far it breaks a run.
+
+    It exists to measure the robustness of your own models.
+
+    Example: reidgen attack snr-tiny-s0 --target synth-plaza,synth-night --from baseline-tiny-s0
+    """
+    from reidgen.catalogue import expand
+    from reidgen.runs import find_run
+
+    found, others = find_run(run, results), [find_run(name, results) for name in makers.split(",") if name]
+    from reidgen.attack import attack as run_attack
+
+    with progress() as report:
+        rows = run_attack(found, expand(target.split(",")), makers=others, losses=losses.split(","), bound=bound,
+                          data=data, device=device, report=report)  # fmt: skip
+    scores = rows.groupby(["target", "pattern", "maker_method"], sort=False)[["mAP", "rank1", "drop"]].mean()
+    for row in (100 * scores).reset_index().itertuples():
+        by = f" of {row.maker_method}" if others and row.maker_method else ""
+        line = f"{row.target}: {row.pattern!s}{by}: mAP {row.mAP:.1f}, Rank-1 {row.rank1:.1f}, drop {row.drop:.0f} %"
+        out().print(line, soft_wrap=True)
+    patterns = (others or [found])[0].folder / "attack"
+    out().print(
+        f"rows in {found.folder / 'attack.csv'}, patterns in {patterns}; compare: reidgen table attack", soft_wrap=True
+    )
