@@ -1,0 +1,441 @@
+"""The report: its numbers against ones worked by hand, its page read as HTML and opened in a real Chromium."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from browser import CHROMIUM, Page
+
+from reidgen.errors import ReidgenError, RunError
+from reidgen.report import headlines, make_report
+from reidgen.runs import COLUMNS, to_csv
+from reidgen.sections import PICTURES
+from reidgen.tables import make_table
+
+REFERENCE = Path(__file__).parents[1] / "results" / "synth-main-2026-11-22"
+EVIL = "<script>alert(1)</script>"
+MADE = {
+    "backbone": "tiny", "rank1": 0.5, "rank5": 0.6, "rank10": 0.7, "mINP": 0.1, "queries": 4, "gallery": 9,
+    "unmatched": 0, "recipe": "quick", "hash": "1a2b3c4d", "data": "aaaa1111", "source_data": "bbbb2222",
+    "version": "0.1.0", "commit": "abc1234", "torch": "2.9.1", "device": "cpu", "dtype": "float32",
+    "date": "2026-05-01T10:00:00Z",
+}  # fmt: skip
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def row(method: str, target: str, mAP: float, *, source: str = "market", seed: int = 0, **more: Any) -> dict[str, Any]:
+    place = {"source": source, "target": target, "seen": int(source == target), "split": 0, "seed": seed}
+    return {**place, "method": method, "mAP": mAP, **MADE, **more}
+
+
+def frame(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def save(results: Path, *rows: dict[str, Any]) -> Path:
+    results.mkdir(exist_ok=True)
+    (results / "rows.csv").write_text(to_csv(frame(*rows)), encoding="utf-8")
+    return results
+
+
+def page(results: Path, *, images: bool = False) -> str:
+    return make_report(results, images=images).read_text(encoding="utf-8")
+
+
+class _Elements(HTMLParser):
+    """All elements of a page as (tag, attributes)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def elements(text: str, tag: str) -> list[dict[str, str | None]]:
+    return [attributes for name, attributes in _Elements(text).found if name == tag]
+
+
+def labels(text: str, start: str) -> list[str]:
+    """The alternative texts that begin so."""
+    found = [str(svg.get("aria-label")) for svg in elements(text, "svg")]
+    return [label for label in found if label.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the committed synth rows, three seeds."""
+    results = tmp_path_factory.mktemp("reference")
+    shutil.copy(REFERENCE / "rows.csv", results)
+    return make_report(results)
+
+
+# What it says
+
+
+def test_headline_worked_by_hand() -> None:
+    """snr: (.40 + .50) / 2 per seed 0 = .45, seed 1 = .47; mean .46, std .0141. baseline .30, .32 -> .31. ibn .43, .45."""
+    rows = [
+        row(method, target, mAP + 0.02 * seed, seed=seed)
+        for method, scores in {"baseline": (0.2, 0.4), "ibn": (0.38, 0.48), "snr": (0.4, 0.5)}.items()
+        for target, mAP in zip(("duke", "viper"), scores, strict=True)
+        for seed in (0, 1)
+    ]
+    ((headline, sure),) = headlines(make_table(frame(*rows)))
+    assert headline == "Trained on market, SNR has the highest mAP on the mean of 2 unseen targets: 46.0, 15.0 points above Baseline (31.0)."  # fmt: skip
+    assert sure == (
+        "Whether the difference would hold for other people was not tested: there are no per-query numbers. "
+        "Second is Baseline-IBN with 44.0 (± 1.4 over 2 seeds), 2.0 points behind: no more than the two spreads together."
+    )
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(0.0004, "that is significant (p < 0.001"), (0.2, "that is not significant, it may be chance (p = 0.200")],
+)
+def test_headline_says_what_the_test_says(p: float, words: str) -> None:
+    table = make_table(frame(row("baseline", "duke", 0.2), row("snr", "duke", 0.3)))
+    table.cells[["gain_mAP_holm", "gain_mAP_low", "gain_mAP_high"]] = [p, -1.0, 21.0]
+    ((_, sure),) = headlines(table)
+    assert words in sure and "−1.0 to +21.0" in sure and "With one seed, nobody knows" in sure
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row("snr", "market", 0.5)], "measured on its own cameras only"),
+        ([row("snr", "duke", 0.5)], "SNR reaches 50.0 mAP on the one unseen target."),
+        ([row("snr", "duke", 0.5), row("baseline", "viper", 0.5)], "no method was measured on every unseen target"),
+        ([row("snr", "duke", 0.3), row("baseline", "duke", 0.5)], "Baseline has the highest mAP on the one unseen target: 50.0."),
+    ],
+)  # fmt: skip
+def test_headline_without_enough_to_compare(rows: list[dict[str, Any]], words: str) -> None:
+    ((headline, _),) = headlines(make_table(frame(*rows)))
+    assert words in headline
+
+
+def test_reference_rows_give_every_number_of_the_committed_table(reference: Path) -> None:
+    text = reference.read_text(encoding="utf-8")
+    cells = pd.read_csv(REFERENCE / "table.csv")
+    values = [float(cell["data-value"]) for cell in elements(text, "td") if "." in (cell.get("data-value") or "")]  # type: ignore[arg-type]
+    assert sorted(values) == pytest.approx(sorted(cells["mAP"]))
+    assert len(labels(text, "Heat map")) == 1 and len(labels(text, "Bars: mAP in percent")) == 7
+    assert "Of more than" not in text
+
+
+def test_every_cell_leads_to_its_runs_and_every_run_says_where_it_came_from(reference: Path) -> None:
+    text = reference.read_text(encoding="utf-8")
+    rows = {str(line["id"]): line for line in elements(text, "tr") if line.get("id")}
+    links = [str(link["href"])[1:] for link in elements(text, "a") if "title" in link]
+    assert len(links) == 6 * 7 and set(links) <= set(rows) and len(rows) == 18
+    groups = {str(rows[link]["data-group"]) for link in links}
+    assert groups == {f"synth-plaza {name}" for name in ("baseline", "a-in", "ibn", "a-sn", "in", "snr")}
+    for fact in (
+        "quick@9e5561ac",
+        "d636b65604b7",
+        "NVIDIA H100 80GB HBM3, float32",
+        "2.11.0+cu130",
+        "2026-11-22T17:57:48Z",
+    ):
+        assert fact in text
+    assert "reidgen train --method a-in --source synth-plaza --seed 2 --recipe quick --backbone tiny" in text
+
+
+def test_what_has_no_data_is_left_out_in_one_line_with_its_command(reference: Path) -> None:
+    text = reference.read_text(encoding="utf-8")
+    missing = re.findall(r"<li>(.*)</li>", text[text.index('id="missing"') : text.index('id="runs"')])
+    commands = ["reidgen bench"] * 3 + [f"reidgen show {kind} RUN --target NAME" for kind in PICTURES]
+    assert [line.partition("run: ")[2] for line in missing] == commands
+    assert not any(f'<section id="{kind}"' in text for kind in PICTURES)
+
+
+def test_the_paper_stands_beside_where_it_has_numbers(tmp_path: Path) -> None:
+    text = page(save(tmp_path, row("snr", "duke", 0.3), row("snr", "market", 0.8)))
+    assert "paper 33.6" in text and "paper 84.7" in text
+
+
+def test_several_sources_give_one_heat_map_per_method(tmp_path: Path) -> None:
+    rows = [
+        row(m, t, 0.5, source=s) for m in ("baseline", "snr") for s in ("market", "msmt17") for t in ("duke", "viper")
+    ]
+    maps = labels(page(save(tmp_path, *rows)), "Heat map")
+    assert [label.split(":")[0] for label in maps] == [
+        "Heat map of mAP in percent, Baseline",
+        "Heat map of mAP in percent, SNR",
+    ]
+    assert "market duke 50.0, viper 50.0" in maps[0] and "msmt17 duke 50.0" in maps[0]
+
+
+def make_run(
+    results: Path, *, method: str = "snr", seed: int = 0, first: list[int], pids: list[int] | None = None
+) -> Path:
+    """A finished run on duke, with one query per rank of `first`; 0: without a match."""
+    folder = results / "runs" / "market" / f"{method}-tiny-s{seed}-1a2b3c4d"
+    folder.mkdir(parents=True)
+    found = [rank for rank in first if rank]
+    scores = {
+        "mAP": sum(1 / rank for rank in found) / len(found),
+        "rank1": sum(rank == 1 for rank in found) / len(found),
+    }
+    (folder / "results.csv").write_text(to_csv(frame({**row(method, "duke", 0.0, seed=seed), **scores})))
+    queries = pd.DataFrame({"target": "duke", "split": 0, "path": "x.jpg", "pid": pids or range(len(first)), "camid": 0, "ap": [1 / rank if rank else None for rank in first], "first_match": first, "inp": 0.5})  # fmt: skip
+    queries.to_csv(folder / "per_query.csv.gz", index=False)
+    losses = {
+        "epoch": [1, 2],
+        "loss": [4.0 + seed, 2.0 + seed],
+        "cross_entropy": [3.0, 1.0],
+        "triplet": [1.0, 0.5],
+        "snr": [0.0, 0.0],
+    }
+    pd.DataFrame(losses).to_csv(folder / "log.csv", index=False)
+    (folder / "recipe.toml").write_text("# a recipe\n")
+    return folder
+
+
+def test_cmc_and_training_curves_worked_by_hand(tmp_path: Path) -> None:
+    """Seed 0: ranks 1, 1, 3, 30 of 4 with a match -> 50 %, 75 % to rank 10; seed 1: 1, 2, 2, 2 -> 25 %, 100 %. Loss: 4.5 to 2.5."""
+    make_run(tmp_path, first=[1, 1, 3, 30, 0])
+    folder = make_run(tmp_path, seed=1, first=[1, 2, 2, 2])
+    text = page(tmp_path)
+    (cmc,) = labels(text, "CMC")
+    assert cmc.endswith("trained on market, measured on duke: SNR 37.5 at rank 1, 87.5 at rank 10")
+    assert labels(text, "Training curves, loss") == [
+        "Training curves, loss on market, first to last epoch: SNR 4.50 to 2.50"
+    ]
+    assert not labels(text, "Training curves, SNR loss")  # all zero: the method has none
+    assert f"--seed 1 --recipe {folder / 'recipe.toml'}" in text
+
+
+def test_differences_are_drawn_with_the_tables_interval(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        make_run(tmp_path, method="baseline", seed=seed, first=[2, 4, 4, 2, 5, 2])
+        make_run(tmp_path, method="snr", seed=seed, first=[1, 2, 2, 1, 3, 1])
+    text = page(tmp_path)
+    drawn = labels(text, "Bars: mAP above Baseline")
+    found = re.search(r"duke: SNR \+(\d+\.\d)(?: †)? \(\+?([−\d.-]+) to \+(\d+\.\d)\)", drawn[-1])
+    assert found and float(found[2].replace("−", "-")) < float(found[1]) < float(found[3])
+    assert float(found[1]) == pytest.approx(100 * ((1 + 0.5 + 0.5 + 1 + 1 / 3 + 1) - (0.5 + 0.25 + 0.25 + 0.5 + 0.2 + 0.5)) / 6, abs=0.05)  # fmt: skip
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    make_run(tmp_path, first=[1, 2])
+    assert page(tmp_path) == page(tmp_path)
+
+
+# Pictures of `reidgen show`
+
+
+def draw(folder: Path, kind: str, *, images: bool, content: bytes = PIXEL, **more: Any) -> Path:
+    show = folder / "show"
+    show.mkdir(exist_ok=True)
+    (show / f"{kind}-duke.png").write_bytes(content)
+    facts = {"title": f"{kind} title", "alt": f"{kind} alt", "caption": "cap", "images": images, "files": [f"{kind}-duke.png"], "command": "reidgen show", "date": "2026-05-02"}  # fmt: skip
+    (show / f"{kind}-duke.json").write_text(json.dumps({**facts, **more}))
+    return show / f"{kind}-duke.json"
+
+
+def test_people_are_never_embedded_without_being_asked_for(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, first=[1, 2])
+    draw(folder, "ranks", images=True, content=PIXEL + b"people")
+    draw(folder, "gates", images=False)
+    people, pixel = (base64.b64encode(content).decode() for content in (PIXEL + b"people", PIXEL))
+    without, with_images = page(tmp_path), page(tmp_path, images=True)
+    assert people not in without and people in with_images and pixel in without and pixel in with_images
+    assert (
+        "Ranked lists: 1 picture with images of the data set left out" in without
+        and "reidgen report --images" in without
+    )
+    assert [image["alt"] for image in elements(with_images, "img")] == ["ranks alt", "gates alt"]
+
+
+def test_plots_stop_at_a_size_and_say_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, first=[1, 2])
+    draw(folder, "tsne", images=False, content=PIXEL + bytes(4_000_000))
+    draw(folder, "gates", images=False)
+    text = page(tmp_path)
+    assert len(text) < 5_000_000 and "Features by t-SNE: 1 left out to keep this file small" in text
+    assert [image["alt"] for image in elements(text, "img")] == ["gates alt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"files": ["../../../rows.csv"]}, "names no title, alternative text or file"),
+        ({"files": []}, "names no title, alternative text or file"),
+        ({"files": ["gone-duke.png"]}, "gone-duke.png is missing; repeat"),
+        ({"alt": ""}, "names no title, alternative text or file"),
+        ({"files": 3}, "is damaged; remove it and repeat"),
+    ],
+)
+def test_a_damaged_picture_ends_in_one_sentence(more: dict[str, Any], words: str, tmp_path: Path) -> None:
+    draw(make_run(tmp_path, first=[1, 2]), "gates", images=False, **more)
+    with pytest.raises(RunError, match=words):
+        make_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [("log.csv", b"a,b\n1,2\n"), ("log.csv", b""), ("per_query.csv.gz", b"nonsense"), ("per_query.csv.gz", gzip.compress(b"a\n")), ("show/gates-duke.json", b"[]")])  # fmt: skip
+def test_a_damaged_file_of_a_run_ends_in_one_sentence(name: str, content: bytes, tmp_path: Path) -> None:
+    folder = make_run(tmp_path, first=[1, 2])
+    draw(folder, "gates", images=False)
+    (folder / name).write_bytes(content)
+    with pytest.raises(RunError, match="damaged"):
+        make_report(tmp_path)
+
+
+def test_without_rows_it_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ReidgenError, match="reidgen bench"):
+        make_report(tmp_path)
+
+
+def test_ten_thousand_rows_in_time(tmp_path: Path) -> None:
+    """10,560 rows: 6 sources, 16 methods, 10 targets, 11 seeds."""
+    rows = frame(
+        *(
+            row(f"m{method}", f"t{target}", 0.3 + method / 50 + target / 100 + seed / 1000, source=f"s{source}", seed=seed)
+            for source in range(6) for method in range(16) for target in range(10) for seed in range(11)
+        )
+    )  # fmt: skip
+    assert len(rows) > 10_000
+    (tmp_path / "rows.csv").write_text(to_csv(rows))
+    start = time.process_time()
+    file = make_report(tmp_path)
+    assert time.process_time() - start < 15 and file.stat().st_size < 5_000_000
+    text = file.read_text(encoding="utf-8")
+    assert (
+        "Of more than 36 charts" in text and len(labels(text, "Bars")) == 6 and len(labels(text, "Heat map")) == 16
+    )  # of 66 bar charts the means alone
+
+
+# In a real browser
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+def evil_results(results: Path) -> Path:
+    """Names that try to break the page, of everything that a user names; two runs with pictures."""
+    rows = [row(method, f"{target}{EVIL}", score, commit=EVIL, device=f'"{EVIL}', recipe=EVIL)
+            for method, target, score in (("snr", "a", 0.3), (EVIL, "a", 0.4), (EVIL, "b", 0.5), ("baseline", "b", 0.2))]  # fmt: skip
+    save(results, *rows)
+    folder = make_run(results, method="ibn", first=[1, 2])
+    draw(folder, "gates", images=False, title=EVIL, alt=f'"{EVIL}', caption=EVIL, command=EVIL, date=EVIL)
+    return make_report(results)
+
+
+@pytest.fixture(scope="module", params=["reference", "evil"])
+def report(request: pytest.FixtureRequest, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reference if request.param == "reference" else evil_results(tmp_path_factory.mktemp("evil"))
+
+
+@pytest.fixture(scope="module", params=[(1280, False), (390, True)], ids=["wide-light", "narrow-dark"])
+def opened(request: pytest.FixtureRequest, report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    width, dark = request.param
+    with Page(tmp_path_factory.mktemp("chromium"), width=width, dark=dark) as chromium:
+        chromium.open(report)
+        yield chromium
+
+
+@needs_chromium
+def test_no_error_and_no_request(opened: Page) -> None:
+    assert opened.reported("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
+    asked = [request["request"]["url"] for request in opened.reported("Network.requestWillBeSent")]
+    assert len([url for url in asked if url.startswith("file:")]) == 1
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert opened.run("document.scripts.length") == 1
+
+
+def test_the_file_names_no_address_on_the_net(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    assert (
+        "http://" not in text
+        and "https://" not in text
+        and "//" not in re.sub(r"// what is missing.*|base64,[^\"]*", "", text)
+    )
+    assert len(text.encode()) < 5_000_000
+
+
+@needs_chromium
+def test_no_sideways_scrolling_and_all_is_reachable(opened: Page) -> None:
+    assert opened.run("document.documentElement.scrollWidth <= innerWidth")
+    assert opened.run("[...document.querySelectorAll('.scroll')].every(box => box.tabIndex === 0 && box.ariaLabel)")
+    assert opened.run(
+        "[...document.querySelectorAll('a[href^=\"#\"]')].every(a => document.getElementById(a.hash.slice(1)))"
+    )
+    assert opened.run("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size === document.querySelectorAll('[id]').length")  # fmt: skip
+
+
+@needs_chromium
+def test_every_picture_has_alternative_text(opened: Page) -> None:
+    assert opened.run("document.querySelectorAll('svg').length") > 2
+    assert opened.run(
+        "[...document.querySelectorAll('svg')].every(s => s.getAttribute('role') === 'img' && s.ariaLabel)"
+    )
+    assert opened.run("[...document.images].every(i => i.alt && i.complete && i.naturalWidth > 0)")
+
+
+CONTRAST = """(selector => {
+  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+                       return .2126 * r + .7152 * g + .0722 * b; };
+  const [x, y] = [getComputedStyle(document.querySelector(selector)).color, getComputedStyle(document.body).backgroundColor].map(light);
+  return (Math.max(x, y) + .05) / (Math.min(x, y) + .05); })"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("selector", ["body", ".soft", "small", "nav a", "main svg text"])
+def test_text_is_readable_on_its_ground(opened: Page, selector: str) -> None:
+    assert opened.run(f"{CONTRAST}('{selector}')") >= 4.5
+
+
+@needs_chromium
+def test_tables_sort_by_click_and_by_key(reference: Path, tmp_path: Path) -> None:
+    cells = pd.read_csv(REFERENCE / "table.csv")
+    by_score = list(cells[cells["target"] == "synth-night"].sort_values("mAP", ascending=False)["mAP"])
+    with Page(tmp_path / "chromium") as chromium:
+        chromium.open(reference)
+        column = (
+            "[...document.querySelector('.sortable').tBodies[0].rows].map(r => parseFloat(r.cells[4].dataset.value))"
+        )
+        states = "[...document.querySelectorAll('.sortable')[0].tHead.rows[0].cells].map(c => c.ariaSort)"
+        head = "document.querySelector('.sortable').tHead.rows[0].cells[4].querySelector('button')"
+        assert "night" in chromium.run(f"{head}.textContent") and set(chromium.run(states)) == {"none"}
+        chromium.run(f"{head}.click()")
+        assert chromium.run(column) == by_score and chromium.run(states)[4] == "descending"
+        chromium.run(f"{head}.focus()")
+        chromium.press("Enter")
+        assert chromium.run(column) == by_score[::-1] and chromium.run(states).count("none") == 7
+        chromium.run("document.querySelector('.sortable thead button').click()")
+        names = chromium.run(
+            "[...document.querySelector('.sortable').tBodies[0].rows].map(r => r.cells[0].textContent)"
+        )
+        assert names == sorted(names) and chromium.run(states)[0] == "ascending"
+
+
+@needs_chromium
+def test_missing_numbers_stay_below_and_a_number_marks_its_runs(tmp_path: Path) -> None:
+    with Page(tmp_path / "chromium") as chromium:
+        chromium.open(evil_results(tmp_path / "results"))
+        heads = chromium.run("[...document.querySelector('.sortable').tHead.rows[0].cells].map(c => c.textContent)")
+        column = heads.index(f"b{EVIL}")
+        last = "[...document.querySelector('.sortable').tBodies[0].rows].at(-1)"
+        for _ in range(2):
+            chromium.run(f"document.querySelectorAll('.sortable thead button')[{column}].click()")
+            assert chromium.run(f"{last}.cells[{column}].textContent") == "–"
+        chromium.run("document.querySelector('td a').click()")
+        chromium.run("new Promise(done => setTimeout(done, 50))")
+        marked = chromium.run("[...document.querySelectorAll('tr.on')].map(r => r.dataset.group)")
+        assert len(marked) == 1 and f"#{chromium.run('document.querySelector(`tr.on`).id')}" == chromium.run(
+            "location.hash"
+        )
