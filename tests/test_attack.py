@@ -11,8 +11,11 @@ from conftest import SMALL, quiet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reidgen import attack as attack_module
-from reidgen.attack import (
+from reidgen.data.batches import load_source
+from reidgen.errors import DataError, RecipeError
+from reidgen.evaluation import load_network
+from reidgen.robustness import attack as attack_module
+from reidgen.robustness.attack import (
     CONTROLS,
     attack,
     control_pattern,
@@ -24,13 +27,10 @@ from reidgen.attack import (
     pattern_gradient,
     perturb,
 )  # fmt: skip
-from reidgen.attack_losses import LOSSES, lambda_gradient
-from reidgen.data.batches import load_source
-from reidgen.errors import DataError, RecipeError
-from reidgen.evaluation import load_network
+from reidgen.robustness.attack_losses import LOSSES, lambda_gradient
+from reidgen.robustness.trials import ATTACK, CLEAN, read_trials
 from reidgen.runs import Run, read_csv
 from reidgen.training import train
-from reidgen.trials import ATTACK, CLEAN, read_trials
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reidgen import attack_losses
-from reidgen.attack_losses import LOSSES, lambda_gradient
+from reidgen.robustness import attack_losses
+from reidgen.robustness.attack_losses import LOSSES, lambda_gradient
 
 
 def unit(*shape: int, seed: int) -> Tensor:

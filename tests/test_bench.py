@@ -13,7 +13,7 @@ from reidgen.data.prepare import prepare
 from reidgen.entries import Protocol
 from reidgen.errors import DataError
 from reidgen.runs import read_rows
-from reidgen.tables import make_table
+from reidgen.tables.compare import make_table
 
 GOLDEN = Path(__file__).parent / "golden" / "end_to_end.md"
 

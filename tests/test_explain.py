@@ -7,9 +7,9 @@ from test_significance import simulate
 from test_tables import frame, row
 
 from reidgen.errors import ReidgenError
-from reidgen.explain import explain
 from reidgen.recipe import RECIPES, load_recipe
-from reidgen.tables import make_table
+from reidgen.tables.compare import make_table
+from reidgen.tables.explain import explain
 
 
 def small():  # type: ignore[no-untyped-def]

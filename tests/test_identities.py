@@ -10,8 +10,8 @@ import pytest
 from test_tables import frame, row
 
 from reidgen.errors import RunError
-from reidgen.identities import FILE, read_identities, run_names
 from reidgen.runs import Run, to_csv
+from reidgen.tables.identities import FILE, read_identities, run_names
 
 QUERIES = pd.DataFrame(
     {

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
 
-from reidgen import pictures
+from reidgen.pictures import drawings as pictures
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from reidgen.methods import METHODS
-from reidgen.plots import bars, curves, heat_map, styles
+from reidgen.report.plots import bars, curves, heat_map, styles
 
 NASTY = 'a <b> & $x_1$ "q" 行人'
 STYLE = styles(["Baseline", "SNR", NASTY])

@@ -9,13 +9,13 @@ from conftest import SMALL, quiet
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from reidgen import probes
 from reidgen.data.batches import standardize, to_float
 from reidgen.data.manifest import load_index, load_prepared
 from reidgen.errors import DataError
 from reidgen.evaluation import Sides
 from reidgen.methods import METHODS
 from reidgen.models.network import ReIDNet, build_network
+from reidgen.pictures import probes
 from reidgen.ranking import JUNK, rank
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 64, 32, 3), dtype=np.uint8)

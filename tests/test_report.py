@@ -16,10 +16,10 @@ import pytest
 from browser import CHROMIUM, Page
 
 from reidgen.errors import ReidgenError, RunError
-from reidgen.report import headlines, make_report
+from reidgen.report.page import headlines, make_report
+from reidgen.report.sections import PICTURES
 from reidgen.runs import COLUMNS, to_csv
-from reidgen.sections import PICTURES
-from reidgen.tables import make_table
+from reidgen.tables.compare import make_table
 
 REFERENCE = Path(__file__).parents[1] / "results" / "synth-main-2026-11-22"
 EVIL = "<script>alert(1)</script>"

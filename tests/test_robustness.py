@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from reidgen.errors import ReidgenError
-from reidgen.robustness import (
+from reidgen.robustness.shifts import SHIFTS
+from reidgen.robustness.tables import (
     PATTERN_NAMES,
     PATTERN_ORDER,
     attack_figures,
@@ -17,8 +18,7 @@ from reidgen.robustness import (
     stress_figures,
     stress_table,
 )  # fmt: skip
-from reidgen.shifts import SHIFTS
-from reidgen.trials import ATTACK, CLEAN, STRESS, add_trials, collect_trials, read_trials, write_trials
+from reidgen.robustness.trials import ATTACK, CLEAN, STRESS, add_trials, collect_trials, read_trials, write_trials
 
 
 def row(kind: dict[str, str], **values: object) -> dict[str, object]:

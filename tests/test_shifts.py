@@ -8,7 +8,7 @@ from PIL import Image
 
 from reidgen.data.synthetic import draw_image
 from reidgen.errors import ReidgenError
-from reidgen.shifts import SEVERITIES, SHIFTS, Pixels, apply_shift, sheet, shifts_digest
+from reidgen.robustness.shifts import SEVERITIES, SHIFTS, Pixels, apply_shift, sheet, shifts_digest
 
 # SHA-256 of the drawn image's pixels at severity 3 in both directions; a failing test prints the new ones.
 GOLDEN: dict[str, str] = {

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from reidgen import pictures, probes, show
 from reidgen.data.manifest import load_prepared
 from reidgen.errors import DataError, RecipeError, RunError, SharedImagesError
 from reidgen.evaluation import evaluate
 from reidgen.models.network import build_network
+from reidgen.pictures import drawings, probes, show
+from reidgen.pictures.show import KINDS, Picture
+from reidgen.pictures.show import show as run_show
 from reidgen.runs import Run
-from reidgen.show import KINDS, Picture
-from reidgen.show import show as run_show
 
 PLOTS = ("tsne", "distances", "gates")
 
@@ -75,14 +75,14 @@ def test_a_picture_is_whole_described_and_repeatable(run: Run, small_data: Path,
 
 
 def captured(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[object, ...]]:
-    """Return a list that grows by the arguments of every call of pictures.<name>, which draws nothing then."""
+    """Return a list that grows by the arguments of every call of drawings.<name>, which draws nothing then."""
     calls: list[tuple[object, ...]] = []
 
     def record(*args: object, **_kwargs: object) -> Figure:
         calls.append(args)
         return Figure(figsize=(1, 1))
 
-    monkeypatch.setattr(pictures, name, record)
+    monkeypatch.setattr(drawings, name, record)
     return calls
 
 
@@ -101,7 +101,7 @@ def test_ranked_lists_have_the_numbers_of_evaluation(
         for one in queries.itertuples()
     }
     for one in rows:
-        assert isinstance(one, pictures.Row) and one.caption in known
+        assert isinstance(one, drawings.Row) and one.caption in known
         first = int(one.caption.rpartition(" ")[2])
         assert (one.match is None) == (first <= 10)
         assert one.match[1] == first if one.match else one.right.index(True) + 1 == first
@@ -131,7 +131,7 @@ def test_every_method_shows_what_it_has(
     calls = captured(monkeypatch, "draw_maps")
     shown(run, "maps", data=small_data)
     heat = calls[0][0]
-    assert isinstance(heat, pictures.Heat) and len({name for _, name in heat.heat}) == symbols
+    assert isinstance(heat, drawings.Heat) and len({name for _, name in heat.heat}) == symbols
     calls = captured(monkeypatch, "draw_gates")
     if method == "snr-g2":
         shown(run, "gates", data=small_data)

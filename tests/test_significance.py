@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from test_tables import frame, row
 
-from reidgen.identities import run_names
-from reidgen.paper import MEAN
-from reidgen.significance import differences
+from reidgen.tables.identities import run_names
+from reidgen.tables.paper import MEAN
+from reidgen.tables.significance import differences
 
 METHODS = {"baseline": 0.3, "in": 0.3, "snr": 0.5}
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from reidgen.statistics import Spread, average_ranks, bootstrap_scores, holm, intervals, nemenyi_q, spread
+from reidgen.tables.statistics import Spread, average_ranks, bootstrap_scores, holm, intervals, nemenyi_q, spread
 
 DEMSAR = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]  # q at 0.05 for 2 to 10 methods, his table 5a
 TRUE = 0.03

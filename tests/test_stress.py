@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from conftest import SMALL, quiet
 
-from reidgen import stress as stress_module
 from reidgen.errors import DataError, RecipeError, ReidgenError, RunError
+from reidgen.robustness import stress as stress_module
+from reidgen.robustness.shifts import SHIFTS, Shift
+from reidgen.robustness.stress import camera_directions, stress
+from reidgen.robustness.subject import clustered_error, load_subject
+from reidgen.robustness.trials import CLEAN, STRESS, collect_trials, read_trials
 from reidgen.runs import Run, read_csv
-from reidgen.shifts import SHIFTS, Shift
-from reidgen.stress import camera_directions, stress
-from reidgen.subject import clustered_error, load_subject
 from reidgen.training import train
-from reidgen.trials import CLEAN, STRESS, collect_trials, read_trials
 
 FEW = ("brightness", "noise")  # of the eleven shifts, for speed
 

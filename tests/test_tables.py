@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from reidgen import looks, tables
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
 from reidgen.runs import COLUMNS, to_csv
-from reidgen.tables import MEAN, make_table
+from reidgen.tables import compare, looks
+from reidgen.tables.compare import MEAN, make_table
 
 GOLDEN = Path(__file__).parent / "golden" / "table.md"
-PAPER = pd.read_csv(Path(tables.__file__).with_name("paper_tables.csv"))
+PAPER = pd.read_csv(Path(compare.__file__).with_name("paper_tables.csv"))
 SCORES = {"mAP": 0.3, "rank1": 0.5, "rank5": 0.6, "rank10": 0.7, "mINP": 0.1}
 MADE = {
     "backbone": "tiny", "queries": 100, "gallery": 400, "unmatched": 0, "recipe": "quick", "hash": "1a2b3c4d5e6f7788",
@@ -42,7 +42,7 @@ def frame(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def cell(table: tables.Table, method: str, target: str, source: str = "market") -> pd.Series:
+def cell(table: compare.Table, method: str, target: str, source: str = "market") -> pd.Series:
     cells = table.cells
     found = cells[(cells["source"] == source) & (cells["method"] == method) & (cells["target"] == target)]
     assert len(found) == 1
@@ -55,7 +55,7 @@ def line(markdown: str, start: str, nth: int = 0) -> list[str]:
     return [parts for parts in lines if parts[0] == start][nth]
 
 
-def screen(table: tables.Table, width: int) -> str:
+def screen(table: compare.Table, width: int) -> str:
     console = Console(width=width, file=io.StringIO())
     with console.capture() as capture:
         console.print(table.rich())
@@ -97,7 +97,7 @@ def test_numbers_against_numpy_and_rows_not_modified() -> None:
     targets = ("duke", "viper")
     rows = frame(
         *(
-            row("snr", target, seed=seed, split=split, **dict(zip(tables.METRICS, score[t, seed, split], strict=True)))
+            row("snr", target, seed=seed, split=split, **dict(zip(compare.METRICS, score[t, seed, split], strict=True)))
             for t, target in enumerate(targets)
             for seed in range(3)
             for split in range(4)
@@ -106,7 +106,7 @@ def test_numbers_against_numpy_and_rows_not_modified() -> None:
     before = rows.copy()
     table = make_table(rows)
     pd.testing.assert_frame_equal(rows, before)
-    for m, metric in enumerate(tables.METRICS):
+    for m, metric in enumerate(compare.METRICS):
         runs = 100 * score[..., m].mean(2)
         for t, target in enumerate(targets):
             found = cell(table, "snr", target)
@@ -286,7 +286,7 @@ def test_csv_reads_back_to_the_same_frame(paper: bool) -> None:
     rows = small()
     rows["mAP"] = np.random.default_rng(1).uniform(size=len(rows))
     table = make_table(rows.assign(hash=rows["hash"].replace("1a2b3c4d5e6f7788", "1234567890")), paper=paper)
-    assert list(table.cells.columns) == tables.COLUMNS
+    assert list(table.cells.columns) == compare.COLUMNS
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(table.csv())), table.cells, check_exact=True)
 
 
@@ -367,14 +367,14 @@ def of_paper(name: str, **more: Any) -> pd.DataFrame:
     return frame(*rows, *(row(m, "pku", source=s) for m, s in set(zip(own["method"], own["source"], strict=True))))
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", compare.TABLES)
 def test_named_tables_show_what_the_paper_shows_and_equal_it(name: str) -> None:
     other = [row("my-norm", "duke"), row("snr-conv" if name != "design" else "ibn", "duke")]
     table = make_table(pd.concat([of_paper(name), frame(*other)]), name=name, paper=True)
     own = PAPER[PAPER["table"] == name]
     cells = table.cells[table.cells["target"] != MEAN]
-    assert set(zip(*(cells[key] for key in tables.CELL), strict=True)) == set(
-        zip(*(own[key] for key in tables.CELL), strict=True)
+    assert set(zip(*(cells[key] for key in compare.CELL), strict=True)) == set(
+        zip(*(own[key] for key in compare.CELL), strict=True)
     )
     assert (cells["diff_mAP"].abs() < 1e-6).all() and (cells["diff_rank1"].abs() < 1e-6).all()
     assert not [note for note in table.notes if " yet (run: " in note]
@@ -394,7 +394,7 @@ def test_ablations_are_laid_out_as_in_the_paper() -> None:
     assert r"market $\to$ duke" in make_table(of_paper("loss"), name="loss").latex()
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", compare.TABLES)
 def test_a_source_that_the_paper_does_not_have_keeps_all_its_targets(name: str) -> None:
     rows = [row(m, t, source="synth-plaza") for m in ("baseline", "snr") for t in ("synth-plaza", "synth-mall", "pku")]
     rows += [row("snr", "market"), row("snr", "pku")]  # of the paper's targets only the seen one

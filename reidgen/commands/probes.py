@@ -27,7 +27,7 @@ def show(
     from reidgen.runs import find_run
 
     found = find_run(run, results)
-    from reidgen.show import show as run_show
+    from reidgen.pictures.show import show as run_show
 
     with progress() as report:
         files = run_show(found, kind, expand(target.split(",")), data=data, device=device, report=report)
@@ -53,7 +53,7 @@ def stress(
     Example: reidgen stress snr-tiny-s0 --target synth-night
     """
     if picture:
-        from reidgen.stress import write_sheet
+        from reidgen.robustness.stress import write_sheet
 
         write_sheet(picture)
         out().print(f"written: {picture}", soft_wrap=True)
@@ -64,8 +64,8 @@ def stress(
     from reidgen.runs import find_run
 
     found = find_run(run, results)
-    from reidgen.robustness import stress_table
-    from reidgen.stress import stress as run_stress
+    from reidgen.robustness.stress import stress as run_stress
+    from reidgen.robustness.tables import stress_table
 
     for name in expand(target.split(",")):
         with progress() as report:
@@ -100,16 +100,16 @@ def attack(
     from reidgen.runs import find_run
 
     found, others = find_run(run, results), [find_run(name, results) for name in makers.split(",") if name]
-    from reidgen.attack import attack as run_attack
+    from reidgen.robustness.attack import attack as run_attack
 
     with progress() as report:
         rows = run_attack(found, expand(target.split(",")), makers=others, losses=losses.split(","), bound=bound,
                           data=data, device=device, report=report)  # fmt: skip
     scores = rows.groupby(["target", "pattern", "maker_method"], sort=False)[["mAP", "rank1", "drop"]].mean()
-    for row in (100 * scores).reset_index().itertuples():
-        by = f" of {row.maker_method}" if others and row.maker_method else ""
-        line = f"{row.target}: {row.pattern!s}{by}: mAP {row.mAP:.1f}, Rank-1 {row.rank1:.1f}, drop {row.drop:.0f} %"
-        out().print(line, soft_wrap=True)
+    for row in (100 * scores).reset_index().to_dict("records"):
+        by = f" of {row['maker_method']}" if others and row["maker_method"] else ""
+        numbers = f"mAP {row['mAP']:.1f}, Rank-1 {row['rank1']:.1f}, drop {row['drop']:.0f} %"
+        out().print(f"{row['target']}: {row['pattern']}{by}: {numbers}", soft_wrap=True)
     patterns = (others or [found])[0].folder / "attack"
     out().print(
         f"rows in {found.folder / 'attack.csv'}, patterns in {patterns}; compare: reidgen table attack", soft_wrap=True

@@ -41,7 +41,7 @@ def table(
     if name in ("stress", "attack"):
         _print_robustness(name, results)
         return
-    from reidgen.paper import TABLES
+    from reidgen.tables.paper import TABLES
 
     if explain is not None:
         _explain(explain, name, against, results)
@@ -66,7 +66,7 @@ def report(
 
     Example: reidgen report
     """
-    from reidgen.report import make_report
+    from reidgen.report.page import make_report
 
     file = make_report(results, images=images)
     out().print(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
@@ -81,9 +81,9 @@ def print_table(
     choose: "Callable[[pd.DataFrame], pd.DataFrame]" = lambda rows: rows,
 ) -> None:
     """Write and print the table of the rows that `choose` returns of all rows."""
-    from reidgen.identities import read_identities
     from reidgen.runs import read_rows, to_csv
-    from reidgen.tables import make_table
+    from reidgen.tables.compare import make_table
+    from reidgen.tables.identities import read_identities
 
     rows = read_rows(results)
     identities = read_identities(results, rows, keep=True)
@@ -94,9 +94,9 @@ def print_table(
 
 
 def _explain(cell: str, name: str, against: str, results: Path) -> None:
-    from reidgen.explain import explain
-    from reidgen.identities import read_identities
     from reidgen.runs import read_rows
+    from reidgen.tables.explain import explain
+    from reidgen.tables.identities import read_identities
 
     rows = read_rows(results)
     identities = read_identities(results, rows, keep=True)
@@ -106,8 +106,8 @@ def _explain(cell: str, name: str, against: str, results: Path) -> None:
 
 def _print_robustness(kind: str, results: Path) -> None:
     """Write and print the table, and draw the figures, of all stress or attack rows."""
-    from reidgen.robustness import attack_figures, attack_table, stress_figures, stress_table
-    from reidgen.trials import KINDS, collect_trials
+    from reidgen.robustness.tables import attack_figures, attack_table, stress_figures, stress_table
+    from reidgen.robustness.trials import KINDS, collect_trials
 
     rows = collect_trials(results, kind)
     made = {"stress": stress_table, "attack": attack_table}[kind](rows)

@@ -1,7 +1,7 @@
 """The report: everything a results folder holds, as one HTML file that opens anywhere. No torch, no data set is opened.
 
-    rows -> reidgen.tables -> headlines, tables, the runs behind every cell \\
-    cells, run folders, pictures of `show` -> reidgen.sections -> plots      -> report.html.jinja -> report.html
+    rows -> reidgen.tables.compare -> headlines, tables, the runs behind every cell \\
+    cells, run folders, pictures of `show` -> reidgen.report.sections -> plots      -> page.html.jinja -> report.html
 
 This module collects, `plots` draws, the template lays out.
 """
@@ -13,13 +13,13 @@ from typing import Any, cast
 import pandas as pd
 
 from reidgen.files import write_text
-from reidgen.identities import read_identities, run_names
-from reidgen.looks import title as title_of
-from reidgen.plots import styles
+from reidgen.report.plots import styles
+from reidgen.report.sections import Behind, headings, make_sections, score
 from reidgen.runs import provenance, read_rows
-from reidgen.sections import Behind, headings, make_sections, score
-from reidgen.statistics import LEVEL
-from reidgen.tables import CELL, MEAN, Table, comparable, make_table
+from reidgen.tables.compare import CELL, MEAN, Table, comparable, make_table
+from reidgen.tables.identities import read_identities, run_names
+from reidgen.tables.looks import title as title_of
+from reidgen.tables.statistics import LEVEL
 
 LEGEND = "mAP in %, below it Rank-1 in %; bold: the best mAP of a column; ±: standard deviation over seeds; seen: the source's own cameras, not in the mean; †: differs from Baseline (p < 0.05 after Holm's correction)."
 
@@ -43,7 +43,7 @@ def make_report(results: Path, *, images: bool = False) -> Path:
     runs = _runs(rows, results)
     style = styles(map(title_of, dict.fromkeys(table.cells["method"])))
     sections = make_sections(table.cells, runs, results, style, images=images)
-    template = resources.files("reidgen").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = resources.files("reidgen.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = page.from_string(template).render(
         facts=_facts(table.cells, rows),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from reidgen.methods import METHODS
-from reidgen.paper import MEAN, in_order
-from reidgen.statistics import LEVEL
+from reidgen.tables.paper import MEAN, in_order
+from reidgen.tables.statistics import LEVEL
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

@@ -12,9 +12,9 @@ import pandas as pd
 
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
-from reidgen.plots import Style, styles
-from reidgen.shifts import SEVERITIES, SHIFTS
-from reidgen.trials import CLEAN, KINDS
+from reidgen.report.plots import Style, styles
+from reidgen.robustness.shifts import SEVERITIES, SHIFTS
+from reidgen.robustness.trials import CLEAN, KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +105,7 @@ def stress_table(rows: pd.DataFrame) -> Robustness:
     The drop 1 - mAP / clean mAP is averaged over splits and the five severities (a shift that lacks one has no number),
     then over seeds; "all shifts" is the mean over the eleven. As a method that starts low has little to lose, clean mAP
     and the mean shifted mAP and Rank-1 stand beside it.
-    rows: of `reidgen.trials.STRESS`. Raises ReidgenError when there are none.
+    rows: of `reidgen.robustness.trials.STRESS`. Raises ReidgenError when there are none.
     """
     rows, notes = _alike(_some(rows, "stress"), "shifts")
     notes.insert(0, "relative drop of mAP in %, mean of five severities; mAP and Rank-1 in %; ±: std over seeds")
@@ -141,7 +141,7 @@ def attack_table(rows: pd.DataFrame) -> Robustness:
 
     One grid for each seen target, one for the mean over the unseen targets that all methods have. A transfer matrix holds
     the mean relative drop over those targets: a row for the method that made the pattern, a column for the victim.
-    rows: of `reidgen.trials.ATTACK`. Raises ReidgenError when there are none.
+    rows: of `reidgen.robustness.trials.ATTACK`. Raises ReidgenError when there are none.
     """
     rows, notes = _alike(_some(rows, "attack"), "")
     notes.insert(0, "mAP in %; relative drop: in % of the clean mAP, mean over splits and targets; ±: std over seeds")

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reidgen.identities import CELL as KEYS
-from reidgen.identities import run_names
-from reidgen.paper import MEAN, in_order
-from reidgen.statistics import Spread, bootstrap_scores, intervals, spread
+from reidgen.tables.identities import CELL as KEYS
+from reidgen.tables.identities import run_names
+from reidgen.tables.paper import MEAN, in_order
+from reidgen.tables.statistics import Spread, bootstrap_scores, intervals, spread
 
 METRICS = ("mAP", "rank1")
 CELL = ["source", "method", "target"]

@@ -22,7 +22,7 @@ def numbers() -> pd.DataFrame:
 
     Source: Jin et al., CVPR 2020, as its slides show them [S]. The tables agree where they meet.
     """
-    with resources.files("reidgen").joinpath("paper_tables.csv").open(encoding="utf-8") as file:
+    with resources.files("reidgen.tables").joinpath("paper_tables.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file).rename(columns={"map": "paper_mAP", "rank1": "paper_rank1"})
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from reidgen.errors import ReidgenError
-from reidgen.identities import run_names
-from reidgen.looks import title
-from reidgen.paper import MEAN
 from reidgen.recipe import RECIPES
 from reidgen.runs import Run
-from reidgen.tables import SHOWN, comparable, make_table
+from reidgen.tables.compare import SHOWN, comparable, make_table
+from reidgen.tables.identities import run_names
+from reidgen.tables.looks import title
+from reidgen.tables.paper import MEAN
 
 
 def explain(

@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from reidgen.attack_losses import LOSSES
 from reidgen.data.batches import Source, load_source, standardize, stream_seed, to_float
 from reidgen.data.drawing import Dice
 from reidgen.data.manifest import load_prepared
@@ -34,9 +33,10 @@ from reidgen.files import replacing, write_text
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
+from reidgen.robustness.attack_losses import LOSSES
+from reidgen.robustness.subject import Subject, load_subject
+from reidgen.robustness.trials import CLEAN, add_trials, read_trials
 from reidgen.runs import Progress, Run, now, provenance
-from reidgen.subject import Subject, load_subject
-from reidgen.trials import CLEAN, add_trials, read_trials
 
 BOUND = 10  # grey levels of 255 [A]
 BATCH = 64

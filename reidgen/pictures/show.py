@@ -1,4 +1,4 @@
-"""Pictures of a trained run: computed by `reidgen.probes`, drawn by `reidgen.pictures`, written into <run folder>/show.
+"""Pictures of a trained run: computed by `reidgen.pictures.probes`, drawn by `reidgen.pictures.drawings`, written into <run folder>/show.
 
     <kind>-<target>.png     always
     <kind>-<target>.svg     of a plot, which shows no image of the data set
@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen import pictures, probes
 from reidgen.catalogue import split_all
 from reidgen.data.batches import standardize, to_float
 from reidgen.data.images import decode
@@ -30,6 +29,7 @@ from reidgen.evaluation import Sides, embed_tested, load_network, refuse_shared_
 from reidgen.files import replacing, write_text
 from reidgen.methods import METHODS
 from reidgen.models.network import ReIDNet
+from reidgen.pictures import drawings, probes
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, now
@@ -98,7 +98,7 @@ def show(
         names = [prepared.name for prepared in group]
         title = f"{method.title} ({recipe.backbone}, seed {recipe.seed}, trained on {recipe.source})"
         title += f": {_MAKERS[kind][1]}{', '.join(names)}"
-        with pictures.styled():
+        with drawings.styled():
             made = _MAKERS[kind][0](_Job(run, recipe, network, data, report, title), group)
             command = f"reidgen show {kind} {run.folder.parent.name}/{run.folder.name} --target {','.join(names)}"
             files += _write(run.folder / "show", f"{kind}-{'+'.join(names)}", made, title=title, command=command)
@@ -145,7 +145,7 @@ def _ranks(job: _Job, targets: list[Prepared]) -> Picture:
     lists = probes.ranked_lists(sides, ranking, misses=MISSES, hits=HITS)
     picture = partial(_thumbnail, target)
     rows = [
-        pictures.Row(
+        drawings.Row(
             caption=f"person {sides.pid_Q[one.query]}, camera {sides.camid_Q[one.query]}: AP {100 * one.ap:.1f} %, "
             f"first match at rank {one.first_match}",
             query=picture(query[one.query]),
@@ -164,7 +164,7 @@ def _ranks(job: _Job, targets: list[Prepared]) -> Picture:
     ]
     counts = f"mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.rank(1):.1f} % over {len(query) - ranking.unmatched:,} queries"  # fmt: skip
     return Picture(
-        pictures.draw_ranks(rows, title=job.title),
+        drawings.draw_ranks(rows, title=job.title),
         alt=f"Ranked lists on {name}: {' and '.join(shown)}; {counts}.",
         caption=f"{name}: {counts}. Each row is a query and its {len(rows[0].gallery)} nearest gallery images, without "
         "those of the same person in the same camera and without junk: a tick and a green frame mark the right person, a "
@@ -195,7 +195,7 @@ def _maps(job: _Job, targets: list[Prepared]) -> Picture:
     images = torch.cat(list(styles.values()))
     stages = probes.look_inside(job.network, standardize(images))[0]
     pixels = (255 * images).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    heat = pictures.Heat(
+    heat = drawings.Heat(
         images=dict(zip(styles, pixels, strict=True)),
         heat={key: probes.strength(stages[key[0]].maps[key[1]]).cpu().numpy() for key in shifts},
         shift={key: shift_SN[:, 0] for key, shift_SN in shifts.items()},
@@ -204,7 +204,7 @@ def _maps(job: _Job, targets: list[Prepared]) -> Picture:
     words = "; ".join(f"{stage}: {', '.join(one for key, one in means.items() if key[0] == stage)}" for stage in stages)
     numbers = f"Mean shift over {len(people)} people and {len(styles) - 1} changes: {words}"
     return Picture(
-        pictures.draw_maps(heat, title=job.title),
+        drawings.draw_maps(heat, title=job.title),
         alt=f"Activation maps of one person of {sample.name} in {len(styles)} styles. {numbers} (1: as far as another person).",
         caption=f"One person of {sample.name}, unchanged and brighter, darker, warmer and with less contrast. Heat: root mean "
         "square over the channels, on one scale per stage. Numbers: how far the change of style moves the map, as a share of "
@@ -226,7 +226,7 @@ def _tsne(job: _Job, targets: list[Prepared]) -> Picture:
     for number, ((stage, name), feature_NC) in enumerate(features.items(), 1):
         points = None if probes.is_one_point(feature_NC) else probes.tsne(feature_NC)
         accuracy = probes.neighbour_accuracy(feature_NC, domain_N=domain_N, person_N=person_N)
-        panels.append(pictures.Panel(stage, name, points, accuracy))
+        panels.append(drawings.Panel(stage, name, points, accuracy))
         job.report("t-SNE", number, len(features))
     names = [sample.name for sample in samples]
     shares = ", ".join(
@@ -240,7 +240,7 @@ def _tsne(job: _Job, targets: list[Prepared]) -> Picture:
         else ""
     )
     return Picture(
-        pictures.draw_tsne(panels, domain_N, names, title=job.title),
+        drawings.draw_tsne(panels, domain_N, names, title=job.title),
         alt=f"t-SNE of {len(samples[0].pid_N)} images each of {', '.join(names)}. Share of the images whose nearest image of "
         f"another person is of the same domain (chance: {chance}): {shares}.",
         caption=f"{len(samples[0].pid_N)} test images each of {', '.join(names)} (seed 0; at most {SAMPLE}), by the spatial "
@@ -283,7 +283,7 @@ def _distances(job: _Job, targets: list[Prepared]) -> Picture:
         "error rate)"
     )
     return Picture(
-        pictures.draw_distances(found.positive, found.negative, threshold=threshold, error=error, title=job.title),
+        drawings.draw_distances(found.positive, found.negative, threshold=threshold, error=error, title=job.title),
         alt=f"Histograms of distances on {name}: {found.positive.sum():,} matching pairs, mean distance {near:.2f}, and "
         f"{found.negative.sum():,} pairs of different people, mean {far:.2f}. {numbers}.",
         caption=f"{name}: {len(query):,} queries against {len(gallery):,} gallery images, without pairs of the same person "
@@ -308,7 +308,7 @@ def _gates(job: _Job, targets: list[Prepared]) -> Picture:
         words.append(f"{titles[key]}: mean {mean_C.mean():.2f}, from {mean_C.min():.2f} to {mean_C.max():.2f}; the other domains' channel means differ by up to {apart:.3f} on average")  # fmt: skip
     numbers = ". ".join(words)
     return Picture(
-        pictures.draw_gates(
+        drawings.draw_gates(
             {titles[key]: one for key, one in values.items()},
             names,
             label="gate: share of R let through",

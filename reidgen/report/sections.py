@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import RunError
-from reidgen.looks import title as title_of
-from reidgen.paper import MEAN
-from reidgen.plots import Style, bars, curves, heat_map
-from reidgen.statistics import LEVEL
+from reidgen.report.plots import Style, bars, curves, heat_map
+from reidgen.tables.looks import title as title_of
+from reidgen.tables.paper import MEAN
+from reidgen.tables.statistics import LEVEL
 
 RANKS = 20  # of the CMC curves
 PICTURES = {  # what `reidgen show` makes, and its heading

@@ -3,19 +3,19 @@
     rows -> comparable (one recipe, one version of the data) -> _average (splits, then seeds) -> Table.cells -> four looks
                                                              -> differences from one method, per-identity numbers
 
-The looks are those of `reidgen.looks`.
+The looks are those of `reidgen.tables.looks`.
 """
 
 from typing import Any
 
 import pandas as pd
 
-from reidgen import paper as papers
 from reidgen.errors import ReidgenError, unknown
-from reidgen.looks import SHOWN, Table, title
-from reidgen.paper import MEAN, TABLES, in_order
-from reidgen.significance import differences
-from reidgen.statistics import LEVEL, average_ranks, holm
+from reidgen.tables import paper as papers
+from reidgen.tables.looks import SHOWN, Table, title
+from reidgen.tables.paper import MEAN, TABLES, in_order
+from reidgen.tables.significance import differences
+from reidgen.tables.statistics import LEVEL, average_ranks, holm
 
 __all__ = ["CELL", "COLUMNS", "MEAN", "METRICS", "SHOWN", "TABLES", "Table", "comparable", "make_table"]
 

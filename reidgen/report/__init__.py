@@ -1,0 +1,1 @@
+"""The report: one HTML page of everything there is. No torch."""

@@ -1,0 +1,1 @@
+"""How a run breaks: controlled shifts of style, universal perturbations."""

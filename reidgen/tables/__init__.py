@@ -1,0 +1,1 @@
+"""Result rows -> comparison tables, with what is more than chance. No torch."""
