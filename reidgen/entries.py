@@ -17,11 +17,12 @@ TABLES = (".csv", ".mat")  # list files that name person and camera themselves
 @dataclass(frozen=True, kw_only=True)
 class Archive:
     """A file as its authors published it. urls: mirrors, in the order in which they are tried; none: not to be downloaded.
-    md5: 32 hexadecimal digits, "" where nobody publishes any."""
+    md5: 32 hexadecimal digits, "" where nobody publishes any. inside: the file in it that stands for it, once unpacked."""
 
     file: str
     urls: tuple[str, ...] = ()
     md5: str = ""
+    inside: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,6 +86,14 @@ def test_the_new_protocol_beside_the_release(tmp_path: Path) -> None:
     assert images(find("cuhk03-np-labelled", tmp_path / "data2", mat)) == images(root)
 
 
+@pytest.mark.parametrize("name", ["cuhk03-np-detected", "cuhk03-labelled"])
+@pytest.mark.parametrize("given", ["", "cuhk03_release", "cuhk03_release/cuhk-03.mat", ".."])
+def test_the_release_that_someone_unpacked(name: str, given: str, tmp_path: Path) -> None:
+    """cuhk-03.mat stands for the archive, and the .mat of the new protocol may lie one folder above it."""
+    folder = layouts.build(name, tmp_path / "home")
+    assert images(find(name, tmp_path / "data", folder / given)) > 0
+
+
 def test_the_published_checksum_is_compared(tmp_path: Path) -> None:
     file = layouts.archive("duke", tmp_path / "in")
     entry, md5 = KNOWN["duke"], hashlib.md5(file.read_bytes()).hexdigest()

@@ -119,13 +119,15 @@ def _unpacked(
 ) -> Path | None:
     """Return the set's folder in what is unpacked of its archives: the `given` file, those in `places`, and those that
     can be downloaded; None when the first, which is the set itself, is not to be had."""
-    by_name = {archive.file.casefold(): archive for archive in dataset.archives}
+    by_name = {name.casefold(): one for one in dataset.archives for name in (one.file, one.inside) if name}
     meant = by_name.get(given.name.casefold()) if given else None
     if given and meant is None:  # packed by someone else: it stands for the set itself
         meant = dataset.archives[0] if dataset.archives else Archive(file=given.name)
     files: dict[Path, str] = {}
     for archive in dataset.archives or (() if meant is None else (meant,)):
-        file = given if archive is meant else _file(archive, places)
+        # What is published beside the set itself may lie one folder above it.
+        near = [*places, *(place.parent for place in places)] if files else places
+        file = given if archive is meant else _file(archive, near)
         free = dataset.status == "open" or (dataset.status == "request" and files)
         if file is None and free and archive.urls and (fetch or files):
             file = _downloaded(dataset, archive, data / "archives", say, report)
@@ -157,13 +159,14 @@ def _downloaded(dataset: Dataset, archive: Archive, folder: Path, say: Say, repo
 
 
 def _file(archive: Archive, places: list[Path]) -> Path | None:
-    """Return the archive in `places` or the folders below them, by its name."""
+    """Return the archive, or the file in it that stands for it, in `places` or the folders below them, by its name."""
+    names = {name.casefold() for name in (archive.file, archive.inside) if name}
     for place in places:
-        for folder in (place, *_below(place, 1)):
+        for folder in (place, *_below(place)):
             try:
                 with os.scandir(folder) as entries:
                     for one in entries:
-                        if one.name.casefold() == archive.file.casefold() and one.is_file():
+                        if one.name.casefold() in names and one.is_file():
                             return Path(one)
             except OSError:
                 continue
