@@ -24,7 +24,11 @@ OPTIONS = {
     "train": {"--method", "--source", "--seed", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
     "evaluate": {"--target", "--data", "--results", "--device"},
     "bench": {"--source", "--protocol", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
-    "table": {"--paper", "--results"},
+    "table": {"--paper", "--against", "--explain", "--results"},
+    "report": {"--images", "--results"},
+    "show": {"--target", "--data", "--results", "--device"},
+    "stress": {"--target", "--where", "--picture", "--data", "--results", "--device"},
+    "attack": {"--target", "--from", "--losses", "--bound", "--data", "--results", "--device"},
 }  # fmt: skip
 
 

@@ -217,7 +217,7 @@ def _ranked(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         ranks |= {(str(source), method, MEAN): rank for method, rank in average.items()}
         listed = ", ".join(f"{title(one)} {average[one]:.1f}" for one in sorted(average, key=lambda one: average[one]))
         findings.append(
-            f"{source}: average rank by mAP over {len(score)} unseen targets: {listed}; Friedman's test: {_p(found.p)}; "
+            f"{source}: average rank by mAP over {len(score)} unseen targets: {listed}; Friedman's test: {p_value(found.p)}; "
             f"closer than {found.critical_difference:.2f} are not told apart (Nemenyi, 0.05)"
         )
     keys = pd.MultiIndex.from_frame(cells[CELL])
@@ -281,5 +281,10 @@ def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """Return the words for a p-value, as small as it is worth saying.
+
+    >>> p_value(0.0), p_value(0.022)
+    ('p < 0.001', 'p = 0.022')
+    """
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

@@ -8,7 +8,7 @@ import pandas as pd
 from reidgen.errors import ReidgenError
 from reidgen.recipe import RECIPES
 from reidgen.runs import Run
-from reidgen.tables.compare import SHOWN, comparable, make_table
+from reidgen.tables.compare import SHOWN, comparable, make_table, p_value
 from reidgen.tables.identities import run_names
 from reidgen.tables.looks import title
 from reidgen.tables.paper import MEAN
@@ -86,7 +86,9 @@ def _head(found: "pd.Series[str]") -> str:
             number += f"; {float(found[f'gain_{metric}']):+.2f} against {title(found['against'])}"
         if pd.notna(found[f"gain_{metric}_p"]):
             low, high, p, holm = (float(found[f"gain_{metric}_{part}"]) for part in ("low", "high", "p", "holm"))
-            number += f", 95 % interval {low:+.2f} to {high:+.2f}, p = {p:.2g}, after Holm's correction {holm:.2g}"
+            number += (
+                f", 95 % interval {low:+.2f} to {high:+.2f}, {p_value(p)}, after Holm's correction {p_value(holm)}"
+            )
         lines.append(number)
     return "\n".join(lines)
 
