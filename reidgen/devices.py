@@ -1,5 +1,6 @@
 """Where the work runs, and what that machine is called."""
 
+import math
 import platform
 from pathlib import Path
 
@@ -24,6 +25,25 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(f"no device {name}: {torch.cuda.device_count()} CUDA devices here; use --device cpu or auto")
     return device
+
+
+def devices_of(name: str) -> list[str]:
+    """Return the names of the devices that `name` means for independent work: all GPUs of the machine where it is "auto"
+    or "cuda" and there are several, else `name` alone. Raises RecipeError as `choose_device` does."""
+    if choose_device(name).type == "cuda" and name in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [name]
+
+
+def free_memory(device: torch.device) -> float:
+    """Return the bytes that are free on the device; infinite where a CPU's system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf
 
 
 def device_name(device: torch.device) -> str:

@@ -11,30 +11,36 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from reidgen import parallel
 from reidgen.data.batches import (
     Source,
     augment,
     batches_per_epoch,
     draw_augmentation,
     epoch_batches,
+    feed,
     load_source,
     source_digest,
     stream_seed,
 )
-from reidgen.devices import choose_device, device_name, memory_format
-from reidgen.errors import InterruptedRunError, RunError, WeightsError
+from reidgen.devices import device_name, memory_format
+from reidgen.errors import InterruptedRunError, RunError
 from reidgen.files import replacing, sha256_file, write_text
 from reidgen.losses import draw_triplets, dual_causality_loss, triplet_loss
 from reidgen.methods import get_method
+from reidgen.models.backbones import weight_file
 from reidgen.models.network import ReIDNet, build_network
+from reidgen.models.norms import share_batch_norm
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, now, provenance, run_of
 
@@ -49,35 +55,39 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     The same recipe, data and CPU build give the same weights, bit for bit, however often training was interrupted:
     initial weights, batches and augmentation depend on the seed and the step alone. The last epoch is the model; no
     target is ever looked at. `report` gets ("method s0, epoch 3/60, loss 2.31, 410 images/s", step, steps).
-    Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), InterruptedRunError
-    after Ctrl-C or SIGTERM, with the state kept.
+    Under torchrun the ranks share each batch, see `reidgen.parallel`; the batches, and but for rounding the result, are
+    those of one process. Every rank returns the run; rank 0 alone writes.
+    Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device, or
+    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C or SIGTERM, with the state kept.
     """
-    place = choose_device(device)
-    run = run_of(recipe, results=results, digest=recipe.hash(source_digest(recipe, data=data), _weights_digest(recipe)))
-    if run.done.is_file():
-        return run
-    with run.lock():
-        if run.done.is_file():  # by another process, since we looked
+    with parallel.joined(device) as place:
+        parallel.check_share(recipe.identities)
+        digest = recipe.hash(source_digest(recipe, data=data), _weights_digest(recipe))
+        run = run_of(recipe, results=results, digest=digest)
+        if any(parallel.any_rank(run.done.is_file())):
             return run
-        source = load_source(recipe, data=data, report=report)
-        for older in (run.results, run.per_query):  # of weights that are gone
-            older.unlink(missing_ok=True)
-        write_text(run.recipe_file, recipe.to_toml())
-        _Trainer(recipe, source, run, place).fit(report)
-        run.state.unlink(missing_ok=True)
+        with parallel.first_holds(run.lock()):
+            if run.done.is_file():  # by another process, since we looked
+                return run
+            source = load_source(recipe, data=data, report=report)
+            parallel.first(lambda: _begin(run, recipe))
+            Trainer(recipe, source, run, place).fit(report)
     return run
+
+
+def _begin(run: Run, recipe: Recipe) -> None:
+    for older in (run.results, run.per_query):  # of weights that are gone
+        older.unlink(missing_ok=True)
+    write_text(run.recipe_file, recipe.to_toml())
 
 
 def _weights_digest(recipe: Recipe) -> str:
     if recipe.weights in ("imagenet", "none"):
         return recipe.weights
-    path = Path(recipe.weights)
-    if not path.is_file():
-        raise WeightsError(f"no weight file {path}; give an existing file, or use --weights imagenet or none")
-    return sha256_file(path)
+    return sha256_file(weight_file(recipe.weights))
 
 
-class _Trainer:
+class Trainer:
     """The state of one training: all that a checkpoint holds, and what is derived from the recipe."""
 
     def __init__(self, recipe: Recipe, source: Source, run: Run, device: torch.device) -> None:
@@ -90,12 +100,15 @@ class _Trainer:
             self.network: ReIDNet = build_network(
                 recipe.method, recipe.backbone, classes=source.classes, weights=recipe.weights
             )
+        if parallel.count() > 1:
+            share_batch_norm(self.network.backbone)
         self.network.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
-        parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(
-            parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
+            self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
         )
-        self.step = 0
+        self.share = parallel.share(recipe.batch)
+        self.step = self.saved = 0
         self.seconds = 0.0
         self.rows: list[dict[str, float]] = []
         self.sums = torch.zeros(len(LOSSES), device=device)  # of this epoch
@@ -104,45 +117,59 @@ class _Trainer:
 
     def fit(self, report: Progress) -> None:
         """Train to the end, write weights, then `done`."""
-        pixels, labels = self.source.pixels_NHWC.to(self.device), torch.from_numpy(self.source.label_N)
+        labels = torch.from_numpy(self.source.label_N)
         saved = reported = time.monotonic()
         reported_step = self.step
-        batches = None  # of the epoch in work; a resumed run begins inside one
+        feeding = feed(self.source, self._batches(), share=self.share, device=self.device)
         self.network.train()
-        with _stop_signals() as stop:
-            while self.step < self.steps:
-                began = time.monotonic()
+        with stop_signals() as stop, contextlib.closing(feeding):
+            began = time.monotonic()
+            for images_B, pixels in feeding:
                 epoch, within = divmod(self.step, self.per_epoch)
-                if within == 0 or batches is None:
-                    batches = epoch_batches(self.source.label_N, recipe=self.recipe, epoch=epoch)
-                index = torch.from_numpy(batches[within])
-                self._step(pixels[index.to(self.device)], labels[index])
+                self.learn(pixels, labels[torch.from_numpy(images_B)])
                 self.step += 1
                 ended = time.monotonic()
+                diverged = False
                 if (last := within + 1 == self.per_epoch) or ended - reported > REPORT_SECONDS:
-                    loss = self._check_losses(within + 1)[0]
-                    ended = time.monotonic()  # on a GPU the numbers come when the work is done
+                    loss = float(self.sums[0]) / (within + 1)
+                    diverged = not math.isfinite(loss)
+                    ended = time.monotonic()  # on a GPU the number comes when the work is done
                     speed = (self.step - reported_step) * self.recipe.batch / max(ended - reported, 1e-9)
                     what = f"{self.recipe.method} s{self.recipe.seed}, epoch {epoch + 1}/{self.recipe.epochs}"
                     report(f"{what}, loss {loss:.2f}, {speed:.0f} images/s", self.step, self.steps)
                     reported, reported_step = ended, self.step
                 self.seconds += ended - began
+                diverged, stopping, saving = parallel.any_rank(
+                    diverged, stop.is_set(), ended - saved > CHECKPOINT_SECONDS
+                )
+                if diverged:
+                    self._refuse()
                 if last:
                     self._end_epoch(epoch)
-                if stop.is_set():
+                if stopping:
                     self._save()
                     raise InterruptedRunError(
                         f"stopped at step {self.step} of {self.steps}; the state is kept in {self.run.folder}, "
                         "the same command goes on from there"
                     )
-                if ended - saved > CHECKPOINT_SECONDS:
+                if saving:
                     self._save()
                     saved = time.monotonic()
-        self._finish()
+                began = time.monotonic()
+        parallel.first(self._finish)
 
-    def _step(self, pixels_BHWC: Tensor, label_B: Tensor) -> None:
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """Yield the image numbers of every batch from this step on; a resumed run begins inside an epoch."""
+        first, within = divmod(self.step, self.per_epoch)
+        for epoch in range(first, self.recipe.epochs):
+            batches = epoch_batches(self.source.label_N, self.source.domain_N, recipe=self.recipe, epoch=epoch)
+            yield from batches[within:]
+            within = 0
+
+    def learn(self, pixels_BHWC: Tensor, label_B: Tensor) -> None:
+        """Do one step on the pixels of this rank's rows, uint8 on the device, and the labels of the whole batch."""
         recipe = self.recipe
-        drawn = draw_augmentation(recipe, step=self.step).to(self.device, non_blocking=True)
+        drawn = draw_augmentation(recipe, step=self.step)[self.share].to(self.device, non_blocking=True)
         images = augment(pixels_BHWC, drawn).contiguous(memory_format=memory_format(self.device))
         generator = torch.Generator().manual_seed(stream_seed("triplets", recipe.seed, self.step))
         triplets = None
@@ -170,28 +197,26 @@ class _Trainer:
             group["lr"] = recipe.lr_at(self.step / self.per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(self.parameters)
         self.optimizer.step()
         self.sums += torch.stack([loss, cross_entropy, triplet, snr]).detach()
 
-    def _check_losses(self, steps: int) -> list[float]:
-        """Return this epoch's mean losses so far. Raises RunError when they are not finite."""
-        means: list[float] = (self.sums / steps).tolist()
-        if not all(map(math.isfinite, means)):
-            lr = self.recipe.lr_at((self.step - 1) / self.per_epoch)
-            kept = "the last checkpoint is kept" if self.run.state.is_file() else "no checkpoint was written yet"
-            raise RunError(
-                f"{self.run.folder}: the loss is not finite at step {self.step} (learning rate {lr:.2e}); {kept}; "
-                "try a smaller lr or dtype float32 in a recipe file"
-            )
-        return means
+    def _refuse(self) -> NoReturn:
+        lr = self.recipe.lr_at((self.step - 1) / self.per_epoch)
+        kept = f"the checkpoint of step {self.saved} is kept" if self.saved else "no checkpoint was written yet"
+        raise RunError(
+            f"{self.run.folder}: the loss is not finite at step {self.step} (learning rate {lr:.2e}); {kept}; "
+            "try a smaller lr or dtype float32 in a recipe file"
+        )
 
     def _end_epoch(self, epoch: int) -> None:
-        means = dict(zip(LOSSES, self._check_losses(self.per_epoch), strict=True))
+        means = dict(zip(LOSSES, (self.sums / self.per_epoch).tolist(), strict=True))
         lr = self.recipe.lr_at((self.step - 1) / self.per_epoch)
         before = self.rows[-1]["seconds"] if self.rows else 0.0
         speed = self.per_epoch * self.recipe.batch / max(self.seconds - before, 1e-9)
         self.rows.append({"epoch": epoch + 1, **means, "lr": lr, "images_per_s": speed, "seconds": self.seconds})
-        write_text(self.run.log, pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g"))
+        text = pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g")
+        parallel.first(lambda: write_text(self.run.log, text))
         self.sums.zero_()
 
     def _state(self) -> dict[str, Any]:
@@ -208,8 +233,11 @@ class _Trainer:
     def _save(self) -> None:
         """Write a checkpoint, but never of parameters that are no longer finite."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
-            self.sums += torch.nan
-            self._check_losses(1)
+            self._refuse()
+        parallel.first(self._write_state)
+        self.saved = self.step
+
+    def _write_state(self) -> None:
         buffer = io.BytesIO()  # so that a full disk meets our own write, with its clear error
         torch.save(self._state(), buffer)
         with replacing(self.run.state) as temporary:
@@ -226,6 +254,7 @@ class _Trainer:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
+            self.saved = self.step
             self.sums.copy_(state["sums"])
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
             raise RunError(f"{self.run.state} cannot be read; remove it to begin this run anew ({error})") from error
@@ -238,6 +267,7 @@ class _Trainer:
             "weights_sha256": sha256_file(self.run.weights),
             "hash": self.run.folder.name.rpartition("-")[2],
             "classes": self.source.classes,
+            "single": self.source.single,
             "source_data": self.source.digest,
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
@@ -247,10 +277,11 @@ class _Trainer:
             "date": now(),
         }
         write_text(self.run.done, json.dumps(facts, indent=2) + "\n")
+        self.run.state.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C or SIGTERM sets, so that training stops between two steps; a second one stops hard."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

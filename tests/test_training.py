@@ -3,16 +3,19 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 from conftest import quiet
+from numpy.typing import NDArray
 
 from reidgen import training
+from reidgen.data import batches
 from reidgen.errors import DataError, InterruptedRunError, RecipeError, RunError, WeightsError
 from reidgen.recipe import Recipe, load_recipe
 from reidgen.runs import Run
@@ -136,6 +139,42 @@ def test_several_sources_keep_their_identities_apart(small_data: Path, small_rec
     assert run.facts()["classes"] == 12 and run.folder.parent.name == "synth-plaza+synth-night"
 
 
+def test_a_source_larger_than_memory_is_streamed_to_the_same_bits(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe.change(source="synth-plaza+synth-night")
+    kept = fit(recipe, small_data, tmp_path / "kept")
+    monkeypatch.setattr(batches, "free_memory", lambda device: 0.0)
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if (done, total) == (2, 6):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError):
+        fit(recipe, small_data, tmp_path / "streamed", interrupt)
+    assert weights(fit(recipe, small_data, tmp_path / "streamed")) == weights(kept)
+
+
+def test_a_stream_reads_one_batch_ahead_and_no_more(
+    small_data: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "free_memory", lambda device: 0.0)
+    source = training.load_source(small_recipe, data=small_data, report=quiet)
+    asked: list[int] = []
+
+    def numbers() -> Iterator[NDArray[np.int64]]:
+        for number in range(5):
+            asked.append(number)
+            yield np.arange(number, number + 4)
+
+    feeding = batches.feed(source, numbers(), share=slice(1, 3), device=torch.device("cpu"))
+    for number, (images_B, pixels) in enumerate(feeding):
+        assert asked[-1] == min(number + 1, 4) and images_B.tolist() == list(range(number, number + 4))
+        assert torch.equal(pixels, source.pixels_NHWC[number + 1 : number + 3])
+    assert number == 4
+
+
 def test_a_label_belongs_to_one_source_and_keeps_its_pixels(small_data: Path, small_recipe: Recipe) -> None:
     parts = [training.load_source(small_recipe.change(source=name), data=small_data, report=quiet)
              for name in ("synth-plaza", "synth-night")]  # fmt: skip
@@ -175,7 +214,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_data: Path, small_recipe:
 
 
 def test_what_cannot_be_trained_says_why(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"market is not prepared in .*reidgen prepare market --from"):
+    with pytest.raises(DataError, match=r"market is not prepared in .*reidgen prepare market"):
         fit(small_recipe.change(source="market"), small_data, tmp_path)
     with pytest.raises(DataError, match="6 training identities, a batch of recipe small needs 7"):
         fit(small_recipe.change(identities=7), small_data, tmp_path)
@@ -217,3 +256,32 @@ def test_the_first_step_on_a_gpu_equals_that_on_the_cpu(
     gpu = train(recipe, data=small_data, results=tmp_path / "gpu", device="cuda", report=quiet)
     losses = [pd.read_csv(run.log)["loss"].iloc[0] for run in (cpu, gpu)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2 if dtype == "bfloat16" else 5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("free", [None, 0.0])
+@pytest.mark.parametrize("method", ["baseline", "snr", "a-sn"])
+def test_no_step_waits_for_the_gpu(
+    method: str,
+    free: float | None,
+    small_data: Path,
+    small_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch raises at every hidden synchronization, from the second step on (the first makes constants)."""
+    if free is not None:
+        monkeypatch.setattr(batches, "free_memory", lambda device: free)
+    real = training.Trainer.learn
+
+    def strict(self, *args):  # type: ignore[no-untyped-def]
+        torch.cuda.set_sync_debug_mode("error" if self.step else "default")
+        try:
+            real(self, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(training.Trainer, "learn", strict)
+    recipe = small_recipe.change(method=method, epochs=1)
+    train(recipe, data=small_data, results=tmp_path, device="cuda", report=quiet)

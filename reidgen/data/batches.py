@@ -55,7 +55,7 @@ class Source:
     @property
     def nbytes(self) -> int:
         """The size of all pixels."""
-        return len(self.row_N) * self.packs[0][0].nbytes
+        return len(self.row_N) * int(self.packs[0][0].nbytes)
 
     @functools.cached_property
     def pixels_NHWC(self) -> Tensor:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reidgen import parallel
 from reidgen.methods import Method, get_method
 from reidgen.models.backbones import Backbone, Norm, build_backbone
 from reidgen.models.norms import SNR, Pooled, SNRConv, SwitchableNorm2d, instance_norm
@@ -21,6 +22,7 @@ class ReIDNet(nn.Module):
 
     forward: float (B, 3, H, W), ImageNet-normalised.
       training: (feature (B, D) before the neck, logits (B, classes)); `pooled()` then holds what the SNR loss needs.
+      Under torchrun these hold the rows of all ranks, so that the neck and the losses see the whole batch.
       evaluation: the embedding (B, D), after the neck and L2-normalised [B], so that Euclidean distance ranks as cosine.
     Source: the head of the authors' code [A]; BNNeck: Luo et al., CVPR Workshops 2019.
     """
@@ -35,15 +37,16 @@ class ReIDNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         feature_BD = self.backbone(images).mean(dim=(2, 3)).float()
-        embedding_BD = self.neck(feature_BD)
         if self.training:
-            return feature_BD, self.classifier(embedding_BD)
-        return functional.normalize(embedding_BD, dim=1)
+            feature_BD = parallel.gather(feature_BD)
+            return feature_BD, self.classifier(self.neck(feature_BD))
+        return functional.normalize(self.neck(feature_BD), dim=1)
 
     def pooled(self) -> dict[int, Pooled]:
         """Return, by place, the pooled features of the last training forward pass of each SNR module."""
         modules = enumerate(self.backbone.after)
-        return {place: m.pooled for place, m in modules if isinstance(m, SNR | SNRConv) and m.pooled is not None}
+        kept = {place: m.pooled for place, m in modules if isinstance(m, SNR | SNRConv) and m.pooled is not None}
+        return {place: Pooled(*map(parallel.gather, pooled)) for place, pooled in kept.items()}
 
 
 def build_network(method: str, backbone: str, *, classes: int, weights: str = "none") -> ReIDNet:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reidgen.parallel import average, count
+
 
 class Pooled(NamedTuple):
     """What the dual causality loss compares: spatial means of the three feature maps of one SNR module.
@@ -169,12 +171,11 @@ class SwitchableNorm2d(nn.Module):
         mean_ln = mean_in.mean(dim=1, keepdim=True)
         var_ln = square_in.mean(dim=1, keepdim=True) - mean_ln.square()
         if self.training:
-            mean_bn = mean_in.mean(dim=0, keepdim=True)
-            var_bn = square_in.mean(dim=0, keepdim=True) - mean_bn.square()
-            count = map_BCHW.numel() // map_BCHW.shape[1]
+            mean_bn = average(mean_in.mean(dim=0, keepdim=True))
+            var_bn = average(square_in.mean(dim=0, keepdim=True)) - mean_bn.square()
             with torch.no_grad():
                 self.running_mean.lerp_(mean_bn[0], self.momentum)
-                self.running_var.lerp_(var_bn[0] * (count / max(count - 1, 1)), self.momentum)
+                self.running_var.lerp_(var_bn[0] * _unbiased(map_BCHW), self.momentum)
         else:
             mean_bn, var_bn = self.running_mean[None], self.running_var[None]
         mean_share, var_share = functional.softmax(self.mean_weight, 0), functional.softmax(self.var_weight, 0)
@@ -182,3 +183,39 @@ class SwitchableNorm2d(nn.Module):
         var = var_share[0] * var_in + var_share[1] * var_ln + var_share[2] * var_bn
         scale = self.weight * torch.rsqrt(var.clamp_min(0) + self.eps)
         return _scale_and_shift(map_BCHW, scale, self.bias - mean * scale)
+
+
+class SharedBatchNorm2d(nn.SyncBatchNorm):
+    """BatchNorm2d whose batch is that of all ranks: torch's on a GPU, and the same on a CPU, where torch has none."""
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        if map_BCHW.is_cuda or not self.training:
+            return super().forward(map_BCHW)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        var_C, mean_C = torch.var_mean(map_BCHW.float(), dim=(0, 2, 3), correction=0)
+        square_C, mean_C = average(var_C + mean_C.square()), average(mean_C)
+        var_C = square_C - mean_C.square()
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_var.lerp_(var_C * _unbiased(map_BCHW), self.momentum)
+        scale_C = self.weight * torch.rsqrt(var_C.clamp_min(0) + self.eps)
+        return _scale_and_shift(map_BCHW, scale_C[None], (self.bias - mean_C * scale_C)[None])
+
+
+def share_batch_norm(module: nn.Module) -> None:
+    """Put a `SharedBatchNorm2d` with the same state in the place of every BatchNorm2d below `module`."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            shared = SharedBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            shared.load_state_dict(child.state_dict())
+            setattr(module, name, shared)
+        else:
+            share_batch_norm(child)
+
+
+def _unbiased(map_BCHW: Tensor) -> float:
+    """Return n / (n - 1), n values of a channel in the batch of all ranks: it makes a variance unbiased, as torch's."""
+    values = map_BCHW.numel() // map_BCHW.shape[1] * count()
+    return values / max(values - 1, 1)

@@ -1,0 +1,186 @@
+"""How fast this machine trains, embeds and ranks, each against its own limit, measured in the same run."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from reidgen.data.batches import Source, augment, draw_augmentation, epoch_batches
+from reidgen.devices import choose_device, memory_format
+from reidgen.evaluation import embed
+from reidgen.ranking import rank
+from reidgen.recipe import Recipe
+from reidgen.runs import Progress, Run
+from reidgen.training import Trainer
+
+SECONDS = 1.0  # how long each thing is repeated, at least three times
+MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices of the product
+COPY_BYTES = 256 << 20
+QUERIES, GALLERY, PER_PERSON = 200, 19_281, 20  # Market-1501's gallery
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measured speed. limit: the same unit, what the machine's matrix product alone would allow; None where the row
+    is a limit itself. data: the share of a training step that draws, reads and augments the batch, a fraction."""
+
+    what: str
+    method: str
+    value: float
+    unit: str
+    limit: float | None = None
+    data: float | None = None
+
+
+def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", report: Progress) -> list[Speed]:
+    """Measure the recipe's training and embedding with each method, and ranking; needs no data set and writes nothing.
+
+    The pixels are noise, the weights random: neither changes the time. Each row is the best of repeated runs after one
+    to warm up. The limit of a row is the speed at which this machine, in the same run, multiplies large float32 (or
+    bfloat16) matrices, divided by the floating point operations that PyTorch counts in the work (convolutions and
+    products, forward and backward); pooling, normalization, losses and memory traffic make up the difference.
+    Raises RecipeError for an unknown method or device.
+    """
+    place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza")
+    kinds = [recipe.change(method=name) for name in methods]
+    steps = 3 + 2 * len(methods)
+    report("speed: matrix product and copy", 0, steps)
+    flops, copied = _matrix_product(place, recipe.dtype), _copy(place)
+    rows = [
+        Speed("matrix product", recipe.dtype, flops / 1e9, "GFLOP/s"),
+        Speed("copy", "", copied / 1e9, "GB/s"),
+    ]
+    source, features = _noise(recipe), 0
+    for number, kind in enumerate(kinds):
+        report(f"speed: {kind.method}", 2 + 2 * number, steps)
+        trainer = Trainer(kind, source, Run(Path("none")), place)
+        features = trainer.network.backbone.channels[-1]
+        rows += [_training(trainer, flops), _embedding(trainer, flops)]
+    report("speed: ranking", steps - 1, steps)
+    return [*rows, _ranking(features, place)]
+
+
+def table(rows: Sequence[Speed]) -> str:
+    """Return the rows as aligned text, one line each below a line of titles."""
+    lines = [("", "method", "measured", "", "limit", "of limit", "data")]
+    for row in rows:
+        of_limit = f"{row.value / row.limit:.0%}" if row.limit else ""
+        data = f"{row.data:.1%}" if row.data is not None else ""
+        limit = f"{row.limit:,.1f}" if row.limit else ""
+        lines.append((row.what, row.method, f"{row.value:,.1f}", row.unit, limit, of_limit, data))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = (0, 1, 3)
+    return "\n".join(
+        "  ".join(
+            c.ljust(w) if n in left else c.rjust(w) for n, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def seconds(action: Callable[[], object], device: torch.device) -> float:
+    """Return the best time of `action` after one run to warm up, the device's queue emptied before and after each."""
+    taken: list[float] = []
+    action()
+    while len(taken) < 3 or sum(taken) < SECONDS:
+        _wait(device)
+        began = time.perf_counter()
+        action()
+        _wait(device)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _matrix_product(device: torch.device, dtype: str) -> float:
+    """Return the floating point operations per second of a large product."""
+    rows = MATRIX[device.type]
+    left, right = (torch.rand(rows, rows, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    out = torch.empty_like(left)
+    return 2 * rows**3 / seconds(lambda: torch.mm(left, right, out=out), device)
+
+
+def _copy(device: torch.device) -> float:
+    """Return the bytes per second that a large copy reads and writes."""
+    left = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    right = torch.ones_like(left)
+    return 2 * COPY_BYTES / seconds(lambda: right.copy_(left), device)
+
+
+def _noise(recipe: Recipe) -> Source:
+    """Return a source of noise: four batches' worth of identities, each with as many images as a batch takes."""
+    classes = 4 * recipe.identities
+    label_N = np.repeat(np.arange(classes), recipe.images)
+    zero_N = np.zeros_like(label_N)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(label_N), recipe.height, recipe.width, 3), dtype=np.uint8)
+    return Source((pixels,), np.arange(len(label_N)), label_N, zero_N, zero_N, classes=classes, single=0, digest="")
+
+
+def _training(trainer: Trainer, flops: float) -> Speed:
+    recipe, source, device = trainer.recipe, trainer.source, trainer.device
+    pixels_NHWC, label_N = source.pixels_NHWC.to(device), torch.from_numpy(source.label_N)
+    batches = epoch_batches(source.label_N, source.domain_N, recipe=recipe.change(batches_per_epoch=4), epoch=0)
+    index_B = torch.from_numpy(batches[0])
+
+    def pick() -> Tensor:
+        return pixels_NHWC[index_B.to(device, non_blocking=True)]
+
+    def draw() -> None:
+        drawn = draw_augmentation(recipe, step=0).to(device, non_blocking=True)
+        augment(pick(), drawn).contiguous(memory_format=memory_format(device))
+
+    def step() -> None:
+        trainer.learn(pick(), label_N[index_B])
+
+    trainer.network.train()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    drawing = recipe.change(batches_per_epoch=4)
+    data = seconds(draw, device)
+    data += seconds(lambda: epoch_batches(source.label_N, source.domain_N, recipe=drawing, epoch=0), device) / 4
+    whole = seconds(step, device)
+    limit = recipe.batch * flops / counter.get_total_flops()
+    return Speed("training", recipe.method, recipe.batch / whole, "images/s", limit, data / whole)
+
+
+def _embedding(trainer: Trainer, flops: float) -> Speed:
+    recipe, pixels = trainer.recipe, trainer.source.packs[0]
+    network, rows_N = trainer.network.eval(), np.arange(len(pixels))
+
+    def run() -> Tensor:
+        return embed(network, pixels, rows_N=rows_N, dtype=recipe.dtype, report=lambda what, done, total: None)
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    limit = len(pixels) * flops / counter.get_total_flops()
+    return Speed("embedding", recipe.method, len(pixels) / seconds(run, trainer.device), "images/s", limit)
+
+
+def _ranking(features: int, device: torch.device) -> Speed:
+    generator = torch.Generator().manual_seed(0)
+    people = GALLERY // PER_PERSON
+    centre_PD = torch.randn(people + 1, features, generator=generator)
+    pid_G = torch.arange(GALLERY) // PER_PERSON
+    pid_Q = torch.randint(people, (QUERIES,), generator=generator)
+
+    def seen(pid_N: Tensor) -> Tensor:
+        noise = torch.randn(len(pid_N), features, generator=generator)
+        return torch.nn.functional.normalize(centre_PD[pid_N] + 2 * noise).to(device)
+
+    query_QD, gallery_GD = seen(pid_Q), seen(pid_G)
+    camid_Q, camid_G = torch.zeros(QUERIES, dtype=torch.int64), torch.arange(GALLERY) % 6
+    out_QG = torch.empty(QUERIES, GALLERY, device=device)
+    product = seconds(lambda: torch.mm(query_QD, gallery_GD.T, out=out_QG), device)
+    ranking = seconds(
+        lambda: rank(query_QD, gallery_GD, pid_Q=pid_Q, pid_G=pid_G, camid_Q=camid_Q, camid_G=camid_G), device
+    )
+    return Speed("ranking", f"{GALLERY:,} x {features}", QUERIES / ranking, "queries/s", QUERIES / product)

@@ -1,0 +1,79 @@
+"""One process per device: what comes back, what an error ends, and that nothing is left running."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, quiet
+
+from reidgen import bench as bench_module
+from reidgen.errors import DataError, InterruptedRunError, RunError
+from reidgen.pool import spread
+from reidgen.runs import read_rows
+
+
+def work(job: tuple[str, str], device: str) -> tuple[str, int]:
+    """Do what the job's first word says; its second is a folder in which every process leaves its number."""
+    what, folder = job
+    (Path(folder) / str(os.getpid())).write_text(device)
+    if what == "wrong":
+        raise DataError("no such data")
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "sleep":
+        time.sleep(600)
+    return device, os.getpid()
+
+
+def running(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if Path(f"/proc/{path.name}").exists()]
+
+
+def test_every_job_comes_back_from_a_process_of_its_own_and_no_device_has_two(tmp_path: Path) -> None:
+    jobs = [("do", str(tmp_path))] * 4
+    ended = dict(spread(work, jobs, devices=["one", "two"], stop=threading.Event()))
+    assert sorted(ended) == [0, 1, 2, 3] and len({pid for _, pid in ended.values()}) == 4
+    assert {device for device, _ in ended.values()} == {"one", "two"} and not running(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [("wrong", DataError, "no such data"), ("die", RunError, r"a process on one ended without a word \(exit code -9")],
+)
+def test_the_first_error_ends_all(what: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    jobs = [(what, str(tmp_path)), ("sleep", str(tmp_path))]
+    with pytest.raises(error, match=message):
+        list(spread(work, jobs, devices=["one", "two"], stop=threading.Event()))
+    assert not running(tmp_path)
+
+
+def test_a_stop_ends_all(tmp_path: Path) -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(InterruptedRunError, match="the same command goes on"):
+        list(spread(work, [("sleep", str(tmp_path))], devices=["one"], stop=stop))
+    assert not running(tmp_path)
+
+
+def test_a_grid_on_two_devices_equals_one_after_the_other(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the children; this process has one thread already
+
+    def run(where: str) -> list[str]:
+        said: list[str] = []
+        bench_module.bench(SMALL, methods=["baseline", "in"], seeds=1, data=small_data, results=tmp_path / where,
+                           device="cpu", report=quiet, say=said.append)  # fmt: skip
+        return said
+
+    alone = run("alone")
+    monkeypatch.setattr(bench_module, "devices_of", lambda name: ["cpu", "cpu"])
+    spread_out = run("spread")
+    one, two = (read_rows(tmp_path / where).drop(columns="date") for where in ("alone", "spread"))
+    assert len(one) == 4 and one.equals(two)
+    assert sorted(line.split(": trained")[0] for line in spread_out) == sorted(
+        line.split(": trained")[0] for line in alone
+    )

@@ -1,0 +1,83 @@
+"""The speeds of this machine: every row is there, counted against hand-counted operations, and printed in columns."""
+
+import pytest
+import torch
+from torch import nn
+
+from reidgen import speed as module
+from reidgen.data.batches import standardize
+from reidgen.errors import RecipeError
+from reidgen.models.network import build_network
+from reidgen.recipe import Recipe
+from reidgen.speed import Speed, speed, table
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(module, "MATRIX", {"cpu": 64})
+    monkeypatch.setattr(module, "COPY_BYTES", 1000)
+    monkeypatch.setattr(module, "QUERIES", 7)
+    monkeypatch.setattr(module, "GALLERY", 210)
+
+
+def counted_by_hand(method: str, recipe: Recipe) -> float:
+    """Return the operations of one image's embedding: two for each weight at each place of each convolution's output."""
+    total = 0
+
+    def hook(layer: nn.Module, inputs: object, out: torch.Tensor) -> None:
+        nonlocal total
+        places = out.shape[-1] * out.shape[-2] if isinstance(layer, nn.Conv2d) else 1
+        assert isinstance(layer.weight, torch.Tensor)
+        total += 2 * layer.weight.numel() * places
+
+    network = build_network(method, recipe.backbone, classes=4).eval()
+    for layer in network.backbone.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(hook)
+    network(standardize(torch.zeros(1, 3, recipe.height, recipe.width)))
+    return total
+
+
+@pytest.mark.usefixtures("small")
+def test_every_row_is_there_and_its_limit_is_the_work_counted_by_hand(
+    small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_matrix_product", lambda device, dtype: 1e9)
+    said: list[tuple[int, int]] = []
+    rows = speed(
+        small_recipe, methods=["baseline", "snr"], device="cpu", report=lambda what, done, of: said.append((done, of))
+    )
+    assert [(row.what, row.method) for row in rows] == [
+        ("matrix product", "float32"), ("copy", ""), ("training", "baseline"), ("embedding", "baseline"),
+        ("training", "snr"), ("embedding", "snr"), ("ranking", "210 x 128"),
+    ]  # fmt: skip
+    assert rows[0].value == 1.0 and all(row.value > 0 for row in rows)
+    for training, embedding in (rows[2:4], rows[4:6]):
+        embeds = counted_by_hand(embedding.method, small_recipe)
+        assert embedding.limit == pytest.approx(1e9 / embeds)
+        # forward, and backward twice as much, but for the first convolution, whose input needs no gradient
+        assert training.limit is not None and 1e9 / embeds / 3.2 < training.limit < 1e9 / embeds / 2.5
+        assert training.data is not None and 0 < training.data < 1
+    assert said == sorted(said) and said[-1][0] < said[-1][1]
+
+
+def test_the_time_is_the_best_of_three_or_more_runs_after_one_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 3.0, 10.0, 12.0, 20.0, 25.0])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    runs: list[int] = []
+    assert module.seconds(lambda: runs.append(1), torch.device("cpu")) == 2.0 and len(runs) == 4
+
+
+def test_the_table_is_aligned() -> None:
+    rows = [Speed("copy", "", 1234.56, "GB/s"), Speed("training", "snr", 50.0, "images/s", 200.0, 0.031)]
+    assert table(rows).splitlines() == [
+        "          method  measured            limit  of limit  data",
+        "copy               1,234.6  GB/s",
+        "training  snr         50.0  images/s  200.0       25%  3.1%",
+    ]
+
+
+def test_an_unknown_method_is_named(small_recipe: Recipe) -> None:
+    with pytest.raises(RecipeError, match="unknown method 'snrr'; did you mean 'snr'"):
+        speed(small_recipe, methods=["snrr"], device="cpu", report=lambda *words: None)
