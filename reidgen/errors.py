@@ -34,6 +34,10 @@ class RunError(ReidgenError):
     """A run folder is in use, incomplete, or made by something else; or training diverged."""
 
 
+class EmptyTableError(ReidgenError):
+    """There are no results for a table yet."""
+
+
 class InterruptedRunError(ReidgenError):
     """Training or the grid was stopped by Ctrl-C or SIGTERM; its state is kept."""
 

@@ -205,7 +205,7 @@ def read_rows(results: Path) -> pd.DataFrame:
     frames = [frame for frame in map(read_csv, files) if len(frame)]
     if not frames:
         return read_csv(results / "rows.csv")
-    cell = ["source", "target", "split", "method", "backbone", "seed", "hash"]
+    cell = ["source", "target", "split", "method", "backbone", "seed", "hash", "version", "data", "source_data"]
     return pd.concat(frames).drop_duplicates(cell, keep="last").reset_index(drop=True)
 
 

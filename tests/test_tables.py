@@ -338,7 +338,7 @@ def test_terminal_fits_and_says_everything() -> None:
 def test_caption_says_where_the_numbers_come_from() -> None:
     rows = [row("snr", "duke", seed=10, device="cuda", date="2026-05-07T01:00:00"), row("snr", "duke", seed=9)]
     assert make_table(frame(*rows)).caption == (
-        "market: recipe quick@1a2b3c4d, backbone tiny, reidgen 0.1.0; seeds 9, 10; device cpu, cuda; torch 2.9.1; "
+        "market: recipe quick@1a2b3c4d, backbone tiny, reidgen 0.1.0; seeds 9, 10; dtype float32; device cpu, cuda; torch 2.9.1; "
         "commit abc1234; 2026-05-01 to 2026-05-07"
     )
     both = make_table(frame(*rows, row("snr", "duke", source="duke", hash="99"))).caption
@@ -446,23 +446,46 @@ def compared(seeds: int, *, targets: int = 4, people: int = 40) -> tuple[pd.Data
     )
 
 
-def test_marks_findings_and_what_the_interval_covers() -> None:
-    for seeds, covers in ((1, "query identities only, as there is one seed"), (3, "query identities and seeds")):
-        rows, identities = compared(seeds)
-        table = make_table(rows, identities=identities)
-        snr, same = line(table.markdown(), "SNR")[1:], line(table.markdown(), "Baseline-IN")[1:]
-        assert all(part.count("†") == 2 for part in snr)
-        assert seeds == 1 or not any("†" in part for part in same)  # one seed cannot tell luck of a run from merit
-        assert f"intervals cover {covers}; not other galleries, cameras or targets" in table.findings
-        assert re.search(
-            r"market, mean of unseen: mAP minus Baseline's, .*: .* SNR \+\d\d.\d \[\+.*\]†$", table.findings[0]
-        )
-        ranks = table.cells.set_index(["method", "target"])["average_rank"]
-        assert ranks["snr", MEAN] == 1 and ranks.dropna().size == 4
-        assert any("average rank by mAP over 4 unseen targets: SNR 1.0, " in found for found in table.findings)
-        assert "†: differs from Baseline (p \\< 0.05 after Holm's correction)" in table.markdown()
-        assert "†" in screen(table, 100) and r"$^\dagger$" in table.latex() and table.latex().isascii()
-        pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(table.csv())), table.cells, check_exact=True)
+@pytest.mark.parametrize(
+    ("seeds", "covers", "mark"),
+    [(1, "query identities only, as there is one seed", "‡"), (5, "query identities and seeds", "†")],
+)
+def test_marks_findings_and_what_the_interval_covers(seeds: int, covers: str, mark: str) -> None:
+    rows, identities = compared(seeds)
+    table = make_table(rows, identities=identities)
+    snr, same = line(table.markdown(), "SNR")[1:], line(table.markdown(), "Baseline-IN")[1:]
+    assert all(part.count(mark) == 2 for part in snr)
+    assert seeds == 1 or not any(mark in part for part in same)  # one seed cannot tell luck of a run from merit
+    assert f"intervals cover {covers}; not other galleries, cameras or targets" in table.findings
+    assert re.search(
+        rf"market, mean of unseen: mAP minus Baseline's, .*: .* SNR \+\d\d.\d \[\+.*\]{mark}$", table.findings[0]
+    )
+    ranks = table.cells.set_index(["method", "target"])["average_rank"]
+    assert ranks["snr", MEAN] == 1 and ranks.dropna().size == 4
+    assert any("average rank by mAP over 4 unseen targets: SNR 1.0, " in found for found in table.findings)
+    assert f"{mark}: differs from Baseline (p \\< 0.05 after Holm's correction" in table.markdown()
+    assert "†‡".replace(mark, "") not in table.markdown()
+    assert mark in screen(table, 100) and {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}[mark] in table.latex()
+    assert table.latex().isascii()
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(table.csv())), table.cells, check_exact=True)
+
+
+def test_one_seed_and_several_have_marks_of_their_own() -> None:
+    rows, identities = compared(3)
+    one = rows[(rows["method"] != "ibn") | (rows["seed"] == 0)]
+    table = make_table(one, identities=identities)
+    assert "‡" in "".join(line(table.markdown(), "Baseline-IBN")) and "†" in "".join(line(table.markdown(), "SNR"))
+    assert "of one seed, whose luck is not counted" in table.markdown()
+
+
+def test_a_difference_is_the_same_in_every_table() -> None:
+    """The interval of SNR minus Baseline learns of seeds from methods that the named table leaves out."""
+    rows, identities = compared(3)
+    keys, gains = ["method", "target"], ["gain_mAP", "gain_mAP_low", "gain_mAP_high", "gain_mAP_p"]
+    whole = make_table(rows, identities=identities).cells.set_index(keys)[gains]
+    loss = make_table(rows, name="loss", identities=identities).cells.set_index(keys)[gains]
+    assert 0 < len(loss) < len(whole)
+    pd.testing.assert_frame_equal(loss, whole.loc[loss.index])
 
 
 def test_holm_is_over_all_differences_of_the_table() -> None:

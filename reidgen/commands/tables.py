@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reidgen.commands.options import Results
-from reidgen.errors import ReidgenError
+from reidgen.errors import EmptyTableError
 from reidgen.terminal import one_sentence, out
 
 if TYPE_CHECKING:
@@ -44,12 +44,15 @@ def table(
     from reidgen.tables.paper import TABLES
 
     if explain is not None:
-        _explain(explain, name, against, results)
+        _explain(explain, "" if name == "all" else name, against, results)
     elif name == "all":
+        empty = 0
         for one in TABLES:
             try:
                 print_table(results, one, paper=paper, against=against)
-            except ReidgenError as error:  # a table without rows says how to fill it
+            except EmptyTableError as error:
+                if (empty := empty + 1) == len(TABLES):
+                    raise
                 out().print(f"note: {error}", soft_wrap=True)
     else:
         print_table(results, name, paper=paper, against=against)

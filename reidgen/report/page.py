@@ -18,10 +18,11 @@ from reidgen.report.sections import Behind, headings, make_sections, score
 from reidgen.runs import provenance, read_rows
 from reidgen.tables.compare import CELL, MEAN, Table, comparable, make_table
 from reidgen.tables.identities import read_identities, run_names
+from reidgen.tables.looks import mark, marks_legend
 from reidgen.tables.looks import title as title_of
 from reidgen.tables.statistics import LEVEL
 
-LEGEND = "mAP in %, below it Rank-1 in %; bold: the best mAP of a column; ±: standard deviation over seeds; seen: the source's own cameras, not in the mean; †: differs from Baseline (p < 0.05 after Holm's correction)."
+LEGEND = "mAP in %, below it Rank-1 in %; bold: the best mAP of a column; ±: standard deviation over seeds; seen: the source's own cameras, not in the mean"
 
 
 def make_report(results: Path, *, images: bool = False) -> Path:
@@ -49,7 +50,7 @@ def make_report(results: Path, *, images: bool = False) -> Path:
         facts=_facts(table.cells, rows),
         headlines=headlines(table),
         blocks=_blocks(table.cells, rows),
-        legend=LEGEND,
+        legend="; ".join(filter(None, (LEGEND, marks_legend(table.cells, "Baseline")))) + ".",
         statistics=table.findings,
         caption=table.caption,
         notes=table.notes,
@@ -138,11 +139,12 @@ def _blocks(cells: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return one table per source: its columns, and per method the cells, {} where there is no number."""
     printed = cells["mAP"].round(1).groupby([cells["source"], cells["target"]])
     best = cells["mAP"].round(1).eq(printed.transform("max")) & printed.transform("size").gt(1)
-    mark = cells["gain_mAP_holm"].lt(LEVEL).map({True: "†", False: ""})
     behind = rows.groupby(CELL).agg(anchor=("run", "min"), seeds_named=("seed", _names)).reset_index()
     total = rows.groupby(CELL[:2]).agg(anchor=("run", "min"), seeds_named=("seed", _names)).reset_index()
     behind = pd.concat([behind, total.assign(target=MEAN)])
-    shown = cells.assign(best=best, mark=mark).merge(behind, how="left", on=CELL)
+    shown = cells.assign(best=best, mark=[mark(cell) for cell in cells.to_dict("records")]).merge(
+        behind, how="left", on=CELL
+    )
     blocks = []
     for source, block in shown.groupby("source", sort=False):
         columns = headings(block["target"])

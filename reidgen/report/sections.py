@@ -15,9 +15,9 @@ import pandas as pd
 
 from reidgen.errors import RunError
 from reidgen.report.plots import Style, bars, curves, heat_map
+from reidgen.tables.looks import mark, marks_legend
 from reidgen.tables.looks import title as title_of
 from reidgen.tables.paper import MEAN
-from reidgen.tables.statistics import LEVEL
 
 RANKS = 20  # of the CMC curves
 PICTURES = {  # what `reidgen show` makes, and its heading
@@ -123,15 +123,19 @@ def _differences(cells: pd.DataFrame, style: dict[str, Style]) -> Section:
     for source, target, part in _places(compared):
         part = part.set_index(part["method"].map(title_of))
         values = part[["gain_mAP", "gain_mAP_low", "gain_mAP_high"]].set_axis(["value", "low", "high"], axis=1)
-        values["text"] = values["value"].map("{:+.1f}".format) + part["gain_mAP_holm"].lt(LEVEL).map(
-            {True: " †", False: ""}
-        )
+        marks = [f" {mark(cell)}".rstrip() for cell in part.to_dict("records")]
+        values["text"] = values["value"].map("{:+.1f}".format).str.replace("-", "−") + marks
         words = (f"{name} {row['text']} ({row['low']:+.1f} to {row['high']:+.1f})" for name, row in values.iterrows())
         alt = f"Bars: mAP above Baseline in points, trained on {source}, measured on {target}: {', '.join(words)}"
         panels.append(
             Panel(f"{source} → {target}", bars(values, style=style, label="mAP above Baseline, points", alt=alt))
         )
-    text = f"mAP above Baseline in points; the whisker is the 95 % interval; †: p < {LEVEL} after Holm's correction."
+    text = (
+        "; ".join(
+            ["mAP above Baseline in points", "the whisker is the 95 % interval", marks_legend(compared, "Baseline")]
+        )
+        + "."
+    )
     text += FEWER * (len(panels) < len(compared.drop_duplicates(["source", "target"])))
     missing = "Differences from Baseline: there are no per-query numbers to test them with; run: reidgen bench"
     return Section("differences", "Differences from Baseline", text, missing * (not panels), panels)

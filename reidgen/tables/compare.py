@@ -10,17 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from reidgen.errors import ReidgenError, unknown
+from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.tables import paper as papers
-from reidgen.tables.looks import SHOWN, Table, title
+from reidgen.tables.looks import SHOWN, Table, mark, title
 from reidgen.tables.paper import MEAN, TABLES, in_order
 from reidgen.tables.significance import differences
-from reidgen.tables.statistics import LEVEL, average_ranks, holm
+from reidgen.tables.statistics import average_ranks, holm
 
 __all__ = ["CELL", "COLUMNS", "MEAN", "METRICS", "SHOWN", "TABLES", "Table", "comparable", "make_table"]
 
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
 CELL = ["source", "method", "target"]
+_ALIKE = ["source", "hash", "backbone", "version", "source_data"]  # what makes rows of one source comparable
 COLUMNS = [*CELL, "seen", "seeds", "splits"]
 COLUMNS += [f"{metric}{part}" for metric in METRICS for part in ("", "_std_seeds", "_std_splits")]
 COLUMNS += [f"{part}_{metric}" for metric in SHOWN for part in ("paper", "diff")] + ["recipe", "backbone", "version"]
@@ -61,14 +62,17 @@ def make_table(
     [32.0, 2.828427, 33.6, -1.6]
     """
     if name and name not in TABLES:
-        raise ReidgenError(unknown("table", name, TABLES))
+        raise ReidgenError(unknown("table", name, [*TABLES, "all", "stress", "attack"]))
     if rows.empty:
         raise ReidgenError(f"there are no results yet; run: reidgen bench{f' --methods {name}' if name else ''}")
     if against != "baseline" and against not in set(rows["method"]):
         raise ReidgenError(f"no rows to compare with: {unknown('method', against, in_order(rows['method'], 'method'))}")
+    everything = rows
     if name and (rows := papers.select(rows, name)).empty:
-        raise ReidgenError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
+        raise EmptyTableError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
     rows, notes = comparable(rows)
+    if name:  # a difference and its interval are the same in every table: the other methods tell of the seeds too
+        everything = everything.merge(rows[[*_ALIKE, "target", "data"]].drop_duplicates())
     cells = _average(rows)
     if name not in ("", "main") and cells.groupby("source")["target"].nunique().eq(2).all():
         cells = cells[cells["target"] != MEAN]  # the mean of one says nothing
@@ -78,21 +82,24 @@ def make_table(
         notes += about_paper
     order = {column: in_order(cells[column], column) for column in CELL}
     cells = cells.sort_values(CELL, key=lambda column: column.map(order[str(column.name)].index))
-    gains = differences(rows, pd.DataFrame() if identities is None else identities, against=against)
+    known = pd.DataFrame() if identities is None else identities
+    gains = differences(comparable(everything)[0] if name else rows, known, against=against)
     cells, ranked = _ranked(cells.merge(gains, how="left", on=CELL))
     cells = cells.reindex(columns=COLUMNS)
     corrected = holm(cells[[f"gain_{metric}_p" for metric in SHOWN]].to_numpy(dtype=float).ravel()).reshape(
         len(cells), -1
     )
     cells = cells.assign(**{f"gain_{metric}_holm": corrected[:, number] for number, metric in enumerate(SHOWN)})
-    cells = cells.round(6).reset_index(drop=True)
+    p_values = [f"gain_{metric}_{part}" for metric in SHOWN for part in ("p", "holm")]
+    cells = cells.round({one: 6 for one in COLUMNS if one not in p_values}).reset_index(drop=True)
+    cells[p_values] = cells[p_values].map(lambda p: float(f"{p:.3g}"))
     findings = _gained(cells, identities is not None) + ranked
     return Table(cells=cells, caption=_caption(rows), notes=notes, findings=findings, name=name)
 
 
 def comparable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows that may share a table, the latest of each, and a note for whatever is left out."""
-    made = ["hash", "backbone", "version", "source_data"]
+    made = _ALIKE[1:]
     rows = rows.fillna(dict.fromkeys([*made, "data"], "")).sort_values("date", kind="stable", ignore_index=True)
     latest = ~rows.duplicated([*CELL, "split", "seed", *made, "data"], keep="last")
     notes = [] if latest.all() else [f"{_count(~latest)} left out, repeated by a later one"]
@@ -232,7 +239,7 @@ def _gained(cells: pd.DataFrame, asked: bool) -> list[str]:
         if target == MEAN or MEAN not in set(cells["target"]):
             listed = [
                 f"{title(one['method'])} {_signed(one['gain_mAP'])} [{_signed(one['gain_mAP_low'])}, "
-                f"{_signed(one['gain_mAP_high'])}]{'†' if one['gain_mAP_holm'] < LEVEL else ''}"
+                f"{_signed(one['gain_mAP_high'])}]{mark(one)}"
                 for one in block.to_dict("records")
             ]
             other = title(block["against"].iloc[0])
@@ -256,7 +263,13 @@ def _caption(rows: pd.DataFrame) -> str:
     """Return one line that says how, with what and when the rows were made."""
     made = _made(rows).groupby(rows["source"]).first()
     parts = [f"{', '.join(made.index[made == how])}: {how}" for how in _distinct(made)]
-    for name, column in (("seeds", "seed"), ("device", "device"), ("torch", "torch"), ("commit", "commit")):
+    for name, column in (
+        ("seeds", "seed"),
+        ("dtype", "dtype"),
+        ("device", "device"),
+        ("torch", "torch"),
+        ("commit", "commit"),
+    ):
         parts += [f"{name} {', '.join(values)}" for values in [_distinct(rows[column])] if values]
     days = _distinct(rows["date"].str[:10])
     return "; ".join([*parts, " to ".join(dict.fromkeys((days[0], days[-1])))])

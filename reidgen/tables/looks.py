@@ -4,7 +4,7 @@ Each prints the numbers of `Table.cells`, percent with one decimal.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,14 +40,13 @@ class _Look:
     difference: str = "{} ({})"
     missing: str = "–"
     minus: str = "−"
-    differs: str = "†"
 
     def number(self, cell: _Cell, metric: str) -> str:
         """Return our number with its marks and spread."""
         if not cell:
             return self.missing
         text = {1: self.best, 2: self.second}.get(cell[f"{metric}_place"], "{}").format(f"{cell[metric]:.1f}")
-        text += self.differs if cell[f"gain_{metric}_holm"] < LEVEL else ""
+        text += self.escape(mark(cell, metric))
         std = cell[f"{metric}_std_seeds"]
         return text if pd.isna(std) else text + self.spread.format(f"{std:.1f}")
 
@@ -61,7 +60,15 @@ class _Look:
 
 
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-_TEX |= {"–": "--", "−": "$-$", "±": r"$\pm$", "†": r"$^\dagger$", "→": r"$\to$", "|": r"\textbar{}"}
+_TEX |= {
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "→": r"$\to$",
+    "|": r"\textbar{}",
+}
 _TEX |= {character: f"\\{character}" for character in "_%&#${}"}
 _MARKDOWN = _Look(  # <ins>, not <u>: GitHub's sanitizer drops <u>
     best="**{}**", second="<ins>{}</ins>", spread="±{}", pair=" / ", scores="mAP / Rank-1",
@@ -76,7 +83,7 @@ _TERMINAL = _Look(
 _LATEX = _Look(
     best=r"\textbf{{{}}}", second=r"\underline{{{}}}", spread=r"$_{{\pm{}}}$", pair=" & ", scores="mAP and Rank-1 (R1)",
     source="\\midrule\n\\emph{{Source: {}}}", seen=r"\multicolumn{2}{c}{\emph{seen}}", unseen=r"\multicolumn{2}{c}{}",
-    paper=r"\quad paper$_\mathrm{difference}$", difference="{}$_{{{}}}$", missing="--", minus="-", differs=r"$^\dagger$",
+    paper=r"\quad paper$_\mathrm{difference}$", difference="{}$_{{{}}}$", missing="--", minus="-",
     escape=lambda text: "".join(_TEX.get(character, character) for character in text),
 )  # fmt: skip
 _TEX_HEAD = r"""% \input this file into a document with \usepackage{booktabs,graphicx}, or compile it as it is.
@@ -221,7 +228,7 @@ class Table:
             words += "; difference: ours minus the paper's"
         if self.cells[[f"gain_{metric}_p" for metric in SHOWN]].notna().any(axis=None):
             other = title(self.cells["against"].dropna().iloc[0])
-            words += look.escape(f"; †: differs from {other} (p < {LEVEL} after Holm's correction)")
+            words += look.escape(f"; {marks_legend(self.cells, other)}")
         notes = [f"Note: {note}" for note in self.notes]
         return [f"{words}.", *(look.escape(line) for line in (*self.findings, self.caption, *notes))]
 
@@ -275,6 +282,23 @@ class _Screen:
                 drawn.add_section()
             drawn.add_row(first, "\n".join(SHOWN.values()) if "\n" in cells[-1] else "", *cells[part])
         return drawn
+
+
+def mark(cell: "Mapping[Any, Any] | pd.Series[Any]", metric: str = "mAP") -> str:
+    """Return the mark of a cell that differs by more than chance: another one where a single seed says so."""
+    if not cell[f"gain_{metric}_holm"] < LEVEL:
+        return ""
+    return "†" if cell["gain_seeds"] > 1 else "‡"
+
+
+def marks_legend(cells: pd.DataFrame, other: str) -> str:
+    """Return what the marks in these cells mean; nothing where no difference was tested."""
+    single = cells["gain_seeds"][cells["gain_mAP_p"].notna()].eq(1)
+    if single.empty:
+        return ""
+    differs = f"differs from {other} (p < {LEVEL} after Holm's correction"
+    words = [f"†: {differs})"] * (not single.all())
+    return "; ".join([*words, *[f"‡: {differs}; of one seed, whose luck is not counted)"] * bool(single.any())])
 
 
 def title(method: str) -> str:
