@@ -7,7 +7,7 @@ import typer
 
 from reidgen.commands.data import prepare
 from reidgen.commands.probes import attack, show, stress
-from reidgen.commands.runs import bench, evaluate, train
+from reidgen.commands.runs import bench, evaluate, speed, train
 from reidgen.commands.tables import report, table
 from reidgen.terminal import out
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for function in (prepare, train, evaluate, bench, table, report, show, stress, attack):
+for function in (prepare, train, evaluate, bench, table, report, show, stress, attack, speed):
     app.command()(function)
 
 

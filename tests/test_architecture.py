@@ -43,7 +43,7 @@ ARROWS = {
     ("data.people", "data.drawing"),
     ("robustness.stress", "robustness.subject"), ("robustness.attack", "robustness.subject"),
     ("parallel", "devices"), ("catalogue", "entries"), ("protocols", "catalogue"), ("protocols", "entries"), ("runs", "recipe"), ("recipe", "methods"), ("files", "errors"),
-    ("pictures.probes", "evaluation"), ("tables.explain", "tables.compare"), ("report.page", "tables.compare"), ("report.page", "report.sections"),
+    ("pictures.probes", "evaluation"), ("tables.explain", "tables.compare"), ("report.page", "tables.compare"), ("report.page", "tables.explain"), ("report.page", "report.sections"),
 }  # fmt: skip
 TORCH_FREE = (
     "tables.compare",

@@ -28,6 +28,7 @@ OPTIONS = {
     "report": {"--images", "--results"},
     "show": {"--target", "--data", "--results", "--device"},
     "stress": {"--target", "--where", "--picture", "--data", "--results", "--device"},
+    "speed": {"--methods", "--recipe", "--backbone", "--device"},
     "attack": {"--target", "--from", "--losses", "--bound", "--data", "--results", "--device"},
 }  # fmt: skip
 

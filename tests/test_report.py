@@ -151,7 +151,7 @@ def test_every_cell_leads_to_its_runs_and_every_run_says_where_it_came_from(refe
         "2026-11-22T17:57:48Z",
     ):
         assert fact in text
-    assert "reidgen train --method a-in --source synth-plaza --seed 2 --recipe quick --backbone tiny" in text
+    assert "reidgen train --method a-in --source synth-plaza --seed 2 --recipe quick --results again" in text
 
 
 def test_what_has_no_data_is_left_out_in_one_line_with_its_command(reference: Path) -> None:

@@ -133,3 +133,28 @@ def bench(
         grid = run_bench(chosen, methods=names, seeds=seeds, data=data, results=results, protocol=cells, device=device,
                   report=report, say=lambda line: out().print(line, soft_wrap=True))  # fmt: skip
     print_table(results, choose=lambda rows: rows_of(grid, rows, alone=cells is not None))
+
+
+@one_sentence
+def speed(
+    methods: Annotated[
+        str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
+    ] = "baseline,snr",
+    recipe: RecipeName = None,
+    backbone: Backbone = None,
+    device: Device = "auto",
+) -> None:
+    """Measure training, embedding and ranking on this machine, each against what the machine could do.
+
+    Example: reidgen speed --recipe paper --methods baseline,snr
+    """
+    from reidgen.methods import select_methods
+    from reidgen.recipe import load_recipe
+
+    chosen, names = load_recipe(recipe or "quick").change(backbone=backbone), select_methods(methods)
+    from reidgen.speed import speed as run_speed
+    from reidgen.speed import table as speed_table
+
+    with progress() as report:
+        rows = run_speed(chosen, methods=names, device=device, report=report)
+    out().print(speed_table(rows), soft_wrap=True)

@@ -17,6 +17,7 @@ from reidgen.report.plots import styles
 from reidgen.report.sections import Behind, headings, make_sections, score
 from reidgen.runs import provenance, read_rows
 from reidgen.tables.compare import CELL, MEAN, Table, comparable, make_table
+from reidgen.tables.explain import repeat_run
 from reidgen.tables.identities import read_identities, run_names
 from reidgen.tables.looks import mark, marks_legend
 from reidgen.tables.looks import title as title_of
@@ -176,10 +177,7 @@ def _runs(rows: pd.DataFrame, results: Path) -> list[Behind]:
 
 def _birth_certificate(run: dict[str, Any], folder: Path, targets: list[str]) -> dict[str, Any]:
     """Return where a run came from, and the command that repeats it."""
-    recipe = f"{run['recipe']} --backbone {run['backbone']}"
-    if (folder / "recipe.toml").is_file():
-        recipe = str(folder / "recipe.toml")
-    repeat = f"reidgen train --method {run['method']} --source {run['source']} --seed {run['seed']} --recipe {recipe}"
+    repeat = " && ".join(repeat_run(run, "/".join(folder.parts[-2:]), targets, folder.parents[2]))
     group = f"{run['source']} {run['method']}"
     return {**run, "title": title_of(run["method"]), "targets": targets, "repeat": repeat, "group": group}
 

@@ -1,7 +1,9 @@
 """One number of the table, explained: the runs, seeds and splits it was made of, and the commands that repeat it. Pure text."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -135,23 +137,31 @@ def _repeat(counted: pd.DataFrame, results: Path) -> str:
     lines.append(f"reidgen prepare {' '.join(names)}")
     gone = False
     for run, block in counted.groupby("run", sort=False):
-        row, file = block.iloc[0], Run(results / "runs" / str(run)).recipe_file
-        gone |= not file.is_file()
-        recipe = str(file) if file.is_file() else _recipe(row, results)
-        lines.append(
-            f"reidgen train --method {row['method']} --source {row['source']} --seed {row['seed']} --recipe {recipe} --results again"
-        )
-        targets = ",".join(dict.fromkeys(block["target"]))
-        lines.append(f"reidgen evaluate {run} --target {targets} --results again")
+        gone |= not Run(results / "runs" / str(run)).recipe_file.is_file()
+        lines += repeat_run(block.iloc[0].to_dict(), str(run), list(block["target"]), results)
     text = "to repeat it:\n" + "\n".join(f"    {line}" for line in lines)
     if gone:
         text += f"\nrun folders are gone, so settings other than these are not known here; the new ones must end in {first['hash']}"
     return text
 
 
-def _recipe(row: "pd.Series[str]", results: Path) -> str:
+def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results: Path) -> list[str]:
+    """Return the commands that train a run again, in another results folder, and evaluate it on `targets`.
+
+    row: any of its result rows. run: the name of its folder below `results`/runs.
+    """
+    file = Run(results / "runs" / run).recipe_file
+    recipe = str(file) if file.is_file() else _recipe(row, results)
+    made = f"--method {row['method']} --source {row['source']} --seed {row['seed']} --recipe {recipe}"
+    return [
+        f"reidgen train {made} --results again",
+        f"reidgen evaluate {run} --target {','.join(dict.fromkeys(targets))} --results again",
+    ]
+
+
+def _recipe(row: Mapping[Any, Any], results: Path) -> str:
     """Return the recipe option of a run whose folder is gone, and the backbone where it is not the recipe's own."""
     if row["recipe"] not in RECIPES:
         return str(results / f"{row['recipe']}.toml")
     own = RECIPES[row["recipe"]].backbone
-    return row["recipe"] + (f" --backbone {row['backbone']}" if row["backbone"] != own else "")
+    return str(row["recipe"]) + (f" --backbone {row['backbone']}" if row["backbone"] != own else "")
