@@ -1,6 +1,6 @@
 """The grid: methods x seeds on a source or on a protocol's cells, each run evaluated on its targets. Runs what is missing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 from torch.distributed import is_torchelastic_launched
 
-from reidgen.catalogue import load_catalogue
+from reidgen.catalogue import family_of, load_catalogue, split_all
 from reidgen.data.batches import source_digest
-from reidgen.data.manifest import Prepared
+from reidgen.data.manifest import Prepared, load_prepared
 from reidgen.devices import devices_of
 from reidgen.entries import Protocol
 from reidgen.errors import RecipeError, SharedImagesError
@@ -39,21 +39,24 @@ def bench(
     data: Path,
     results: Path,
     protocol: Protocol | None = None,
+    targets: Sequence[str] = (),
     device: str = "auto",
     report: Progress,
     say: Callable[[str], None],
 ) -> dict[str, tuple[str, list[str]]]:
     """Train and evaluate every missing cell of methods x seeds; return source -> the hash its rows carry, its targets.
 
-    The source is the recipe's and its targets are all prepared sets; with `protocol`, its cells instead, those that are
-    prepared. Safe to stop and repeat at any moment: finished runs and evaluated targets are skipped, an unfinished run
-    goes on. With several GPUs ("auto" or "cuda") each run has one to itself, in a process of its own. A target that shares images with a source, or is damaged, is left out, with one line that says so. `say`
-    gets one line per run, and one for whatever is not prepared. Raises what `resolve`, `train` and `evaluate` raise.
+    The source is the recipe's. Its targets are `targets`, or else the prepared sets of the catalogue, one of each family, so
+    that no people count twice in a mean; with `protocol`, its cells instead, those that are prepared. Safe to stop and
+    repeat at any moment: finished runs and evaluated targets are skipped, an unfinished run goes on. With several GPUs
+    ("auto" or "cuda") each run has one to itself, in a process of its own. A target that shares images with a source, or
+    is damaged, is left out, with one line that says so. `say` gets one line per run, and one for whatever is not
+    prepared or left out. Raises what `resolve`, `train` and `evaluate` raise.
     """
     if is_torchelastic_launched():
         raise RecipeError("bench uses every GPU of the machine by itself, one run each; repeat it without torchrun")
     sound = sound_sets(data, say=say)
-    cells = _cells(recipe, protocol, sound, data=data, say=say)
+    cells = _cells(recipe, protocol, targets, sound, data=data, say=say)
     grid = [(source, seed, method) for source in cells for seed in range(seeds) for method in methods]
     chosen = [
         _Cell(
@@ -120,7 +123,13 @@ def _run(
 
 
 def _cells(
-    recipe: Recipe, protocol: Protocol | None, sound: Mapping[str, Prepared], *, data: Path, say: Callable[[str], None]
+    recipe: Recipe,
+    protocol: Protocol | None,
+    asked: Sequence[str],
+    sound: Mapping[str, Prepared],
+    *,
+    data: Path,
+    say: Callable[[str], None],
 ) -> dict[str, list[str]]:
     """Return source -> targets, those that can be run with the sets that are there; what is not there is said."""
     sets = load_catalogue()
@@ -130,9 +139,21 @@ def _cells(
             say(line)
         return cells
     source_digest(recipe, data=data)  # a source that is not prepared, or damaged, ends here
+    if asked:
+        for name in asked:
+            load_prepared(name, data)
+        return {recipe.source: list(asked)}
     if missing := [name for name in sets if name not in sound]:
-        say(f"not prepared, so not evaluated: {', '.join(missing)} (see: reidgen prepare --list)")
-    return {recipe.source: [name for name, prepared in sound.items() if prepared.counts.get("query")]}
+        say(f"{len(missing)} sets of the catalogue are not prepared, so not evaluated (see: reidgen prepare --list)")
+    can = [name for name, prepared in sound.items() if prepared.counts.get("query")]
+    own = [split_all(name)[0] for name in recipe.sources]
+    chosen: dict[str, str] = {}  # family -> its set: the source itself, else the first of the catalogue
+    for name in sorted((name for name in sets if name in can), key=lambda name: name not in own):
+        chosen.setdefault(family_of(name, sets), name)
+    targets = [name for name in can if name in chosen.values()]
+    if others := [name for name in can if name not in targets]:
+        say(f"not evaluated, as own crops or of the same people as another: {', '.join(others)} (to do so: --target)")
+    return {recipe.source: targets}
 
 
 def rows_of(grid: dict[str, tuple[str, list[str]]], rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:

@@ -181,7 +181,9 @@ def find_run(name: str, results: Path) -> Run:
         ", ".join(f"{path.parent.name}/{path.name}" for path in (matching or found)[:5])
         or "none yet; run: reidgen train"
     )
-    raise RunError(f"{'several runs are' if matching else 'no run is'} called {name!r} in {results}; there: {listed}")
+    if matching:
+        raise RunError(f"several runs are called {name!r} in {results}; say which with its source: {listed}")
+    raise RunError(f"no run is called {name!r} in {results}; there: {listed}")
 
 
 def to_csv(rows: pd.DataFrame) -> str:

@@ -70,8 +70,9 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
             if run.done.is_file():  # by another process, since we looked
                 return run
             source = load_source(recipe, data=data, report=report)
+            trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
             parallel.first(lambda: _begin(run, recipe))
-            Trainer(recipe, source, run, place).fit(report)
+            trainer.fit(report)
     return run
 
 

@@ -18,7 +18,9 @@ from reidgen.tables.compare import make_table
 GOLDEN = Path(__file__).parent / "golden" / "end_to_end.md"
 
 
-def run(data: Path, results: Path, methods: list[str], seeds: int, lr: float = SMALL.lr) -> list[str]:
+def run(
+    data: Path, results: Path, methods: list[str], seeds: int, lr: float = SMALL.lr, targets: tuple[str, ...] = ()
+) -> list[str]:
     said: list[str] = []
     bench(
         SMALL.change(lr=lr),
@@ -26,6 +28,7 @@ def run(data: Path, results: Path, methods: list[str], seeds: int, lr: float = S
         seeds=seeds,
         data=data,
         results=results,
+        targets=targets,
         device="cpu",
         report=quiet,
         say=said.append,
@@ -84,6 +87,8 @@ def test_a_target_that_shares_images_is_left_out_and_named(small_data: Path, tmp
     (data / "synth-plaza").symlink_to(small_data / "synth-plaza")
     prepare("leak", data=data, source=folder)
     said = run(data, tmp_path, ["baseline", "in"], 1)
+    assert "not evaluated, as own crops or of the same people as another: leak (to do so: --target)" in said
+    said = run(data, tmp_path, ["baseline", "in"], 1, targets=("synth-plaza", "leak"))
     assert sum(line.startswith("left out: target leak shares 16 image files") for line in said) == 1  # not once per run
     assert set(read_rows(tmp_path)["target"]) == {"synth-plaza"}
 

@@ -23,7 +23,7 @@ OPTIONS = {
     "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"},
     "train": {"--method", "--source", "--seed", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
     "evaluate": {"--target", "--data", "--results", "--device"},
-    "bench": {"--source", "--protocol", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
+    "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
     "table": {"--paper", "--against", "--explain", "--results"},
     "report": {"--images", "--results"},
     "show": {"--target", "--data", "--results", "--device"},
@@ -98,6 +98,16 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
         (["table"], "run: reidgen bench"),
         (["table", "--results", "a[/b]"], "run: reidgen bench"),
         (["prepare", "--from", "empty"], "needs the name of the data set"),
+        (["prepare", "--pattern", "x"], "--pattern needs the name of the data set"),
+        (["prepare", "--accept-counts"], "--accept-counts needs the name of the data set"),
+        (["prepare", "--splits"], "--splits needs the name of a prepared set"),
+        (["prepare", "--list", "market"], "--list shows every set; leave out market"),
+        (["prepare", "--check", "--from", "x", "mine"], "--check prepares nothing, so --from would do nothing"),
+        (["prepare", "--deep", "--accept-counts"], "--check prepares nothing, so --accept-counts would do nothing"),
+        (["prepare", "--splits", "mine", "--pattern", "x"], "--splits prepares nothing, so --pattern would do nothing"),
+        (["prepare", "--list", "--from", "x", "--pattern", "x"], "so --from and --pattern would do nothing"),
+        (["prepare", "--check", "--splits", "mine"], "--check and --splits are different questions"),
+        (["prepare", "market", "mine", "--from", "empty"], "the catalogue does not know mine; prepare each by itself"),
         (["train", "--source", "synth+synth-plaza"], "names a data set twice"),
         (["train", "--source", "synth-plaza-all"], "run: reidgen prepare synth-plaza"),
         (["bench", "--protocol", "p22"], "unknown protocol 'p22'; did you mean 'p2'?"),
@@ -135,7 +145,7 @@ def test_the_main_job_end_to_end(small_data: Path, tmp_path: Path) -> None:
     )
     result = reidgen("bench", "--methods", "baseline,snr", "--seeds", "2", *common)
     assert result.exit_code == 0, result.output
-    assert "not prepared, so not evaluated: market, " in result.output
+    assert "sets of the catalogue are not prepared, so not evaluated (see: reidgen prepare --list)" in result.output
     assert "[4/4] snr s1: trained in" in result.output and "synth-plaza" in result.output
     rows = pd.read_csv(tmp_path / "results" / "rows.csv")
     assert len(rows) == 2 * 2 * 2 and rows["commit"].notna().all()

@@ -81,7 +81,7 @@ def evaluate(
         spread = f" (mean of {splits} splits, mAP ± {100 * rows['mAP'].std():.1f})" if splits > 1 else ""
         numbers = ", ".join(f"{name} {100 * mean[key]:.1f}" for name, key in
                             {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}.items())  # fmt: skip
-        out().print(f"{name}: {numbers}{spread}", soft_wrap=True)
+        out().print(f"{name}{' (seen)' if rows['seen'].any() else ''}: {numbers}{spread}", soft_wrap=True)
         if rows["unmatched"].sum():
             out().print(
                 f"{name}: {rows['unmatched'].sum()} of {rows['queries'].sum()} queries have no match and do not count"
@@ -97,6 +97,10 @@ def bench(
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Instead of a source: single, snr-multi, p1, p1-duke, p2, p3 or loo-duke.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Prepared sets, joined by commas; by default those of the catalogue, one of a family."),
     ] = None,
     methods: Annotated[
         str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
@@ -118,11 +122,14 @@ def bench(
 
     Example: reidgen bench --protocol p2 --methods baseline,snr
     """
+    from reidgen.catalogue import expand
     from reidgen.methods import select_methods
     from reidgen.protocols import get_protocol
 
     if source and protocol:
         raise RecipeError(f"--protocol {protocol} has sources of its own; leave out --source {source}, or --protocol")
+    if target and protocol:
+        raise RecipeError(f"--protocol {protocol} has targets of its own; leave out --target {target}, or --protocol")
     cells = get_protocol(protocol) if protocol else None
     first = next(iter(cells.cells)) if cells else source or "synth"
     chosen, names = recipe_of(recipe, first, backbone=backbone, weights=weights, epochs=epochs), select_methods(methods)
@@ -130,8 +137,8 @@ def bench(
     from reidgen.bench import rows_of
 
     with progress() as report:
-        grid = run_bench(chosen, methods=names, seeds=seeds, data=data, results=results, protocol=cells, device=device,
-                  report=report, say=lambda line: out().print(line, soft_wrap=True))  # fmt: skip
+        grid = run_bench(chosen, methods=names, seeds=seeds, data=data, results=results, protocol=cells,
+                  targets=expand(target.split(",")) if target else (), device=device, report=report, say=lambda line: out().print(line, soft_wrap=True))  # fmt: skip
     print_table(results, choose=lambda rows: rows_of(grid, rows, alone=cells is not None))
 
 

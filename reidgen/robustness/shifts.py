@@ -194,5 +194,7 @@ def sheet(image: Pixels, *, key: str = "sheet") -> Image.Image:
             shifted = apply_shift(image[None], name, abs(column), directions=[column], keys=[key])
             page.paste(Image.fromarray(shifted[0]), (x, y))
             said = shift.opposite(amount) if column < 0 and shift.opposite else amount
-            draw.text((x + width / 2, y + height + 1), f"{said:.3g}" if column else "0", "gray", font, anchor="ma")
+            draw.text(
+                (x + width / 2, y + height + 1), f"{said:.3g}" if column else "unchanged", "gray", font, anchor="ma"
+            )
     return page

@@ -150,9 +150,13 @@ def attack_table(rows: pd.DataFrame) -> Robustness:
         where = f"{source}, bound {bound}/255"
         unseen, left_out = _common_targets(block[block["seen"] == 0])
         notes += [f"{source}: {', '.join(left_out)} left out of the mean, as not every method has it"] * bool(left_out)
+        if (block["maker"] != "").any() and not (block["own"] == 1).any():
+            notes.append(
+                f"{source}: only patterns of other runs were tried, they stand in the transfer matrices and in attack.csv; for a run's own: reidgen attack without --from"
+            )
         grids += [_pattern_grid(f"{where}, on {title}", part) for title, part in _groups(block).items()]
         for loss, part in _parts(unseen[unseen["maker"] != ""], "pattern", PATTERN_ORDER):
-            if part["maker_method"].nunique() > 1:
+            if part["maker_method"].nunique() > 1 or not (part["own"] == 1).any():
                 title = f"{where}, {PATTERN_NAMES[loss]}: drop on unseen targets by the pattern of (row) in (column)"
                 grids.append(_transfer_grid(title, part))
     return Robustness(grids, notes)

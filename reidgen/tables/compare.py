@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
+from reidgen.methods import get_method
 from reidgen.tables import paper as papers
 from reidgen.tables.looks import SHOWN, Table, mark, title
 from reidgen.tables.paper import MEAN, TABLES, in_order
@@ -66,7 +67,8 @@ def make_table(
     if rows.empty:
         raise ReidgenError(f"there are no results yet; run: reidgen bench{f' --methods {name}' if name else ''}")
     if against != "baseline" and against not in set(rows["method"]):
-        raise ReidgenError(f"no rows to compare with: {unknown('method', against, in_order(rows['method'], 'method'))}")
+        get_method(against)
+        raise ReidgenError(f"there are no rows of {against} to compare with; run: reidgen bench --methods {against}")
     everything = rows
     if name and (rows := papers.select(rows, name)).empty:
         raise EmptyTableError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
