@@ -93,8 +93,16 @@ def family_of(name: str, sets: Mapping[str, Dataset]) -> str:
 
 
 def variants(name: str, sets: Mapping[str, Dataset]) -> list[str]:
-    """Return the sets that a name in a protocol means, the preferred one first: that set, or else the family's sets."""
-    return [name] if name in sets else [one for one in sets if family_of(one, sets) == name]
+    """Return the sets that a name in a protocol means, the preferred one first: that set, or else the family's sets.
+
+    A family's sets of single shots are meant only where it has no others: CUHK03's classic test sets show people whom the
+    new protocol trains on, and their numbers compare with no other's.
+
+    >>> variants("cuhk03", load_catalogue())
+    ['cuhk03-np-detected', 'cuhk03-np-labelled']
+    """
+    family = [name] if name in sets else [one for one in sets if family_of(one, sets) == name]
+    return [one for one in family if not sets[one].single_shot] or family
 
 
 def train_only(name: str, sets: Mapping[str, Dataset]) -> bool:

@@ -45,8 +45,8 @@ class Dataset:
 
     folders: part -> folders below the image root ("a|b": the first that is there); the parts are train, query and gallery,
     or `test` instead of the last two, whose queries `readers.read` then chooses. lists: part -> files that name its
-    images. counts: part -> (identities, images) or (identities, images, cameras), of split 0; (identities,) where
-    nobody states more. family: "" means the set's own name.
+    images. counts: part -> (identities, images) or (identities, images, cameras), of split 0, and "all" -> those
+    of the whole set, before any are drawn; (identities,) where nobody states more. family: "" means the set's own name.
     forms: other forms in which people have the set; each is some of these keys again, see `variants`.
     """
 
@@ -154,6 +154,10 @@ def parse(name: str, table: object, *, where: str) -> Dataset:
     for key, good, wish in _rules(dataset):
         if not good:
             raise DataError(f"{where}: {key} = {getattr(dataset, key)!r}: {wish}")
+    for archive in dataset.archives:
+        for key, text, good, wish in _archive_rules(archive):
+            if not good:
+                raise DataError(f"{where}: archives: {key} = {text!r}: {wish}")
     for number, form in enumerate(dataset.forms):
         if "forms" in form:
             raise DataError(f"{where}: forms[{number}] cannot have forms itself")
@@ -205,22 +209,13 @@ def _rules(dataset: Dataset) -> Iterator[tuple[str, bool, str]]:
     yield "folders", ("query" in parts) == ("gallery" in parts), "give both query and gallery, or test instead of them"
     yield "folders", not {"test", "query"} <= parts, "give query and gallery, or test, but not both"
     yield "lists", set(dataset.lists) <= parts, f"lists are for parts of folders: {', '.join(dataset.folders)}"
-    yield "counts", set(dataset.counts) <= set(PARTS), f"the parts are {', '.join(PARTS)}"
+    yield "counts", set(dataset.counts) <= {*PARTS, "all"}, f"the parts are {', '.join(PARTS)}, and all of them"
     good = all(0 < len(one) <= 3 and min(one) >= 0 for one in dataset.counts.values())
     yield "counts", good, "should be like { train = [751, 12936, 6] }: identities, images, cameras"
     for key, paths in (("folders", dataset.folders), ("lists", dataset.lists)):
         yield key, all(_below(one) for some in paths.values() for one in some), "should be paths below the image root"
     yield "partitions", _below(dataset.partitions), "should be a path below the image root"
     yield "known_as", all(map(_plain, dataset.known_as)), "should be names of folders"
-    yield "archives", all(_plain(one.file) for one in dataset.archives), "each file should be the name of a file"
-    urls = [url for one in dataset.archives for url in one.urls]
-    yield (
-        "archives",
-        all(re.match("https?://.", url) for url in urls),
-        "each of urls should begin with http:// or https://",
-    )
-    md5 = [one.md5 for one in dataset.archives if one.md5]
-    yield "archives", all(re.fullmatch("[0-9a-f]{32}", one) for one in md5), "md5 should be 32 digits of 0-9 and a-f"
     yield "splits", 1 <= dataset.splits <= 100, "should be a number from 1 to 100"
     yield "test_identities", dataset.test_identities >= 0, "should be a number, 0 or more"
     together = (dataset.splits > 1) == (dataset.test_identities > 0)
@@ -229,6 +224,15 @@ def _rules(dataset: Dataset) -> Iterator[tuple[str, bool, str]]:
     yield "single_shot", dataset.single_shot in SHOTS, 'should be "sides" or "gallery"'
     yield "single_shot", not dataset.single_shot or tested, "works on the folder test"
     yield "apart", not dataset.apart or ("train" in parts and len(parts) > 1), "needs a train and a test part"
+
+
+def _archive_rules(archive: Archive) -> Iterator[tuple[str, str, bool, str]]:
+    """Yield (key, one value of it, whether it is as it should be, what it should be)."""
+    yield "file", archive.file, _plain(archive.file), "should be the name of a file"
+    for url in archive.urls:
+        yield "urls", url, bool(re.match("https?://.", url)), "should begin with http:// or https://"
+    good = not archive.md5 or bool(re.fullmatch("[0-9a-f]{32}", archive.md5))
+    yield "md5", archive.md5, good, "should be 32 digits of 0-9 and a-f"
 
 
 def _needed(dataset: Dataset) -> set[str]:

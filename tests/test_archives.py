@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from typing import IO
 
 import layouts
 import numpy as np
@@ -85,6 +87,22 @@ def test_cuhk03_mat_against_its_pixels(tmp_path: Path) -> None:
     assert rows == [(split, *one) for split, some in enumerate(layouts.cuhk03_test_sets(6)) for one in some]
 
 
+def test_a_mat_whose_images_are_absurdly_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells may all refer to one image; in a zip it shares the budget of what lies beside it."""
+    mat = layouts.build("cuhk03-detected", tmp_path / "in") / "cuhk03_release" / "cuhk-03.mat"
+    pixels = 2 * len(layouts.cuhk03_names(6)) * 16 * 8 * 3
+    monkeypatch.setattr(module, "RATIO", 0)
+    monkeypatch.setattr(module, "SMALL", pixels)
+    assert len(list(unpack(md5s(mat), tmp_path / "data").rglob("*.png"))) == 2 * len(layouts.cuhk03_names(6))
+    layouts.pack({"cuhk-03.mat": mat.read_bytes()}, tmp_path / "x.zip")
+    for file, size in ((mat, pixels - 1), (tmp_path / "x.zip", pixels + mat.stat().st_size - 1)):
+        monkeypatch.setattr(module, "SMALL", size)
+        with pytest.raises(
+            BrokenArchiveError, match=r"cuhk-03.mat is not unpacked: its images have more than .* absurd"
+        ):
+            unpack(md5s(file), tmp_path / "other")
+
+
 def test_what_is_an_archive(tmp_path: Path) -> None:
     [file] = published("duke", tmp_path)
     (tmp_path / "page.zip").write_bytes(b"<html>")
@@ -112,6 +130,44 @@ def test_more_than_fits_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(BrokenArchiveError, match=r"more than 1,000 bytes, which is absurd or more than is free"):
         unpack(md5s(file), tmp_path / "data")
+
+
+def _nested(file: Path, *, archives: int, size: int, files: int = 1) -> Path:
+    """Write a zip of zips, each of which holds `files` files of together `size` zeros."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(files):
+            archive.writestr(f"x/{number}.bmp", bytes(size // files))
+    layouts.pack({f"part{number}.zip": inner.getvalue() for number in range(archives)}, file)
+    return file
+
+
+def test_archives_inside_an_archive_share_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would pass by itself; more must never lie on the disk than all of them may have together."""
+    monkeypatch.setattr(module, "RATIO", 1)
+    monkeypatch.setattr(module, "SMALL", 100_000)
+    written, copy = [0], module.shutil.copyfileobj
+
+    def counted(source: IO[bytes], target: IO[bytes], length: int) -> None:
+        copy(source, target, length)
+        written[0] += target.tell()
+
+    monkeypatch.setattr(module.shutil, "copyfileobj", counted)
+    few = _nested(tmp_path / "few.zip", archives=2, size=40_000)
+    assert len(list(unpack(md5s(few), tmp_path / "data").rglob("*.bmp"))) == 2
+    written[0] = 0
+    bomb = _nested(tmp_path / "bomb.zip", archives=12, size=40_000)
+    assert bomb.stat().st_size < 10_000
+    with pytest.raises(
+        BrokenArchiveError, match=r"bomb.zip/part\d+.zip is not unpacked: its files have more than .* absurd"
+    ) as caught:
+        unpack(md5s(bomb), tmp_path / "data")
+    assert 80_000 < written[0] <= 100_000 and "\n" not in str(caught.value)
+    assert {one.name for one in (tmp_path / "data" / "unpacked").iterdir() if "bomb" in one.name} == set()
+    monkeypatch.setattr(module._Budget, "__init__", lambda self, size: vars(self).update(bytes=size, files=30))
+    unpack(md5s(_nested(tmp_path / "a.zip", archives=2, size=100, files=10)), tmp_path / "data")
+    with pytest.raises(BrokenArchiveError, match="it has more than 7 files"):
+        unpack(md5s(_nested(tmp_path / "b.zip", archives=3, size=100, files=10)), tmp_path / "data")
 
 
 def test_a_kill_leaves_nothing_taken_for_whole(tmp_path: Path) -> None:

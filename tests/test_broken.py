@@ -421,8 +421,8 @@ for _name in ("market", "duke", "msmt17-v2", "prid", "grid", "viper", "ilids", "
     case(f"{_name} with an empty image", "is empty", original(_name, lambda root: _images(root)[-1].write_bytes(b"")))
 for _name in ("market", "duke", "msmt17-v2", "msmt17-v1", "cuhk02", "personx", "sensereid"):
     case(f"{_name} too small", "expected", original(_name, as_it_is, more=[]))
-for _name, _sentence in {"grid": "expected", "viper": "expected", "prid": "", "ilids": ""}.items():
-    # of prid the first image belongs to no protocol; of ilids any two images of a person do
+for _name, _sentence in {"grid": "expected", "viper": "expected", "prid": "", "ilids": "expected"}.items():
+    # of prid the first image belongs to no protocol
     case(f"{_name} without an image", _sentence, original(_name, lambda root: _images(root)[0].unlink(), more=[]))
 for _name, _part in [
     ("market", "bounding_box_train"), ("market", "query"), ("duke", "bounding_box_test"), ("prid", "single_shot/cam_b"),
@@ -571,7 +571,8 @@ case("CSV of Windows lines", "", csv(raw="\r\n".join(["path,pid,camid", *GOOD]).
 case("CSV with quotes", "", csv(*[f'"{line.split(",")[0]}",{line.split(",", 1)[1]}' for line in GOOD]))
 case("CSV with names as people", "", csv(*[line.replace(",0,", ",anna,").replace(",1,", ",bert,") for line in GOOD]))
 _sentence_of = {
-    "one camera": "of one camera",
+    "one camera": "add the column split and write train",
+    "an image that is not there": "correct the path or the file",
     "an image twice": "p0/c1_0.jpg",
     "one image, two people": "p0/c1_0.jpg",
 }

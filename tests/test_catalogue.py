@@ -8,7 +8,7 @@ import pytest
 
 from reidgen.catalogue import DEFAULT_SYNTH, expand, get_dataset, load_catalogue
 from reidgen.data.synthetic import DOMAINS
-from reidgen.entries import Dataset, parse
+from reidgen.entries import PARTS, Dataset, parse
 from reidgen.errors import DataError
 
 SHIPPED = Path(__file__).parents[1] / "datasets.toml"
@@ -78,10 +78,25 @@ def test_every_set_of_the_field_is_there() -> None:
 
 @pytest.mark.parametrize("name", FACTS)
 def test_counts_are_the_published_ones(name: str) -> None:
-    counts = CATALOGUE[name].counts
+    counts = {part: one for part, one in CATALOGUE[name].counts.items() if part in PARTS}
     text, total = FACTS[name]
     assert " ".join(f"{one[0]}/{one[1]}" for one in counts.values()) == text
     assert sum(one[1] for one in counts.values()) == total
+
+
+def test_what_is_drawn_from_is_counted_whole() -> None:
+    """Halves and single shots have their size however little of a set is there; so all of it is counted too."""
+    found = {name: one.counts["all"] for name, one in CATALOGUE.items() if "all" in one.counts}
+    assert found == {
+        "cuhk03-detected": (1467, 14_097),
+        "cuhk03-labelled": (1467, 14_096),
+        "cuhk01": (971, 3884),
+        "prid": (749, 949),
+        "grid": (251, 1275),
+        "viper": (632, 1264),
+        "ilids": (119, 476),
+    }
+    assert set(found) == {name for name, one in CATALOGUE.items() if one.splits > 1 or one.single_shot}
 
 
 def test_checksums_are_the_published_ones() -> None:

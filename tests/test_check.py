@@ -111,5 +111,8 @@ def test_the_list(mine: Prepared, width: int, monkeypatch: pytest.MonkeyPatch) -
         "prepared, 0 MB",
         "6 queries of 3 people",
         "run: reidgen prepare market",
+        "1,264 images of 632 people in all",
     ):
         assert words in text
+    place = next(number for number, line in enumerate(lines) if line.startswith("mine "))
+    assert lines[place + 1].startswith("prepared, 0 MB") and lines[place + 2].startswith("own ")

@@ -24,7 +24,7 @@ FULL = GOOD | {
     "junk": -1,
     "distractors": [0],
     "apart": True,
-    "counts": {"train": [3, 9, 2], "query": [3, 5], "gallery": 4},
+    "counts": {"train": [3, 9, 2], "query": [3, 5], "gallery": 4, "all": [7, 30]},
     "splits": 10,
     "test_identities": 2,
     "both_directions": True,
@@ -40,7 +40,7 @@ def test_a_table_comes_back_as_it_went_in() -> None:
     dataset = parse("mine", FULL, where="here")
     assert dataset.archives[0] == Archive(file="a.zip", urls=("https://a.b/c.zip",), md5="0" * 32)
     assert dataset.folders == {"train": ("a", "b|c"), "query": ("q",), "gallery": ("g",)}
-    assert dataset.counts == {"train": (3, 9, 2), "query": (3, 5), "gallery": (4,)}
+    assert dataset.counts == {"train": (3, 9, 2), "query": (3, 5), "gallery": (4,), "all": (7, 30)}
     assert (dataset.junk, dataset.distractors, dataset.apart) == ((-1,), (0,), True)
     assert parse("mine", dataset.table(), where="again") == dataset
     assert parse("mine", json.loads(json.dumps(dataset.table())), where="from a manifest") == dataset
@@ -113,15 +113,19 @@ def test_match_reads_person_and_camera(pattern: str, path: str, names: tuple[str
         (GOOD | {"counts": {"train": []}}, "counts = {'train': ()}: should be like { train = [751, 12936, 6] }"),
         (GOOD | {"counts": {"train": [1, 2, 3, 4]}}, "identities, images, cameras"),
         (GOOD | {"counts": {"train": [-1]}}, "identities, images, cameras"),
-        (GOOD | {"counts": {"test": [1, 2]}}, "the parts are train, query, gallery"),
+        (GOOD | {"counts": {"test": [1, 2]}}, "the parts are train, query, gallery, and all of them"),
+        (GOOD | {"counts": {"all": [-1]}}, "identities, images, cameras"),
         (GOOD | {"cameras": {"a": "b"}}, "cameras.a = 'b' should be a number"),
         (GOOD | {"known_as": ["a/b"]}, "known_as = ('a/b',): should be names of folders"),
         (GOOD | {"archives": "a.zip"}, "archives = 'a.zip' should be a table"),
         (GOOD | {"archives": {"url": "a"}}, "archives: unknown key 'url'; did you mean 'urls'?"),
         (GOOD | {"archives": {"md5": "0" * 32}}, "archives: the key 'file' is missing"),
-        (GOOD | {"archives": {"file": "../a.zip"}}, "each file should be the name of a file"),
-        (GOOD | {"archives": {"file": "a", "md5": "0" * 31}}, "md5 should be 32 digits"),
-        (GOOD | {"archives": {"file": "a", "urls": ["a.b/c"]}}, "each of urls should begin with http"),
+        (GOOD | {"archives": {"file": "../a.zip"}}, "archives: file = '../a.zip': should be the name of a file"),
+        (
+            GOOD | {"archives": {"file": "a", "md5": "0" * 31}},
+            "archives: md5 = '0000000000000000000000000000000': should be 32 digits",
+        ),
+        (GOOD | {"archives": {"file": "a", "urls": ["a.b/c"]}}, "archives: urls = 'a.b/c': should begin with http"),
         (GOOD | {"forms": {"forms": []}}, "forms[0] cannot have forms itself"),
         (GOOD | {"forms": [{}, {"patern": "x"}]}, "forms[1]: unknown key 'patern'; did you mean 'pattern'?"),
         (GOOD | {"forms": {"folders": {"query": "a"}}}, "forms[0]: folders = {'query': ('a',)}: give both"),

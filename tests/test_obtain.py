@@ -166,6 +166,18 @@ def test_what_others_publish_freely_is_downloaded_for_who_has_the_set(tmp_path: 
     assert (find(entry, tmp_path / "data", alone) / mat).is_file()
 
 
+def test_a_companion_of_another_checksum_says_where_to_get_it(tmp_path: Path) -> None:
+    layouts.archive("cuhk03-np-detected", tmp_path / "in")
+    release, mat = KNOWN["cuhk03-np-detected"].archives
+    entry = replace(KNOWN["cuhk03-np-detected"], archives=(replace(release, md5=""), mat))
+    with pytest.raises(DataError) as caught:
+        find(entry, tmp_path / "data", tmp_path / "in" / release.file)
+    md5 = hashlib.md5((tmp_path / "in" / mat.file).read_bytes()).hexdigest()
+    assert str(caught.value).endswith(
+        f"{mat.file} has the MD5 {md5}, published is {mat.md5}; get it again, from {mat.urls[0]}"
+    )
+
+
 def test_a_further_archive_without_the_set_itself(tmp_path: Path) -> None:
     layouts.archive("cuhk03-np-detected", tmp_path / "in")
     (tmp_path / "in" / "cuhk03_release.zip").unlink()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,13 @@ import layouts
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from reidgen.catalogue import load_catalogue
+from reidgen.cli import app
 from reidgen.data import images as images_module
 from reidgen.data import prepare as module
+from reidgen.data.check import check
 from reidgen.data.images import decode, windows
 from reidgen.data.manifest import load_index, load_prepared, prepared_names
 from reidgen.data.prepare import prepare
@@ -136,6 +140,71 @@ def test_market_counts_are_compared(tmp_path: Path) -> None:
     assert prepare("market", data=data).already
 
 
+def _cut_viper(root: Path) -> None:
+    for path in sorted(root.glob("cam_?/*.bmp")):
+        if int(path.name[:3]) in layouts.viper_people()[432:]:
+            path.unlink()
+
+
+# What is taken away leaves every drawn half its size: only the whole tells.
+CUT = {
+    "viper": (_cut_viper, "432 people, 864 images in all (expected 632 people, 1,264 images)"),
+    "ilids": (
+        lambda root: next(root.rglob("0001004.jpg")).unlink(),
+        "119 people, 475 images in all (expected 119 people, 476 images)",
+    ),
+    "cuhk01": (
+        lambda root: [one.unlink() for one in root.rglob("0971*.png")],
+        "970 people, 3,880 images in all (expected 971 people, 3,884 images)",
+    ),
+    "prid": (
+        lambda root: (root / "single_shot" / "cam_a" / "person_0200.png").unlink(),
+        "749 people, 948 images in all (expected 749 people, 949 images)",
+    ),
+    "grid": (
+        lambda root: next(root.glob("gallery/0250_*")).unlink(),
+        "251 people, 1,274 images in all (expected 251 people, 1,275 images)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_an_incomplete_small_set_is_not_taken_for_whole(name: str, tmp_path: Path) -> None:
+    root, data = layouts.build(name, tmp_path), tmp_path / "data"
+    cut, sentence = CUT[name]
+    cut(root)
+    result = CliRunner().invoke(app, ["prepare", name, "--from", str(root), "--data", str(data)])
+    text = result.output
+    assert (
+        result.exit_code == 1
+        and text.startswith("error: ")
+        and "\nerror" not in text
+        and sentence in " ".join(text.split())
+    )
+    assert prepared_names(data) == []
+
+
+def test_images_outside_every_split_are_decoded_and_checked(tmp_path: Path) -> None:
+    root, data = layouts.build("ilids", tmp_path), tmp_path / "data"
+    made = prepare("ilids", data=data, source=root)
+    shown = set(load_index(made)["path"])
+    paths = {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
+    assert len(paths) == 476 and paths - shown == set(made.outside) != set()
+    assert made.bytes == sum((root / path).stat().st_size for path in paths)
+    odd = root / min(made.outside)
+    facts, content = odd.stat(), odd.read_bytes()
+    assert made.outside[min(made.outside)] == hashlib.sha256(content).hexdigest()[:16]
+    odd.write_bytes(bytes(len(content)))
+    with pytest.raises(DataError, match=f"ilids: 1 of 476 images have changed, such as {min(made.outside)},"):
+        check("ilids", data)
+    os.utime(odd, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    check("ilids", data)
+    with pytest.raises(DataError, match=f"1 of 476 images have changed, such as {min(made.outside)},"):
+        check("ilids", data, deep=True)
+    with pytest.raises(DataError, match=rf"1 of 476 images in .* cannot be decoded: {min(made.outside)} \("):
+        prepare("ilids", data=data, source=root)
+
+
 @pytest.mark.parametrize(
     ("mode", "format", "options"),
     [
@@ -207,6 +276,7 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
         ("mine", root, "(?P<pid>x)", "--pattern for mine: .* lacks the group .*camid"),
         ("my cams", root, None, "^the name 'my cams' cannot name a data set"),
         ("mine", root, "x", "lacks the group"),
+        ("mine", None, "x", "--pattern for mine needs the folder too: reidgen prepare mine --from DIR"),
         ("mine", root / "none", None, "there is no folder"),
     ]:
         with pytest.raises(DataError, match=sentence):
@@ -216,6 +286,7 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
         ("synth-plaza", "synth-plaza is not prepared in .*data; run: reidgen prepare synth-plaza$"),
         ("market", "market is not prepared in .*; run: reidgen prepare market$"),
         ("mine", "unknown data set 'mine'"),
+        ("", r"an empty name is no data set; .* market\+duke$"),
     ]:
         with pytest.raises(DataError, match=sentence):
             load_prepared(name, data)

@@ -35,7 +35,7 @@ FAMILIES = [variants(name, SETS) for name in sorted(NAMES) if len(variants(name,
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every set that a protocol may mean, generated in its original layout and prepared."""
     data, raw = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("raw")
-    for name in EVERY:
+    for name in (*EVERY, "cuhk03-detected"):
         form = "images" if family_of(name, SETS) == "cuhk03" else ""  # its archive is unpacked in other tests
         prepare(name, data=data, source=layouts.build(name, raw / name, form=form), accept_counts=True)
     return data
@@ -185,6 +185,20 @@ def test_a_family_becomes_the_first_of_its_sets_that_is_prepared() -> None:
     assert lines == [f"msmt17: {v2} is used", "cuhk03: cuhk03-np-labelled is used"]
     _, lines = resolve(get_protocol("p3"), EVERY, SETS)
     assert lines[0] == f"msmt17: {v1} is used; prepared too: {', '.join(variants('msmt17', SETS)[1:])}"
+
+
+def test_a_family_is_never_its_classic_single_shot_sets() -> None:
+    with pytest.raises(DataError, match=r"cuhk03 is not prepared \(run: reidgen prepare cuhk03-np-detected\)"):
+        resolve(get_protocol("single"), ["cuhk03-detected", "market"], SETS)
+    found, lines = resolve(
+        get_protocol("p2"), ["cuhk03-detected", "cuhk03-np-labelled", "market", "cuhk-sysu", "msmt17-v2"], SETS
+    )
+    assert lines == ["msmt17: msmt17-v2 is used", "cuhk03: cuhk03-np-labelled is used"]
+    assert not any("cuhk03-detected" in one for source, targets in found.items() for one in (source, *targets))
+    named = replace(get_protocol("single"), cells={"market": ("cuhk03-detected",)})
+    assert resolve(named, ["market", "cuhk03-detected"], SETS)[0] == {"market": ["cuhk03-detected"]}
+    alone = {name: one for name, one in SETS.items() if one.family != "cuhk03" or one.single_shot}
+    assert variants("cuhk03", alone) == ["cuhk03-detected", "cuhk03-labelled"]  # a family of nothing else
 
 
 def test_what_is_not_prepared_is_left_out_with_the_command() -> None:

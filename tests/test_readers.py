@@ -294,7 +294,9 @@ def test_a_table_that_grows_beyond_its_folder(tmp_path: Path) -> None:
     with file.open("a") as text:
         text.write("../c.jpg,1,2\n")
     touch(tmp_path, "c.jpg")
-    with pytest.raises(DataError, match=r"1 of them are not in .*crops, such as '\.\./c.jpg'"):
+    with pytest.raises(
+        DataError, match=r"1 of them are not in .*crops, such as '\.\./c.jpg'; correct the path or the file$"
+    ):
         read(dataset, file.parent)
 
 

@@ -47,8 +47,10 @@ def prepare(
     """
     from reidgen.catalogue import expand
 
-    if source and not names:
-        raise DataError(f"--from {source} needs the name of the data set: reidgen prepare NAME --from {source}")
+    making = {"--from": source is not None, "--pattern": pattern is not None, "--accept-counts": accept_counts}
+    _refuse_idle(names or [], making, {"--check": check or deep, "--splits": splits, "--list": listing})
+    if source and len(names or []) > 1:
+        _refuse_strangers(names or [], source)
     if check or deep:
         from reidgen.data.check import check_all
 
@@ -77,3 +79,31 @@ def prepare(
             out().print(f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}", soft_wrap=True)
             for note in prepared.notes:
                 out().print(f"{name}: {note}", soft_wrap=True)
+
+
+def _refuse_idle(names: list[str], making: dict[str, bool], asking: dict[str, bool]) -> None:
+    """Raise DataError when an option would do nothing; making and asking: option -> whether it is given."""
+    made, asked = ([option for option, given in some.items() if given] for some in (making, asking))
+    if len(asked) > 1:
+        raise DataError(f"{' and '.join(asked)} are different questions; ask one of them")
+    if asked and made:
+        raise DataError(f"{asked[0]} prepares nothing, so {' and '.join(made)} would do nothing; leave one of them out")
+    if made and not names:
+        raise DataError(f"{made[0]} needs the name of the data set: reidgen prepare NAME {made[0]} ...")
+    if asking["--splits"] and not names:
+        raise DataError("--splits needs the name of a prepared set: reidgen prepare --splits NAME")
+    if asking["--list"] and names:
+        raise DataError(f"--list shows every set; leave out {' '.join(names)}")
+
+
+def _refuse_strangers(names: list[str], source: Path) -> None:
+    """Raise DataError when one source is given for several sets and is to be read as own crops for one of them."""
+    from reidgen.catalogue import expand, load_catalogue
+
+    known = load_catalogue()
+    strangers = [name for name in expand(names) if name not in known]
+    if strangers:
+        raise DataError(
+            f"--from {source} cannot be {len(names)} sets of which the catalogue does not know {', '.join(strangers)}; "
+            f"prepare each by itself: reidgen prepare {strangers[0]} --from {source}"
+        )

@@ -80,9 +80,10 @@ def _unpack_new(files: list[Path], folder: Path, digests: dict[str, str], report
     try:
         part.mkdir()
         tops: list[Path] = []
+        budget = _Budget(max(RATIO * sum(file.stat().st_size for file in files), SMALL))
         for file in files:
             with _sentences(file):
-                _extract(file, part, report)
+                _extract(file, part, budget, report)
             tops = tops or list(part.iterdir())
         if len(tops) == 1 and tops[0].is_dir():
             for other in set(part.iterdir()) - set(tops):
@@ -122,20 +123,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0].strip() or type(error).__name__
 
 
-def _extract(file: Path, into: Path, report: Progress | None) -> None:
+def _extract(file: Path, into: Path, budget: "_Budget", report: Progress | None) -> None:
     """Unpack one file of any kind; archives inside it too, but not those inside them."""
     with file.open("rb") as raw:
         start = raw.read(512).lstrip()
     if zipfile.is_zipfile(file) or tarfile.is_tarfile(file):
-        _members(file, into, report)
+        _members(file, into, file, budget, report)
         inner = [
             one for one in sorted(into.rglob("*")) if one.suffix.lower() in (*SUFFIXES, ".mat") and is_archive(one)
         ]
         for one in inner:
-            with _sentences(one.relative_to(into)):
-                _unpack_inner(one, report)
+            with _sentences(inside := file / one.relative_to(into)):
+                _unpack_inner(one, inside, budget, report)
     elif is_hdf5(file):
-        unpack_mat(file, into, report)
+        budget.bytes -= unpack_mat(file, into, budget.bytes, report)
     else:
         for magic, what in _FOREIGN.items():
             if start.startswith(magic):
@@ -145,15 +146,15 @@ def _extract(file: Path, into: Path, report: Progress | None) -> None:
         raise BrokenArchiveError(f"{file} {found} (zip, tar, tar.gz, tar.bz2 and tar.xz are read); get it again")
 
 
-def _unpack_inner(file: Path, report: Progress | None) -> None:
+def _unpack_inner(file: Path, called: Path, budget: "_Budget", report: Progress | None) -> None:
     """Unpack an archive that came out of another in its place: x.zip becomes the folder x."""
     if is_hdf5(file):
-        unpack_mat(file, file.parent, report)
+        budget.bytes -= unpack_mat(file, file.parent, budget.bytes, report)
         file.unlink()
         return
     folder = file.with_name(f"{file.name}.part")
     folder.mkdir()
-    _members(file, folder, report)
+    _members(file, folder, called, budget, report)
     file.unlink()
     stem = file.name.partition(".")[0]
     inside = folder / stem if [one.name for one in folder.iterdir()] == [stem] else folder
@@ -166,10 +167,13 @@ def _unpack_inner(file: Path, report: Progress | None) -> None:
         folder.rmdir()
 
 
-def _members(file: Path, into: Path, report: Progress | None) -> None:
-    """Unpack a zip or tar member by member, each checked before a byte of it is written."""
+def _members(file: Path, into: Path, called: Path, budget: "_Budget", report: Progress | None) -> None:
+    """Unpack a zip or tar member by member, each checked before a byte of it is written.
+
+    called: the file's name in errors. budget: shrinks by what is unpacked.
+    """
     size, what = file.stat().st_size, f"unpack {file.name} (MB)"
-    gate = _Gate(limit=min(shutil.disk_usage(into).free, max(RATIO * size, SMALL)), file=file)
+    gate = _Gate(limit=min(shutil.disk_usage(into).free, budget.bytes), most=budget.files, file=called)
     made: set[Path] = set()
     with file.open("rb") as raw:
         read_members = _zip_members if zipfile.is_zipfile(raw) else _tar_members
@@ -185,15 +189,26 @@ def _members(file: Path, into: Path, report: Progress | None) -> None:
                     raise EOFError(f"{name} is cut off")
             if report:
                 report(what, raw.tell() >> 20, max(size >> 20, 1))
+    budget.bytes -= gate.total
+    budget.files -= len(gate.files)
     if not made:
         raise BrokenArchiveError(f"{file} holds no files; get it again")
+
+
+@dataclass
+class _Budget:
+    """What may yet be unpacked of all archives together, those inside others too."""
+
+    bytes: int
+    files: int = FILES
 
 
 @dataclass
 class _Gate:
     """What has passed of one archive, and the refusal of what no data set needs."""
 
-    limit: int
+    limit: int  # bytes
+    most: int  # files
     file: Path
     total: int = 0
     files: dict[str, str] = field(default_factory=dict)  # name for comparing -> name
@@ -219,8 +234,8 @@ class _Gate:
             raise self.refuse(
                 f"its files have more than {self.limit:,} bytes, which is absurd or more than is free on the disk"
             )
-        if len(self.files) > FILES:
-            raise self.refuse(f"it has more than {FILES:,} files")
+        if len(self.files) > self.most:
+            raise self.refuse(f"it has more than {self.most:,} files")
         return True
 
     def _compare(self, path: str) -> None:

@@ -15,7 +15,8 @@ from reidgen.runs import Progress
 
 
 def check(name: str, data: Path, *, deep: bool = False, report: Progress | None = None) -> Prepared:
-    """Return the prepared set `name` after proving that its folder holds the very files that its index names.
+    """Return the prepared set `name` after proving that its folder holds the very files that were decoded: those that its
+    index names, and those outside its splits.
 
     Names, sizes and times of change are compared, and where these differ, or with `deep`, the content of all files.
     Raises DataError when the set is not prepared, or saying how its files differ.
@@ -40,7 +41,8 @@ def check_all(names: list[str], data: Path, *, deep: bool, say: Callable[[str], 
         try:
             prepared = check(name, data, deep=deep, report=report)
             how = "by content" if deep else "by names, sizes and times"
-            say(f"{name}: whole, {prepared.counts['all']['images']:,} images compared {how}")
+            images = prepared.counts["all"]["images"] + len(prepared.outside)
+            say(f"{name}: whole, {images:,} images compared {how}")
         except DataError as error:
             broken.append(name)
             say(str(error))
@@ -53,21 +55,20 @@ def difference(prepared: Prepared, *, deep: bool = False, report: Progress | Non
 
     Raises DataError when the folder cannot be read.
     """
-    rows, index = read(prepared.dataset, prepared.root).rows, load_index(prepared)
-    if rows.to_csv(index=False) != index.drop(columns="sha256").to_csv(index=False):
-        here, there = set(rows["path"]), set(index["path"])
-        for odd, what in ((there - here, "have vanished"), (here - there, "have come")):
-            if odd:
-                return f"{len(odd):,} images {what}, such as {min(odd)},"
+    here, index = read(prepared.dataset, prepared.root), load_index(prepared)
+    known = dict(zip(index["path"], index["sha256"], strict=True)) | prepared.outside
+    paths = here.kept["path"].tolist()
+    for odd, what in ((set(known) - set(paths), "have vanished"), (set(paths) - set(known), "have come")):
+        if odd:
+            return f"{len(odd):,} images {what}, such as {min(odd)},"
+    if here.rows.to_csv(index=False) != index.drop(columns="sha256").to_csv(index=False):
         return "its lists or splits have changed"
-    index = index.drop_duplicates("path").sort_values("path")
-    paths = index["path"].tolist()
     found, _ = stamp_files(prepared.root, paths)
     if found == prepared.stamp and not deep:
         return ""
     work = functools.partial(_sha256, root=prepared.root)
     hashed = (one for window in windows(work, paths, what=f"check {prepared.name}", report=report) for one in window)
-    changed = [path for path, old, new in zip(paths, index["sha256"], hashed, strict=True) if old != new]
+    changed = [path for path, new in zip(paths, hashed, strict=True) if known[path] != new]
     if changed:
         return f"{len(changed):,} of {len(paths):,} images have changed, such as {changed[0]},"
     if found != prepared.stamp:

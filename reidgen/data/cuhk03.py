@@ -21,18 +21,20 @@ def is_hdf5(file: Path) -> bool:
         return b"\x89HDF\r\n\x1a\n" in raw.read(520)
 
 
-def unpack_mat(file: Path, into: Path, report: Progress | None = None) -> None:
-    """Write the images of cuhk-03.mat to into/images_labeled and into/images_detected, and into/testsets.csv.
+def unpack_mat(file: Path, into: Path, limit: int, report: Progress | None = None) -> int:
+    """Write the images of cuhk-03.mat to into/images_labeled and into/images_detected, and into/testsets.csv;
+    return the bytes of all pixels.
 
     An image is named pair_person_view_index.png, such as 1_001_1_01.png: camera pair 1-5, person in that pair from 1,
     view 1 (index 1-5) or 2 (index 6-10). testsets.csv: split (from 0), pair, pid. Raises BrokenArchiveError when the file is
-    not laid out like that.
+    not laid out like that, or its pixels, which many cells may share, have more than `limit` bytes.
 
     Source: the README of cuhk03_release; names as in torchreid and the new protocol's file lists. MATLAB stores arrays
     by columns, so HDF5 shows every one of them transposed.
     """
     import h5py  # type: ignore[import-untyped]
 
+    total = 0
     try:
         with h5py.File(file) as mat:
             for key, name in FOLDERS.items():
@@ -40,6 +42,10 @@ def unpack_mat(file: Path, into: Path, report: Progress | None = None) -> None:
                 pairs = _cells(mat, mat[key])
                 for number, pair in enumerate(pairs, start=1):
                     for image, label in _images(mat, pair, number):
+                        if (total := total + image.nbytes) > limit:
+                            raise BrokenArchiveError(
+                                f"{file} is not unpacked: its images have more than {limit:,} bytes, which is absurd; get it again"
+                            )
                         Image.fromarray(image).save(into / name / f"{label}.png")
                     if report:
                         report(f"unpack {file.name}, {name}", number, len(pairs))
@@ -57,6 +63,7 @@ def unpack_mat(file: Path, into: Path, report: Progress | None = None) -> None:
             raise BrokenArchiveError(f"{file} is no whole cuhk-03.mat (HDF5 cannot read it); get it again") from error
         raise
     write_text(into / "testsets.csv", "\n".join(["split,pair,pid", *lines]) + "\n")
+    return total
 
 
 def _cells(mat: Any, cells: Any) -> list[Any]:

@@ -35,7 +35,8 @@ def _prepared(name: str, data: Path) -> tuple[str, list[str]]:
         prepared = load_prepared(name, data)
     except DataError as error:
         return "damaged", [str(error)]
-    return f"prepared, {_size(prepared)}", [_title(prepared.dataset), str(prepared), f"images: {prepared.root}"]
+    state = f"prepared, {_size(prepared)}\n{prepared.dataset.status}"
+    return state, [_title(prepared.dataset), str(prepared), f"images: {prepared.root}"]
 
 
 def _unprepared(entry: Dataset) -> list[str]:
@@ -48,14 +49,18 @@ def _title(entry: Dataset) -> str:
 
 
 def _counts(entry: Dataset) -> str:
-    """Return what a complete set holds: images of people, by part."""
+    """Return what a complete set holds: images of people, by part, and in all where these are drawn from more."""
     words = {"train": "training images", "query": "queries", "gallery": "gallery images"}
     parts = [
         f"{entry.counts[part][1]:,} {word} of {entry.counts[part][0]:,} people"
         for part, word in words.items()
         if len(entry.counts.get(part, ())) > 1
     ]
-    return ", ".join(parts) + (f" (in the first of {entry.splits} splits)" if parts and entry.splits > 1 else "")
+    text = ", ".join(parts) + (f" (in the first of {entry.splits} splits)" if parts and entry.splits > 1 else "")
+    if "all" in entry.counts:
+        people, images, *_ = entry.counts["all"]
+        text = ", ".join(filter(None, [text, f"{images:,} images of {people:,} people in all"]))
+    return text
 
 
 def _size(prepared: Prepared) -> str:

@@ -47,9 +47,14 @@ def read_list(file: Path, *, root: Path, folder: str, part: str) -> list[Named]:
     paths = [one.path for one in named]
     missing = [path for path in paths if not (_inside(path) and (root / path).is_file())]
     if missing:
+        cure = (
+            "correct the path or the file"
+            if file.suffix.lower() == ".csv"
+            else "extract the set again, or correct the list"
+        )
         raise DataError(
             f"{file} names {len(paths):,} {part} images, but {len(missing):,} of them are not in {root}, such as "
-            f"{missing[0]!a}; extract the set again, or correct the list"
+            f"{missing[0]!a}; {cure}"
         )
     return named
 

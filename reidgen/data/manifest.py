@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ class Prepared:
     the query also has "unmatched" (images without a match), the gallery "distractors" (of people nobody asks for);
     "all" -> {"images" (different files), "junk" (files left out), "splits"}. digest: SHA-256 of index.csv.
     version: of reidgen. seed: of a drawn set. example: how one name was read. seconds: what preparing took.
-    stamp: see `check.stamp_files`; bytes: of all images. accepted: how the counts differ from the catalogue's, "" where they do not.
-    Manifests of reidgen 0.1 lack the last three. already: `prepare` found it complete and its files unchanged.
+    stamp: see `check.stamp_files`; bytes: of all images; accepted: how the counts differ from the catalogue's, "" where
+    they do not; outside: path -> digest, as in the index, of the images that no split shows. Manifests of reidgen 0.1
+    lack these four. already: `prepare` found it complete and its files unchanged.
     """
 
     dataset: Dataset
@@ -43,6 +44,7 @@ class Prepared:
     stamp: str = ""
     bytes: int = 0
     accepted: str = ""
+    outside: dict[str, str] = field(default_factory=dict)
     already: bool = False
 
     @property
@@ -98,6 +100,8 @@ def load_prepared(name: str, data: Path) -> Prepared:
 
     Raises DataError, with the command to run, when it is not prepared or its index does not fit the manifest.
     """
+    if not name:
+        raise DataError("an empty name is no data set; join several by one + between each two, such as market+duke")
     file = data / name / "manifest.json"
     if not file.is_file():
         known = load_catalogue()
@@ -121,7 +125,7 @@ def load_index(prepared: Prepared) -> pd.DataFrame:
 
 
 _KINDS = {"counts": dict, "digest": str, "version": str, "seed": int, "example": str, "seconds": (int, float)}
-_LATER_KINDS = {"stamp": str, "bytes": int, "accepted": str}
+_LATER_KINDS = {"stamp": str, "bytes": int, "accepted": str, "outside": dict}
 
 
 def read_manifest(name: str, data: Path) -> Prepared:

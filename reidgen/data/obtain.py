@@ -180,15 +180,13 @@ def _verified(dataset: Dataset, archive: Archive, file: Path, data: Path) -> str
     except OSError as error:
         raise DataError(f"{dataset.name}: cannot read {file}: {error.strerror}") from error
     if archive.md5 and found != archive.md5 and file.name.casefold() == archive.file.casefold():
-        gone = _remove_downloaded(dataset, [file], data)
-        raise DataError(
-            f"{dataset.name}: {file} has the MD5 {found}, published is {archive.md5}; "
-            + (
-                "it was removed, run the same command again"
-                if gone
-                else "get it again, or, if someone packed it anew, rename it and give it with --from"
-            )
-        )
+        if _remove_downloaded(dataset, [file], data):
+            cure = "it was removed, run the same command again"
+        elif archive != dataset.archives[0]:  # what is published beside the set itself
+            cure = f"get it again{f', from {archive.urls[0]}' if archive.urls else ''}"
+        else:
+            cure = "get it again, or, if someone packed it anew, rename it and give it with --from"
+        raise DataError(f"{dataset.name}: {file} has the MD5 {found}, published is {archive.md5}; {cure}")
     return found
 
 

@@ -78,7 +78,7 @@ def _tested(dataset: Dataset, test: pd.DataFrame, able: list[int], asked: set[in
     if len(able) < dataset.test_identities:
         raise DataError(
             f"{dataset.name}: test_identities = {dataset.test_identities}, but only {len(able)} people have a query "
-            "with a match; lower it in datasets.toml"
+            "with a match; get the whole set, or lower it in datasets.toml"
         )
     halves = []
     for split in range(dataset.splits):
@@ -164,6 +164,10 @@ def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
         "check that the pattern reads person and camera; to train on the set, put its images into a sub-folder train, or "
         'write folders = { train = "." } in datasets.toml'
     )
+    if any(file.endswith(".csv") for some in dataset.lists.values() for file in some):
+        cure = (
+            "correct the columns pid and camid; to train on the set, add the column split and write train in each line"
+        )
     if len(cameras) == 1:
         return (
             f"{dataset.name}: no query can have a match: all {len(test):,} images of {len(people)} people are of one "

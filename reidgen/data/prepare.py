@@ -77,8 +77,8 @@ def prepare(
         found = read(dataset, root)
         dataset = found.dataset  # in the form in which it is here
         counts = _count(found.rows, found.junk)
-        accepted = _compare(dataset, counts, root, accept_counts)
-        paths = sorted(found.rows["path"].unique())
+        accepted = _compare(dataset, counts | {"all": _numbers(found.kept)}, root, accept_counts)
+        paths = found.kept["path"].tolist()
         first_stamp, size = stamp_files(root, paths)
         sha = _decode_all(dataset, root, paths, report)
         index = found.rows.assign(sha256=found.rows["path"].map(sha)).to_csv(index=False, lineterminator="\n")
@@ -93,6 +93,7 @@ def prepare(
             "seconds": round(time.monotonic() - began, 1),
             "stamp": first_stamp,
             "bytes": size,
+            "outside": {path: sha[path] for path in sorted(set(paths) - set(found.rows["path"]))},
             "accepted": accepted,
             "entry": dataset.table(),
         }
@@ -126,6 +127,10 @@ def _choose(name: str, data: Path, source: Path | None, pattern: str | None) -> 
             pattern = before.dataset.pattern
         own = own_dataset(name, source, pattern)
         return parse(name, own.table(), where=f"--pattern for {name}")
+    if pattern is not None:
+        raise DataError(
+            f"--pattern for {name} needs the folder too: reidgen prepare {name} --from DIR --pattern PATTERN"
+        )
     if (data / name / "manifest.json").is_file():
         return load_prepared(name, data).dataset
     raise DataError(f"{unknown('data set', name, known)}; {OWN}")
@@ -181,17 +186,17 @@ def _draw(dataset: Dataset, folder: Path, seed: int, report: Progress | None) ->
 def _count(rows: pd.DataFrame, junk: int) -> dict[str, dict[str, int]]:
     """Return the manifest's counts, see Prepared."""
     first = rows[rows["split"] == 0]
-    counts = {
-        part: {"identities": one["pid"].nunique(), "images": len(one), "cameras": one["camid"].nunique()}
-        for part in PARTS
-        if len(one := first[first["part"] == part])
-    }
+    counts = {part: _numbers(one) for part in PARTS if len(one := first[first["part"] == part])}
     if "query" in counts:
         gallery, asked = first[first["part"] == "gallery"], first["pid"][first["part"] == "query"]
         counts["query"]["unmatched"] = int((~matched(first)).sum())
         counts["gallery"]["distractors"] = int((~gallery["pid"].isin(asked)).sum())
     counts["all"] = {"images": rows["path"].nunique(), "junk": junk, "splits": rows["split"].nunique()}
     return counts
+
+
+def _numbers(rows: pd.DataFrame) -> dict[str, int]:
+    return {"identities": rows["pid"].nunique(), "images": len(rows), "cameras": rows["camid"].nunique()}
 
 
 def _compare(dataset: Dataset, counts: dict[str, dict[str, int]], root: Path, accept: bool) -> str:
@@ -213,6 +218,8 @@ def _counted(part: str, numbers: Sequence[int]) -> str:
     """Return numbers of identities, images and cameras in words."""
     words = (("person", "people"), ("image", "images"), ("camera", "cameras"))
     texts = [f"{number:,} {word[number != 1]}" for number, word in zip(numbers, words, strict=False)]
+    if part == "all":
+        return f"{', '.join(texts)} in all"
     return ", ".join(texts).replace(" ", f" {part} ", 1) if part else ", ".join(texts)
 
 

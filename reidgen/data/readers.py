@@ -35,11 +35,13 @@ _OWN_FOLDERS = {
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What `read` found. dataset: the entry in the form that fitted; root: the image root that the paths start from;
-    rows: see `read`; junk: images left out; example: one image and how its name was read, for people."""
+    rows: see `read`; kept: path, pid and camid of every image of the set, once, of those too that no split shows; junk:
+    images left out; example: one image and how its name was read, for people."""
 
     dataset: Dataset
     root: Path
     rows: pd.DataFrame
+    kept: pd.DataFrame
     junk: int
     example: str
 
@@ -66,7 +68,8 @@ def read(dataset: Dataset, root: Path) -> Found:
     kept, junk, example = _numbered(dataset, _named(dataset, root))
     columns = ["split", "part", "path", "pid", "camid"]
     rows = divide(dataset, kept, root)[columns].sort_values(["split", "part", "path"], ignore_index=True)
-    return Found(dataset=dataset, root=root, rows=rows, junk=junk, example=example)
+    kept = kept[["path", "pid", "camid"]].sort_values("path", ignore_index=True)
+    return Found(dataset=dataset, root=root, rows=rows, kept=kept, junk=junk, example=example)
 
 
 def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
