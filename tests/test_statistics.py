@@ -73,7 +73,7 @@ def test_sum_of_two_students_against_drawing_them(sds: tuple[float, float], dfs:
 
 def test_all_alike_is_no_difference() -> None:
     low, high, p = intervals([spread(np.full((2, 1, 1), 0.4), [np.zeros((1, 1))], [30])])
-    assert low[0] == pytest.approx(0, abs=1e-9) and high[0] == pytest.approx(0, abs=1e-9) and p[0] == 1
+    assert low[0] == pytest.approx(0, abs=1e-9) and high[0] == pytest.approx(0, abs=1e-9) and p[0] == pytest.approx(1)
 
 
 def draw_rows(

@@ -42,7 +42,7 @@ def bootstrap_scores(sum_IPK: _Array, count_IP: _Array, *, draws: int = DRAWS, s
     sum_BPK = (times_BI @ sum_IPK.reshape(identities, -1)).reshape(draws, splits, columns)
     share_BP = np.divide(1, count_BP, out=np.zeros_like(count_BP), where=count_BP > 0)
     share_BP /= (count_BP > 0).sum(1, keepdims=True)
-    scores_BK: _Array = np.einsum("bpk,bp->bk", sum_BPK, share_BP)
+    scores_BK: _Array = (share_BP[:, None, :] @ sum_BPK)[:, 0]
     return scores_BK
 
 
@@ -104,7 +104,7 @@ def intervals(spreads: Sequence[Spread]) -> tuple[_Array, _Array, _Array]:
     tiny = 1e-12  # a deviation of 0 stands for "all alike"
     wide, wide_df = np.where(swap, seed_sd, query_sd).clip(min=tiny), np.where(swap, seed_df, query_df)
     slim, slim_df = np.where(swap, query_sd, seed_sd), np.where(swap, query_df, seed_df)
-    z_Z = np.linspace(-8, 8, 161)
+    z_Z = np.linspace(-8, 8, 81)
     weight_Z = np.exp(-(z_Z**2) / 2)
     weight_Z /= weight_Z.sum()
     slim_CZ = slim[:, None] * stdtrit(slim_df[:, None], ndtr(z_Z))
