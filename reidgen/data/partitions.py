@@ -148,12 +148,6 @@ def _cut(dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
     """Return the sentence for a set in which no query has a match: how many people, why, what to do."""
-    for part, known in dataset.counts.items():
-        if len(known) > 1 and 0 < (here := int((test["part"] == part).sum())) < known[1]:
-            return (
-                f"{dataset.name}: {here:,} {part} images, expected {known[1]:,}: the set is incomplete; get it again, then "
-                f"run: reidgen prepare {dataset.name} --from DIR"
-            )
     people = test.groupby("pid")["camid"].agg(["size", "nunique"])
     single, one_camera = int((people["size"] == 1).sum()), int((people["nunique"] == 1).sum())
     cameras = sorted(test["camid"].unique())
@@ -166,6 +160,12 @@ def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
             f"{dataset.name}: none of the {len(pids[0])} people in query (such as {min(pids[0])}) is among the "
             f"{len(pids[1])} in gallery (such as {min(pids[1])}); name people alike in both folders"
         )
+    for part, known in dataset.counts.items():
+        if len(known) > 1 and 0 < (here := int((test["part"] == part).sum())) < known[1]:
+            return (
+                f"{dataset.name}: {here:,} {part} images, expected {known[1]:,}: the set is incomplete; get it again, then "
+                f"run: reidgen prepare {dataset.name} --from DIR"
+            )
     cure = (
         "check that the pattern reads person and camera; to train on the set, put its images into a sub-folder train, or "
         'write folders = { train = "." } in datasets.toml'
