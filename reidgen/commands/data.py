@@ -39,6 +39,9 @@ def prepare(
     Without --from a set is looked for in the data folder, as a folder or as the published archive, and is downloaded
     if its authors publish it. The built-in sets, synth, are drawn. Without a name: lists every set.
 
+    For research on generalization: use only images that you have the right to use. Most licences forbid passing images
+    on; sets that were withdrawn are never downloaded.
+
     Example: reidgen prepare synth
 
     Example: reidgen prepare market --from ~/Market-1501-v15.09.15.zip
@@ -66,9 +69,11 @@ def prepare(
             for split, pids in split_ids(load_index(load_prepared(name, data))).items():
                 out().print(f"{name} split {split}: {' '.join(map(str, pids))}", soft_wrap=True)
     elif listing or not names:
+        from reidgen.data.listing import PURPOSE
         from reidgen.data.listing import listing as list_sets
 
         out().print(list_sets(data))
+        out().print(PURPOSE, soft_wrap=True)
     else:
         from reidgen.data.prepare import prepare as run_prepare
 

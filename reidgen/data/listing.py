@@ -11,6 +11,11 @@ from reidgen.errors import DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
+PURPOSE = (
+    "For research on generalization. ReID identifies people: use only images that you have the right to use. Most of these "
+    "licences forbid passing images on; withdrawn sets are never downloaded."
+)
+
 
 def listing(data: Path) -> "Table":
     """Return a table of the catalogue's sets and of all others in `data`: name and state left, the facts right."""
