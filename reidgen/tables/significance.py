@@ -20,7 +20,7 @@ CELL = ["source", "method", "target"]
 
 
 class _Drawn(NamedTuple):
-    """The bootstrapped scores of one target: (method, seed) -> column R, scores (K, R, B), the number of identities."""
+    """The bootstrapped scores of one target: (method, seed) -> row R, scores (R, K, B), the number of identities."""
 
     column: dict[tuple[str, int], int]
     scores: NDArray[np.float64]
@@ -97,7 +97,7 @@ def _of_source(
 
 def _draw(own: pd.DataFrame | None, splits: int) -> _Drawn:
     """Return the bootstrapped scores of the runs on one target whose sums give their rows' scores, in all its splits."""
-    nothing = _Drawn({}, np.zeros((len(METRICS), 0, 0)), 0)
+    nothing = _Drawn({}, np.zeros((0, len(METRICS), 0)), 0)
     if own is None:
         return nothing
     whole = own.groupby(["method", "seed", "split"]).agg(
@@ -117,11 +117,13 @@ def _draw(own: pd.DataFrame | None, splits: int) -> _Drawn:
     count_IP[pid, split] = own["queries"]
     scores = bootstrap_scores(sum_IPRK.reshape(len(pids), len(names), -1), count_IP)
     column = {(str(method), int(seed)): number for number, (method, seed) in enumerate(runs)}
-    scores_KRB = np.ascontiguousarray(scores.reshape(len(scores), len(runs), len(METRICS)).T)
-    return _Drawn(column, scores_KRB, len(pids))
+    return _Drawn(column, scores.T.reshape(len(runs), len(METRICS), len(scores)), len(pids))
 
 
 def _covariance(drawn: _Drawn, runs: list[list[tuple[str, int]]], metric: int) -> NDArray[np.float64]:
     """Return the (S, S) covariance of the bootstrapped differences between two methods' runs, seed by seed."""
-    ours, theirs = (drawn.scores[metric, [drawn.column[run] for run in part]] for part in runs)
-    return np.atleast_2d(np.cov(ours - theirs))
+    ours, theirs = (drawn.scores[[drawn.column[run] for run in part], metric] for part in runs)
+    gain_SB = ours - theirs
+    gain_SB -= gain_SB.mean(1, keepdims=True)
+    covariance_SS: NDArray[np.float64] = gain_SB @ gain_SB.T / (gain_SB.shape[1] - 1)
+    return covariance_SS

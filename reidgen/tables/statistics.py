@@ -39,11 +39,12 @@ def bootstrap_scores(sum_IPK: _Array, count_IP: _Array, *, draws: int = DRAWS, s
     drawn += identities * np.arange(draws)[:, None]
     times_BI = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
     count_BP = times_BI @ count_IP
-    sum_BPK = (times_BI @ sum_IPK.reshape(identities, -1)).reshape(draws, splits, columns)
     share_BP = np.divide(1, count_BP, out=np.zeros_like(count_BP), where=count_BP > 0)
     share_BP /= (count_BP > 0).sum(1, keepdims=True)
-    scores_BK: _Array = (share_BP[:, None, :] @ sum_BPK)[:, 0]
-    return scores_BK
+    scores_KB = np.zeros((columns, draws))  # this way round, the draws of a column lie side by side
+    for split in range(splits):
+        scores_KB += sum_IPK[:, split].T @ (times_BI * share_BP[:, split, None]).T
+    return scores_KB.T
 
 
 class Spread(NamedTuple):
