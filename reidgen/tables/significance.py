@@ -39,7 +39,8 @@ def differences(rows: pd.DataFrame, identities: pd.DataFrame, *, against: str) -
     rows: comparable ones (one recipe per source), scores as fractions. identities: as `read_identities` returns them.
     """
     if not identities.empty:
-        keys = rows.assign(run=run_names(rows))[[*KEYS, "source", "method", "seed", *METRICS]]
+        numbers = rows.groupby(["source", "method", "seed"]).ngroup()  # numbers group faster than names
+        keys = rows.assign(run=run_names(rows), number=numbers)[[*KEYS, "source", "method", "seed", "number", *METRICS]]
         identities = identities.merge(keys, on=KEYS, suffixes=("", "_said"))
     own = {key: part for key, part in identities.groupby(["source", "target"])} if len(identities) else {}
     found, spreads = [], list[Spread]()
@@ -100,13 +101,13 @@ def _draw(own: pd.DataFrame | None, splits: int) -> _Drawn:
     nothing = _Drawn({}, np.zeros((0, len(METRICS), 0)), 0)
     if own is None:
         return nothing
-    whole = own.groupby(["method", "seed", "split"]).agg(
+    whole = own.groupby(["number", "split"]).agg(
         {"queries": "sum", **dict.fromkeys(METRICS, "sum"), **{f"{metric}_said": "first" for metric in METRICS}}
     )
     wrong = [(whole[metric] / whole["queries"] - whole[f"{metric}_said"]).abs() > 1e-4 for metric in METRICS]
-    right = whole[~(wrong[0] | wrong[1])].groupby(["method", "seed"]).size()
+    right = whole[~(wrong[0] | wrong[1])].groupby("number").size()
     runs = right[right == splits].index
-    run = runs.get_indexer(pd.MultiIndex.from_frame(own[["method", "seed"]]))
+    run = runs.get_indexer(pd.Index(own["number"]))
     own, run = own[run >= 0], run[run >= 0]
     if own["pid"].nunique() < 2:
         return nothing
@@ -116,7 +117,9 @@ def _draw(own: pd.DataFrame | None, splits: int) -> _Drawn:
     count_IP = np.zeros((len(pids), len(names)))
     count_IP[pid, split] = own["queries"]
     scores = bootstrap_scores(sum_IPRK.reshape(len(pids), len(names), -1), count_IP)
-    column = {(str(method), int(seed)): number for number, (method, seed) in enumerate(runs)}
+    first = np.unique(run, return_index=True)[1]
+    names_R = zip(own["method"].iloc[first], own["seed"].iloc[first], strict=True)
+    column = {(str(method), int(seed)): number for number, (method, seed) in enumerate(names_R)}
     return _Drawn(column, scores.T.reshape(len(runs), len(METRICS), len(scores)), len(pids))
 
 
