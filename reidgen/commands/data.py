@@ -73,7 +73,7 @@ def prepare(
         from reidgen.data.listing import listing as list_sets
 
         out().print(list_sets(data))
-        out().print(PURPOSE, soft_wrap=True)
+        out().print(PURPOSE)
     else:
         from reidgen.data.prepare import prepare as run_prepare
 
