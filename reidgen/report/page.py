@@ -16,7 +16,7 @@ from reidgen.files import write_text
 from reidgen.report.plots import styles
 from reidgen.report.sections import Behind, headings, make_sections, score
 from reidgen.runs import provenance, read_rows
-from reidgen.tables.compare import CELL, MEAN, Table, comparable, make_table
+from reidgen.tables.compare import CELL, MEAN, Table, comparable, make_table, p_value
 from reidgen.tables.explain import repeat_run
 from reidgen.tables.identities import read_identities, run_names
 from reidgen.tables.looks import mark, marks_legend
@@ -117,11 +117,8 @@ def _tested(cell: "pd.Series[Any]") -> str:
     if pd.isna(p):
         return "Whether the difference would hold for other people was not tested: there are no per-query numbers."
     words = "is significant" if p < LEVEL else "is not significant, it may be chance"
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     interval = f"{cell['gain_mAP_low']:+.1f} to {cell['gain_mAP_high']:+.1f}".replace("-", "−")
-    return (
-        f"After Holm's correction for all comparisons here, that {words} ({chance}; its own 95 % interval: {interval})."
-    )
+    return f"After Holm's correction for all comparisons here, that {words} ({p_value(p)}; its own 95 % interval: {interval})."
 
 
 def _facts(cells: pd.DataFrame, rows: pd.DataFrame) -> dict[str, str]:

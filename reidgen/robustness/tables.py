@@ -15,6 +15,7 @@ from reidgen.methods import METHODS
 from reidgen.report.plots import Style, styles
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS
 from reidgen.robustness.trials import CLEAN, KINDS
+from reidgen.tables.looks import title as title_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ class Grid:
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown, under its title."""
-        head = ["", *(_title(method) for method in self.values.columns)]
+        head = ["", *(title_of(method) for method in self.values.columns)]
         lines = [head, [":--", *["--:"] * (len(head) - 1)], *self._lines("**{}**")]
         return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -71,7 +72,7 @@ class Grid:
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         drawn.add_column("", no_wrap=True)
         for method in self.values.columns:
-            drawn.add_column(_title(method), justify="right", max_width=12)
+            drawn.add_column(title_of(method), justify="right", max_width=12)
         for line in self._lines("[bold]{}[/bold]"):
             drawn.add_row(*line)
         return Group(f"[bold]{self.title}[/bold]", drawn)
@@ -191,7 +192,7 @@ def _pattern_grid(title: str, part: pd.DataFrame) -> Grid:
 
 def _transfer_grid(title: str, part: pd.DataFrame) -> Grid:
     lines = [
-        _line(_title(name), _run_means(rows, "drop")) for name, rows in _parts(part, "maker_method", list(METHODS))
+        _line(title_of(name), _run_means(rows, "drop")) for name, rows in _parts(part, "maker_method", list(METHODS))
     ]
     return _grid(title, lines, [""] * len(lines))
 
@@ -250,7 +251,7 @@ def attack_figure(groups: dict[str, pd.DataFrame]) -> str:
                 axes.scatter(
                     mean, places, marker=marks[name], color=colours[name], s=34, label=PATTERN_NAMES[name], zorder=3
                 )
-            axes.set_yticks(range(len(methods)), [_title(method) for method in methods])
+            axes.set_yticks(range(len(methods)), [title_of(method) for method in methods])
             axes.set_xlim(left=0)
             axes.set_ylim(-0.6, len(methods) - 0.4)
             axes.set_title(title if len(title) < 40 else UNSEEN, fontsize=9)
@@ -311,10 +312,6 @@ def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (first.index(name) if name in first else len(first), name))
 
 
-def _title(method: str) -> str:
-    return METHODS[method].title if method in METHODS else method
-
-
 def _seen(rows: pd.DataFrame) -> str:
     return " (seen)" if rows["seen"].any() else ""
 
@@ -325,7 +322,7 @@ def _style(methods: Iterable[str]) -> dict[str, Style]:
 
 def _legend(axes: "Axes", style: dict[str, Style]) -> None:
     for method, (colour, dash) in style.items():
-        axes.plot([], [], color=colour, linestyle=dash, label=_title(method))
+        axes.plot([], [], color=colour, linestyle=dash, label=title_of(method))
     axes.set_axis_off()
     axes.legend(loc="center", frameon=False, fontsize=9)
 
