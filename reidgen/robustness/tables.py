@@ -72,7 +72,7 @@ class Grid:
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         drawn.add_column("", no_wrap=True)
         for method in self.values.columns:
-            drawn.add_column(title_of(method), justify="right", max_width=12)
+            drawn.add_column(title_of(method), justify="right", max_width=12, overflow="fold")
         for line in self._lines("[bold]{}[/bold]"):
             drawn.add_row(*line)
         return Group(f"[bold]{self.title}[/bold]", drawn)
@@ -247,7 +247,8 @@ def attack_figure(groups: dict[str, pd.DataFrame]) -> str:
             methods = _ordered(rows["method"], list(METHODS))[::-1]
             for name, part in _parts(rows, "pattern", PATTERN_ORDER):
                 mean = _run_means(part, "mAP").groupby("method").mean()
-                places = [methods.index(method) for method in mean.index]
+                below = 0.09 * (PATTERN_ORDER.index(name) - 3)  # so that equal numbers do not hide each other
+                places = [methods.index(method) - below for method in mean.index]
                 axes.scatter(
                     mean, places, marker=marks[name], color=colours[name], s=34, label=PATTERN_NAMES[name], zorder=3
                 )
