@@ -1,13 +1,16 @@
 """The normalization modules against their equations written naively, and against torch's own layers."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from reidgen.models import SNR
-from reidgen.models.norms import SNRConv, SwitchableNorm2d
+from reidgen.models.norms import InstanceNorm2d, SNRConv, SwitchableNorm2d
+
+NORMS = [SNR, lambda channels: SNR(channels, gates=2), SNRConv, InstanceNorm2d, SwitchableNorm2d]
 
 
 def random_snr(channels: int, module: nn.Module) -> nn.Module:
@@ -94,6 +97,59 @@ def test_restored_and_contaminated_parts_sum_to_what_was_removed() -> None:
     _, plus, minus, _ = naive(snr, images)
     norm = nn.functional.instance_norm(images, weight=snr.weight, bias=snr.bias)
     torch.testing.assert_close(plus + minus, images - norm, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", NORMS)
+def test_gradients_equal_finite_differences(make: Callable[[int], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = random_snr(4, make(4)).double()
+    images = (torch.randn(3, 4, 3, 2, dtype=torch.float64) * 2 + 1).requires_grad_()
+    names, parameters = zip(*module.named_parameters(), strict=True)
+
+    def run(map_BCHW: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        out = torch.func.functional_call(module, dict(zip(names, values, strict=True)), map_BCHW)
+        pooled = getattr(module, "pooled", None)
+        return out, *(pooled[1:] if pooled else ())
+
+    assert torch.autograd.gradcheck(run, (images, *parameters))
+
+
+@pytest.mark.parametrize("make", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_layout_and_bfloat16_give_the_same(make: Callable[[int], nn.Module], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    module = random_snr(16, make(16))
+    start, weight = (torch.randn(4, 16, 6, 3).to(dtype) for _ in range(2))
+    bound = 1e-5 if dtype == torch.float32 else 0.1 if make is SNRConv else 0.03  # of the norm; its convolutions add theirs
+    expected = None
+    for layout in ("float32", "contiguous", "channels last", "turned"):
+        images = start.float() if layout == "float32" else start.clone()
+        if layout == "channels last":
+            images = images.contiguous(memory_format=torch.channels_last)
+        elif layout == "turned":
+            images = images.transpose(2, 3).contiguous().transpose(2, 3)
+        images.requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16 and layout != "float32"):
+            out = module(images)
+        (grad,) = torch.autograd.grad((out * weight.to(out.dtype)).sum(), images)
+        assert out.dtype == images.dtype and out.stride() == images.stride()
+        expected = expected or (out.float(), grad.float())
+        for found, value in zip((out, grad), expected, strict=True):
+            assert (found.float() - value).norm() < bound * value.norm(), layout
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_instance_norm_equals_torch(offset: float) -> None:
+    torch.manual_seed(0)
+    ours, torchs = random_snr(6, InstanceNorm2d(6)), nn.InstanceNorm2d(6, affine=True)
+    torchs.load_state_dict(ours.state_dict())
+    images, weight = torch.randn(4, 6, 5, 3) * 2 + offset, torch.randn(4, 6, 5, 3)
+    found = []
+    for module in (ours, torchs):
+        inputs = images.clone().requires_grad_()
+        (module(inputs) * weight).sum().backward()
+        found.append((module(inputs), inputs.grad, module.weight.grad, module.bias.grad))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
 def test_snr_fits_behind_any_convolution_and_says_what_does_not_fit() -> None:

@@ -6,11 +6,11 @@ from torch.nn import functional
 from reidgen import parallel
 from reidgen.methods import Method, get_method
 from reidgen.models.backbones import Backbone, Norm, build_backbone
-from reidgen.models.norms import SNR, Pooled, SNRConv, SwitchableNorm2d, instance_norm
+from reidgen.models.norms import SNR, InstanceNorm2d, Pooled, SNRConv, SwitchableNorm2d
 
-NORMS: dict[str, Norm] = {"bn": nn.BatchNorm2d, "in": instance_norm, "sn": SwitchableNorm2d}
+NORMS: dict[str, Norm] = {"bn": nn.BatchNorm2d, "in": InstanceNorm2d, "sn": SwitchableNorm2d}
 MODULES: dict[str, Norm] = {
-    "in": instance_norm,
+    "in": InstanceNorm2d,
     "snr": SNR,
     "snr-conv": SNRConv,
     "snr-g2": lambda channels: SNR(channels, gates=2),

@@ -1,12 +1,14 @@
-"""Normalization modules: Switchable Norm, and Style Normalization and Restitution with its two variants.
+"""Normalization modules: Instance and Switchable Norm, and Style Normalization and Restitution with its two variants.
 
-Shapes: B images, C channels, H x W positions. Instance Norm itself is torch's InstanceNorm2d.
+Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction, `_moments`, and one multiply-add,
+`_scale_and_shift`, in the layout of the map and without another map kept for the backward pass.
 """
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from reidgen.parallel import average, count
@@ -24,14 +26,91 @@ class Pooled(NamedTuple):
     contaminated: Tensor
 
 
-def instance_norm(channels: int) -> nn.Module:
-    """Return torch's Instance Norm with affine weight 1 and bias 0 at the start, without running statistics [A]."""
-    return nn.InstanceNorm2d(channels, affine=True)
+class _Moments(torch.autograd.Function):
+    """A map -> the same map, its spatial mean and 1 / sqrt(variance + eps), the two float32 (B, C).
+
+    `_ScaleAndShift` must go on with the map that is returned: the gradient it makes is completed in place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        images, channels, height, width = map_BCHW.shape
+        if map_BCHW.is_cuda:
+            variance_BC, mean_BC = torch.var_mean(_wide(map_BCHW), dim=(2, 3), correction=0)
+            inverse_BC = torch.rsqrt(variance_BC + eps)
+        else:  # what Group Norm of single channels finds on its way; on a CPU var_mean takes several times as long
+            layout = torch.channels_last if map_BCHW.stride(1) == 1 else torch.contiguous_format
+            _, mean_BC, inverse_BC = torch.native_group_norm(
+                _wide(map_BCHW).contiguous(memory_format=layout),
+                None, None, images, channels, height * width, channels, eps,
+            )  # fmt: skip
+        ctx.save_for_backward(map_BCHW, mean_BC, inverse_BC)
+        return map_BCHW.view_as(map_BCHW), mean_BC, inverse_BC
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        map_BCHW, mean_BC, inverse_BC = ctx.saved_tensors
+        of_map, of_mean, of_inverse = grads
+        values = map_BCHW.shape[2] * map_BCHW.shape[3]
+        factor_BC = -of_inverse * inverse_BC**3 / values
+        of_map.addcmul_(map_BCHW, _spread(factor_BC)).add_(_spread(of_mean / values - factor_BC * mean_BC))
+        return of_map, None
+
+
+class _ScaleAndShift(torch.autograd.Function):
+    """A map times a factor plus a shift, float32 (B, C), in the map's dtype; computed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
+        ctx.save_for_backward(map_BCHW, factor_BC)
+        out = torch.empty_like(map_BCHW)
+        return torch.addcmul(_spread(shift_BC), map_BCHW, _spread(factor_BC), out=out)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        map_BCHW, factor_BC = ctx.saved_tensors
+        (grad,) = grads
+        product = _wide(grad) * map_BCHW
+        of_factor, of_shift = product.sum((2, 3)), grad.sum((2, 3), dtype=product.dtype)
+        of_map = product if grad.dtype == product.dtype else torch.empty_like(grad)
+        return torch.mul(grad, _spread(factor_BC), out=of_map), of_factor, of_shift
+
+
+def _wide(map_BCHW: Tensor) -> Tensor:
+    """Return the map in float32, a float64 one as it is."""
+    return map_BCHW if map_BCHW.dtype == torch.float64 else map_BCHW.float()
+
+
+def _spread(values_BC: Tensor) -> Tensor:
+    return values_BC[:, :, None, None]
+
+
+def _moments(map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW, eps)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
-    """Return the map times a factor plus a shift per image and channel, computed in float32, in the map's dtype."""
-    return torch.addcmul(shift_BC[:, :, None, None], map_BCHW.float(), factor_BC[:, :, None, None]).to(map_BCHW.dtype)
+    scaled: Tensor = _ScaleAndShift.apply(map_BCHW, factor_BC, shift_BC)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """torch's Instance Norm with affine weight 1 and bias 0 at the start, without running statistics [A].
+
+    forward: float (B, C, H, W) -> the same shape and dtype. Differences from torch's: it keeps the map's layout, where torch
+    copies a channels-last map twice, and computes bfloat16 in float32.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=True)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, self.eps)
+        scale_BC = self.weight * inverse_BC
+        return _scale_and_shift(map_BCHW, scale_BC, self.bias - scale_BC * mean_BC)
 
 
 class _Restitution(nn.Module):
@@ -48,14 +127,14 @@ class _Restitution(nn.Module):
         """Leave out the last batch's graph, so that the module can be copied at any time."""
         return {**self.__dict__, "pooled": None}
 
-    def _moments(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spatial mean and gamma / sigma, each float32 (B, C)."""
+    def _moments(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the map to go on with, its spatial mean and gamma / sigma, the two float32 (B, C)."""
         if map_BCHW.ndim != 4 or map_BCHW.shape[1] != len(self.weight):
             raise ValueError(
                 f"SNR for {len(self.weight)} channels needs (B, {len(self.weight)}, H, W); got {tuple(map_BCHW.shape)}"
             )
-        variance_BC, mean_BC = torch.var_mean(map_BCHW.float(), dim=(2, 3), correction=0)
-        return mean_BC, self.weight * torch.rsqrt(variance_BC + self.eps)
+        map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, self.eps)
+        return map_BCHW, mean_BC, self.weight * inverse_BC
 
 
 def _gate(channels: int, reduction: int) -> nn.Sequential:
@@ -96,12 +175,12 @@ class SNR(_Restitution):
         self.gate_minus = _gate(channels, reduction) if gates == 2 else None
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        mean_BC, scale_BC = self._moments(map_BCHW)
+        map_BCHW, mean_BC, scale_BC = self._moments(map_BCHW)
         removed_BC = mean_BC - self.bias
-        keep_BC = self.gate(removed_BC).float()
+        keep_BC = _wide(self.gate(removed_BC))
         self.pooled = None
         if self.training:
-            drop_BC = 1 - keep_BC if self.gate_minus is None else self.gate_minus(removed_BC).float()
+            drop_BC = 1 - keep_BC if self.gate_minus is None else _wide(self.gate_minus(removed_BC))
             self.pooled = Pooled(
                 self.bias.expand_as(mean_BC), self.bias + keep_BC * removed_BC, self.bias + drop_BC * removed_BC
             )
@@ -124,9 +203,8 @@ class SNRConv(_Restitution):
         )
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        mean_BC, scale_BC = self._moments(map_BCHW)
-        shift_BC = self.bias - scale_BC * mean_BC
-        normalized_BCHW = map_BCHW * scale_BC[:, :, None, None] + shift_BC[:, :, None, None]
+        same_BCHW, mean_BC, scale_BC = self._moments(map_BCHW)
+        normalized_BCHW = _scale_and_shift(same_BCHW, scale_BC, self.bias - scale_BC * mean_BC)
         removed_BCHW = map_BCHW - normalized_BCHW
         plus_BCHW = self.plus(removed_BCHW)
         self.pooled = None
@@ -134,8 +212,8 @@ class SNRConv(_Restitution):
             normalized_BC = self.bias.expand_as(mean_BC)
             self.pooled = Pooled(
                 normalized_BC,
-                normalized_BC + plus_BCHW.float().mean(dim=(2, 3)),
-                normalized_BC + self.minus(removed_BCHW).float().mean(dim=(2, 3)),
+                normalized_BC + _wide(plus_BCHW).mean(dim=(2, 3)),
+                normalized_BC + _wide(self.minus(removed_BCHW)).mean(dim=(2, 3)),
             )
         restored_BCHW: Tensor = normalized_BCHW + plus_BCHW
         return restored_BCHW.to(map_BCHW.dtype)
@@ -166,7 +244,8 @@ class SwitchableNorm2d(nn.Module):
         self.eps, self.momentum = eps, momentum
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        var_in, mean_in = torch.var_mean(map_BCHW.float(), dim=(2, 3), correction=0)
+        map_BCHW, mean_in, inverse_in = _moments(map_BCHW, self.eps)
+        var_in = inverse_in**-2 - self.eps
         square_in = var_in + mean_in.square()
         mean_ln = mean_in.mean(dim=1, keepdim=True)
         var_ln = square_in.mean(dim=1, keepdim=True) - mean_ln.square()
@@ -193,7 +272,7 @@ class SharedBatchNorm2d(nn.SyncBatchNorm):
             return super().forward(map_BCHW)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
-        var_C, mean_C = torch.var_mean(map_BCHW.float(), dim=(0, 2, 3), correction=0)
+        var_C, mean_C = torch.var_mean(_wide(map_BCHW), dim=(0, 2, 3), correction=0)
         square_C, mean_C = average(var_C + mean_C.square()), average(mean_C)
         var_C = square_C - mean_C.square()
         with torch.no_grad():
@@ -201,7 +280,8 @@ class SharedBatchNorm2d(nn.SyncBatchNorm):
             self.running_mean.lerp_(mean_C, self.momentum)
             self.running_var.lerp_(var_C * _unbiased(map_BCHW), self.momentum)
         scale_C = self.weight * torch.rsqrt(var_C.clamp_min(0) + self.eps)
-        return _scale_and_shift(map_BCHW, scale_C[None], (self.bias - mean_C * scale_C)[None])
+        factor_BC, shift_BC = (x_C.expand(map_BCHW.shape[:2]) for x_C in (scale_C, self.bias - mean_C * scale_C))
+        return _scale_and_shift(map_BCHW, factor_BC, shift_BC)
 
 
 def share_batch_norm(module: nn.Module) -> None:
