@@ -9,9 +9,11 @@
 
 import contextlib
 import functools
+import gzip
 import json
 import os
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -144,18 +146,28 @@ class Run:
     def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame) -> None:
         """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock."""
         old = read_csv(self.results)
-        try:
-            older = pd.read_csv(self.per_query, keep_default_na=False, na_values={"ap": [""], "inp": [""]})
-        except FileNotFoundError:
-            older = per_query.iloc[:0]
-        except (OSError, ValueError, EOFError) as error:
-            raise self._damaged(self.per_query) from error
-        merged = pd.concat([part for part in (older[older["target"] != target], per_query) if len(part)])
+        kept, text = self._queries_but(target), per_query.to_csv(index=False, float_format="%.6g")
+        if kept:
+            text = text.partition("\n")[2]  # the titles are there
         with replacing(self.per_query) as temporary:
-            merged.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0}, float_format="%.6g")
+            temporary.write_bytes(kept + gzip.compress(text.encode(), mtime=0))
         write_text(
             self.results, to_csv(pd.concat([part for part in (old[old["target"] != target], rows) if len(part)]))
         )
+
+    def _queries_but(self, target: str) -> bytes:
+        """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be joined."""
+        try:
+            packed = self.per_query.read_bytes()
+            lines = gzip.decompress(packed).decode().splitlines(keepends=True)
+        except FileNotFoundError:
+            return b""
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise self._damaged(self.per_query) from error
+        if not lines or not lines[0].startswith("target,split,"):
+            raise self._damaged(self.per_query)
+        kept = [line for line in lines if not line.startswith(f"{target},")]
+        return packed if len(kept) == len(lines) else gzip.compress("".join(kept).encode(), mtime=0)
 
 
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
