@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reidgen.catalogue import family_of, load_catalogue, split_all, trained_whole
-from reidgen.data.batches import standardize, to_float, training_images
+from reidgen.data.batches import one_ahead, standardize, to_float, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
 from reidgen.data.pack import load_pack
 from reidgen.devices import choose_device, memory_format
@@ -61,16 +61,15 @@ def embed(
 ) -> Tensor:
     """Return the embeddings of the images `rows_N`, float32 (N, D), L2-normalised, on the network's device.
 
-    pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch. dtype: "float32" or "bfloat16" (autocast).
+    pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch, one ahead. dtype: "float32" or "bfloat16" (autocast).
     """
     device = next(network.parameters()).device
-    parts = []
-    for start in range(0, len(rows_N), BATCH):
-        block = torch.from_numpy(pixels[rows_N[start : start + BATCH]]).to(device)
+    blocks, parts, done = np.split(rows_N, range(BATCH, len(rows_N), BATCH)), [], 0
+    for rows_B, block in one_ahead(lambda rows_B: torch.from_numpy(pixels[rows_B]), blocks, device):
         images = standardize(to_float(block)).contiguous(memory_format=memory_format(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             parts.append(network(images).float())
-        report("embedding", min(start + BATCH, len(rows_N)), len(rows_N))
+        report("embedding", done := done + len(rows_B), len(rows_N))
     return torch.cat(parts)
 
 

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +214,7 @@ def feed(
     """
     if source.nbytes < min(free_memory(device), free_memory(torch.device("cpu"))) / 2:
         return _kept(source.pixels_NHWC.to(device), batches, share)
-    return _streamed(source, batches, share, device)
+    return one_ahead(lambda images_B: source.read(images_B[share]), batches, device)
 
 
 def _kept(
@@ -224,11 +224,16 @@ def _kept(
         yield images_B, pixels_NHWC[torch.from_numpy(images_B[share]).to(pixels_NHWC.device, non_blocking=True)]
 
 
-def _streamed(
-    source: Source, batches: Iterable[NDArray[np.int64]], share: slice, device: torch.device
+def one_ahead(
+    read: Callable[[NDArray[np.int64]], Tensor], batches: Iterable[NDArray[np.int64]], device: torch.device
 ) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
-    def read(images_B: NDArray[np.int64]) -> Tensor:
-        pixels = source.read(images_B[share])
+    """Yield each batch of image numbers and what `read` returns for it, on `device`; a thread reads the next one meanwhile.
+
+    Where the device is a GPU, it comes from pinned memory, which the host need not wait for.
+    """
+
+    def fetch(images_B: NDArray[np.int64]) -> Tensor:
+        pixels = read(images_B)
         return pixels.pin_memory() if device.type == "cuda" else pixels
 
     ahead: deque[tuple[NDArray[np.int64], Future[Tensor]]] = deque()
@@ -239,7 +244,7 @@ def _streamed(
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         for images_B in batches:
-            ahead.append((images_B, reader.submit(read, images_B)))
+            ahead.append((images_B, reader.submit(fetch, images_B)))
             if len(ahead) == 2:
                 yield ready()
         while ahead:
