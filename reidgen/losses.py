@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from reidgen.models.norms import Pooled
 
+COSINE = {"cosine": 0.25, "cosine-b": 0.5}  # the factor of a squared difference of unit vectors
 Triplets = tuple[Tensor, Tensor]  # int64 (B,), (B,): the positive and the negative of each anchor
 
 
@@ -24,15 +25,22 @@ def pair_distance(a_BD: Tensor, b_BD: Tensor, kind: str) -> Tensor:
     >>> pair_distance(torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, -3.0]]), "cosine")
     tensor([0.5000])
     """
-    if kind == "euclidean":
-        return (a_BD - b_BD).square().sum(-1).clamp_min(1e-12).sqrt()
-    unit_a, unit_b = functional.normalize(a_BD, dim=-1), functional.normalize(b_BD, dim=-1)
-    return (unit_a - unit_b).square().sum(-1) * {"cosine": 0.25, "cosine-b": 0.5}[kind]
+    return _between(_comparable(a_BD, kind), _comparable(b_BD, kind), kind)
+
+
+def _comparable(x_BD: Tensor, kind: str) -> Tensor:
+    return x_BD if kind == "euclidean" else functional.normalize(x_BD, dim=-1)
+
+
+def _between(a_BD: Tensor, b_BD: Tensor, kind: str) -> Tensor:
+    square_B = (a_BD - b_BD).square().sum(-1)
+    return square_B.clamp_min(1e-12).sqrt() if kind == "euclidean" else square_B * COSINE[kind]
 
 
 def all_distances(x_BD: Tensor, kind: str = "euclidean") -> Tensor:
     """Return the distances between all rows, float32 (B, B)."""
-    return pair_distance(x_BD[:, None], x_BD[None], kind)
+    x_BD = _comparable(x_BD, kind)
+    return _between(x_BD[:, None], x_BD[None], kind)
 
 
 def hardest(distance_BB: Tensor, pid_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,22 +98,20 @@ def dual_causality_loss(
     Since pool(F~) is IN's bias, the same for every image, d(f~_a, f~_p) = d(f~_a, f~_n) = 0: the four comparisons are
     with a constant, in every source of the method. The equations are computed as written all the same.
     Source: Jin et al., CVPR 2020 [S]; distances and mining as tagged above.
+    Raises ValueError when there is not one identity per image.
     """
-
     if len(pid_B) != len(pooled.restored):
         raise ValueError(f"pid_B needs one identity per image: got {len(pid_B)} for {len(pooled.restored)} images")
 
-    def measure(x_BC: Tensor) -> tuple[Tensor, Tensor]:
-        if triplets is None:
-            return hardest(all_distances(x_BC, distance), pid_B)
-        return pair_distance(x_BC, x_BC[triplets[0]], distance), pair_distance(x_BC, x_BC[triplets[1]], distance)
-
-    positive, negative = measure(pooled.normalized)
-    loss = torch.zeros((), device=positive.device)
+    sets = [pooled.normalized, *[pooled.restored] * plus, *[pooled.contaminated] * minus]
+    if triplets is None:
+        near, far = zip(*(hardest(all_distances(x_BC, distance), pid_B) for x_BC in sets), strict=True)
+    else:  # all sets at once: few kernels
+        x_SBC = _comparable(torch.stack(sets), distance)
+        near, far = (_between(x_SBC, x_SBC.index_select(1, other_B), distance).unbind() for other_B in triplets)
+    terms = []
     if plus:
-        near, far = measure(pooled.restored)
-        loss = loss + functional.softplus(near - positive).mean() + functional.softplus(negative - far).mean()
+        terms += [near[1] - near[0], far[0] - far[1]]
     if minus:
-        near, far = measure(pooled.contaminated)
-        loss = loss + functional.softplus(positive - near).mean() + functional.softplus(far - negative).mean()
-    return loss
+        terms += [near[0] - near[-1], far[-1] - far[0]]
+    return functional.softplus(torch.stack(terms)).mean(1).sum()

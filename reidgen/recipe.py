@@ -45,6 +45,7 @@ class Recipe:
     height: int = 256  # pixels [A]
     width: int = 128  # pixels [A]
     dtype: str = "float32"  # of the forward pass; "bfloat16" uses autocast
+    compile: bool = False  # by torch.compile: other rounding, so other bits
     # the batches
     identities: int = 16  # per batch [A]
     images: int = 4  # per identity [A]
@@ -129,6 +130,8 @@ class Recipe:
             del settings[key]
         if self.sampling == "concat":
             del settings["sampling"]  # runs from before there was a choice keep their hash
+        if not self.compile:
+            del settings["compile"]
         if self.weights not in ("imagenet", "none"):
             del settings["weights"]  # the file's digest counts, not its place
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:8]

@@ -142,7 +142,8 @@ def _training(trainer: Trainer, flops: float) -> Speed:
         trainer.learn(pick(), label_N[index_B])
 
     trainer.network.train()
-    with FlopCounterMode(display=False) as counter:
+    step()  # here --compile compiles
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         step()
     drawing = recipe.change(batches_per_epoch=4)
     data = seconds(draw, device)

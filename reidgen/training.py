@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -34,9 +34,9 @@ from reidgen.data.batches import (
     stream_seed,
 )
 from reidgen.devices import device_name, memory_format
-from reidgen.errors import InterruptedRunError, RunError
+from reidgen.errors import InterruptedRunError, RecipeError, RunError
 from reidgen.files import replacing, sha256_file, write_text
-from reidgen.losses import draw_triplets, dual_causality_loss, triplet_loss
+from reidgen.losses import Triplets, draw_triplets, dual_causality_loss, triplet_loss
 from reidgen.methods import get_method
 from reidgen.models.backbones import weight_file
 from reidgen.models.network import ReIDNet, build_network
@@ -108,6 +108,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
         )
+        self.losses = _compiled(self._losses) if recipe.compile else self._losses
         self.share = parallel.share(recipe.batch)
         self.step = self.saved = 0
         self.seconds = 0.0
@@ -171,13 +172,24 @@ class Trainer:
         """Do one step on the pixels of this rank's rows, uint8 on the device, and the labels of the whole batch."""
         recipe = self.recipe
         drawn = draw_augmentation(recipe, step=self.step)[self.share].to(self.device, non_blocking=True)
-        images = augment(pixels_BHWC, drawn).contiguous(memory_format=memory_format(self.device))
-        generator = torch.Generator().manual_seed(stream_seed("triplets", recipe.seed, self.step))
         triplets = None
         if recipe.snr_triplets == "random":
+            generator = torch.Generator().manual_seed(stream_seed("triplets", recipe.seed, self.step))
             positive, negative = draw_triplets(label_B, generator)
             triplets = positive.to(self.device, non_blocking=True), negative.to(self.device, non_blocking=True)
-        label_B = label_B.to(self.device, non_blocking=True)
+        images = augment(pixels_BHWC, drawn).contiguous(memory_format=memory_format(self.device))
+        losses = self.losses(images, label_B.to(self.device, non_blocking=True), triplets)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr_at(self.step / self.per_epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses[0].backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(self.parameters)
+        self.optimizer.step()
+        self.sums += losses.detach()
+
+    def _losses(self, images: Tensor, label_B: Tensor, triplets: Triplets | None) -> Tensor:
+        """Return the four LOSSES of a batch of standardized images, float32 (4,)."""
+        recipe = self.recipe
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
             feature_BD, logits = self.network(images)
         cross_entropy = functional.cross_entropy(logits.float(), label_B, label_smoothing=recipe.label_smoothing)
@@ -193,14 +205,7 @@ class Trainer:
                     plus=self.method.plus,
                     minus=self.method.minus,
                 )
-        loss = cross_entropy + triplet + snr
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr_at(self.step / self.per_epoch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parallel.average_gradients(self.parameters)
-        self.optimizer.step()
-        self.sums += torch.stack([loss, cross_entropy, triplet, snr]).detach()
+        return torch.stack([cross_entropy + triplet + snr, cross_entropy, triplet, snr])
 
     def _refuse(self) -> NoReturn:
         lr = self.recipe.lr_at((self.step - 1) / self.per_epoch)
@@ -279,6 +284,19 @@ class Trainer:
         }
         write_text(self.run.done, json.dumps(facts, indent=2) + "\n")
         self.run.state.unlink(missing_ok=True)
+
+
+def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    compiled = torch.compile(work)
+
+    def run(*inputs: object) -> Tensor:
+        try:
+            return compiled(*inputs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = " ".join(str(error).partition("\n\n")[0].split())
+            raise RecipeError(f"PyTorch cannot compile on this machine ({reason}); leave out --compile") from error
+
+    return run
 
 
 @contextlib.contextmanager

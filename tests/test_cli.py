@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {
     "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"},
-    "train": {"--method", "--source", "--seed", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
+    "train": {"--method", "--source", "--seed", "--recipe", "--backbone", "--weights", "--epochs", "--compile", "--data", "--results", "--device"},
     "evaluate": {"--target", "--data", "--results", "--device"},
-    "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--data", "--results", "--device"},
+    "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--compile", "--data", "--results", "--device"},
     "table": {"--paper", "--against", "--explain", "--results"},
     "report": {"--images", "--results"},
     "show": {"--target", "--data", "--results", "--device"},
     "stress": {"--target", "--where", "--picture", "--data", "--results", "--device"},
-    "speed": {"--methods", "--recipe", "--backbone", "--device"},
+    "speed": {"--methods", "--recipe", "--backbone", "--compile", "--device"},
     "attack": {"--target", "--from", "--losses", "--bound", "--data", "--results", "--device"},
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The training loop: reproducible, resumable, alone in its folder, and clear when it cannot go on."""
 
+import functools
 import json
 import os
 import signal
@@ -224,6 +225,33 @@ def test_what_cannot_be_trained_says_why(small_data: Path, small_recipe: Recipe,
         train(small_recipe, data=small_data, results=tmp_path, device="gpu", report=quiet)
 
 
+@pytest.mark.parametrize("method", ["baseline", "snr", "a-sn", "snr-conv"])
+def test_a_compiled_step_differs_by_rounding_and_has_a_folder_of_its_own(
+    method: str, small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated as for a compiler, which itself takes minutes here and is left to the GPU's test."""
+    recipe = small_recipe.change(method=method, epochs=1)
+    plain = fit(recipe, small_data, tmp_path)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    compiled = fit(recipe.change(compile=True), small_data, tmp_path)
+    losses = [pd.read_csv(run.log)["loss"].iloc[-1] for run in (plain, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert plain.folder != compiled.folder and compiled.recipe().compile
+
+
+def test_a_machine_that_cannot_compile_says_so(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(graph: object, inputs: object) -> None:
+        raise OSError("no C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=refuse))
+    with pytest.raises(
+        RecipeError, match=r"cannot compile on this machine .*no C\+\+ compiler found.*leave out --compile"
+    ):
+        fit(small_recipe.change(compile=True), small_data, tmp_path)
+
+
 def test_a_state_of_another_version_says_so(
     small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +284,20 @@ def test_the_first_step_on_a_gpu_equals_that_on_the_cpu(
     gpu = train(recipe, data=small_data, results=tmp_path / "gpu", device="cuda", report=quiet)
     losses = [pd.read_csv(run.log)["loss"].iloc[0] for run in (cpu, gpu)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2 if dtype == "bfloat16" else 5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_compiled_training_on_a_gpu_equals_the_uncompiled(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe.change(method="snr", epochs=1)
+    runs = [
+        train(recipe.change(compile=on), data=small_data, results=tmp_path, device="cuda", report=quiet)
+        for on in (False, True)
+    ]
+    losses = [pd.read_csv(run.log)["loss"].iloc[-1] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
 @pytest.mark.gpu

@@ -21,14 +21,17 @@ Weights = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")]
 Target = Annotated[str, typer.Option(help="A prepared data set, several joined by commas, or synth.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the step with PyTorch: minutes at the start, other rounding.")
+]
 Epochs = Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.")]
 
 
-def recipe_of(name: str | None, source: str, **settings: object) -> "Recipe":
+def recipe_of(name: str | None, source: str, *, compile: bool, **settings: object) -> "Recipe":
     """Return the recipe that the options of train and bench mean."""
     from reidgen.catalogue import DEFAULT_SYNTH
     from reidgen.recipe import load_recipe
 
     names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")]
     default = "quick" if all(name.startswith("synth-") for name in names) else "paper"
-    return load_recipe(name or default).change(source="+".join(names), **settings)
+    return load_recipe(name or default).change(source="+".join(names), compile=compile or None, **settings)

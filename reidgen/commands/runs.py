@@ -7,6 +7,7 @@ import typer
 
 from reidgen.commands.options import (
     Backbone,
+    Compile,
     Data,
     Device,
     Epochs,
@@ -34,6 +35,7 @@ def train(
     backbone: Backbone = None,
     weights: Weights = None,
     epochs: Epochs = None,
+    compile: Compile = False,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -42,7 +44,7 @@ def train(
 
     Example: reidgen train --method snr --source market --seed 0
     """
-    chosen = recipe_of(recipe, source, method=method, seed=seed, backbone=backbone, weights=weights, epochs=epochs)
+    chosen = recipe_of(recipe, source, method=method, seed=seed, backbone=backbone, weights=weights, epochs=epochs, compile=compile)  # fmt: skip
     from reidgen.catalogue import split_all
     from reidgen.training import train as run_training
 
@@ -110,6 +112,7 @@ def bench(
     backbone: Backbone = None,
     weights: Weights = None,
     epochs: Epochs = None,
+    compile: Compile = False,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -132,7 +135,8 @@ def bench(
         raise RecipeError(f"--protocol {protocol} has targets of its own; leave out --target {target}, or --protocol")
     cells = get_protocol(protocol) if protocol else None
     first = next(iter(cells.cells)) if cells else source or "synth"
-    chosen, names = recipe_of(recipe, first, backbone=backbone, weights=weights, epochs=epochs), select_methods(methods)
+    chosen = recipe_of(recipe, first, backbone=backbone, weights=weights, epochs=epochs, compile=compile)
+    names = select_methods(methods)
     from reidgen.bench import bench as run_bench
     from reidgen.bench import rows_of
 
@@ -149,6 +153,7 @@ def speed(
     ] = "baseline,snr",
     recipe: RecipeName = None,
     backbone: Backbone = None,
+    compile: Compile = False,
     device: Device = "auto",
 ) -> None:
     """Measure training, embedding and ranking on this machine, each against what the machine could do.
@@ -158,7 +163,8 @@ def speed(
     from reidgen.methods import select_methods
     from reidgen.recipe import load_recipe
 
-    chosen, names = load_recipe(recipe or "quick").change(backbone=backbone), select_methods(methods)
+    chosen = load_recipe(recipe or "quick").change(backbone=backbone, compile=compile or None)
+    names = select_methods(methods)
     from reidgen.speed import speed as run_speed
     from reidgen.speed import table as speed_table
 

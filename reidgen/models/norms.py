@@ -48,7 +48,7 @@ class _Moments(torch.autograd.Function):
         return map_BCHW.view_as(map_BCHW), mean_BC, inverse_BC
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         map_BCHW, mean_BC, inverse_BC = ctx.saved_tensors
         of_map, of_mean, of_inverse = grads
@@ -68,7 +68,7 @@ class _ScaleAndShift(torch.autograd.Function):
         return torch.addcmul(_spread(shift_BC), map_BCHW, _spread(factor_BC), out=out)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         map_BCHW, factor_BC = ctx.saved_tensors
         (grad,) = grads
@@ -88,13 +88,20 @@ def _spread(values_BC: Tensor) -> Tensor:
 
 
 def _moments(map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW, eps)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW, eps)
     return found
 
 
 def _scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
-    scaled: Tensor = _ScaleAndShift.apply(map_BCHW, factor_BC, shift_BC)  # type: ignore[no-untyped-call]
+    scaled: Tensor = _ScaleAndShift.apply(map_BCHW, factor_BC, shift_BC)
     return scaled
+
+
+def _as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the map to go on with, its spatial mean, and the scale and shift that are Instance Norm: F~ = F s + t."""
+    map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, eps)
+    scale_BC = weight_C * inverse_BC
+    return map_BCHW, mean_BC, scale_BC, torch.addcmul(bias_C, scale_BC, mean_BC, value=-1)
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
@@ -108,9 +115,8 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         super().__init__(channels, affine=True)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, self.eps)
-        scale_BC = self.weight * inverse_BC
-        return _scale_and_shift(map_BCHW, scale_BC, self.bias - scale_BC * mean_BC)
+        map_BCHW, _, scale_BC, shift_BC = _as_affine(map_BCHW, self.weight, self.bias, self.eps)
+        return _scale_and_shift(map_BCHW, scale_BC, shift_BC)
 
 
 class _Restitution(nn.Module):
@@ -127,14 +133,12 @@ class _Restitution(nn.Module):
         """Leave out the last batch's graph, so that the module can be copied at any time."""
         return {**self.__dict__, "pooled": None}
 
-    def _moments(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the map to go on with, its spatial mean and gamma / sigma, the two float32 (B, C)."""
+    def _as_affine(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if map_BCHW.ndim != 4 or map_BCHW.shape[1] != len(self.weight):
             raise ValueError(
                 f"SNR for {len(self.weight)} channels needs (B, {len(self.weight)}, H, W); got {tuple(map_BCHW.shape)}"
             )
-        map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, self.eps)
-        return map_BCHW, mean_BC, self.weight * inverse_BC
+        return _as_affine(map_BCHW, self.weight, self.bias, self.eps)
 
 
 def _gate(channels: int, reduction: int) -> nn.Sequential:
@@ -175,18 +179,18 @@ class SNR(_Restitution):
         self.gate_minus = _gate(channels, reduction) if gates == 2 else None
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_BC, scale_BC = self._moments(map_BCHW)
+        map_BCHW, mean_BC, scale_BC, shift_BC = self._as_affine(map_BCHW)
         removed_BC = mean_BC - self.bias
         keep_BC = _wide(self.gate(removed_BC))
+        drop_BC = 1 - keep_BC
         self.pooled = None
         if self.training:
-            drop_BC = 1 - keep_BC if self.gate_minus is None else _wide(self.gate_minus(removed_BC))
-            self.pooled = Pooled(
-                self.bias.expand_as(mean_BC), self.bias + keep_BC * removed_BC, self.bias + drop_BC * removed_BC
+            minus_BC = drop_BC if self.gate_minus is None else _wide(self.gate_minus(removed_BC))
+            restored_BC, contaminated_BC = (
+                torch.addcmul(self.bias, gate_BC, removed_BC) for gate_BC in (keep_BC, minus_BC)
             )
-        factor_BC = keep_BC + (1 - keep_BC) * scale_BC
-        shift_BC = (1 - keep_BC) * (self.bias - scale_BC * mean_BC)
-        return _scale_and_shift(map_BCHW, factor_BC, shift_BC)
+            self.pooled = Pooled(self.bias.expand_as(mean_BC), restored_BC, contaminated_BC)
+        return _scale_and_shift(map_BCHW, torch.addcmul(keep_BC, drop_BC, scale_BC), drop_BC * shift_BC)
 
 
 class SNRConv(_Restitution):
@@ -203,8 +207,8 @@ class SNRConv(_Restitution):
         )
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        same_BCHW, mean_BC, scale_BC = self._moments(map_BCHW)
-        normalized_BCHW = _scale_and_shift(same_BCHW, scale_BC, self.bias - scale_BC * mean_BC)
+        same_BCHW, mean_BC, scale_BC, shift_BC = self._as_affine(map_BCHW)
+        normalized_BCHW = _scale_and_shift(same_BCHW, scale_BC, shift_BC)
         removed_BCHW = map_BCHW - normalized_BCHW
         plus_BCHW = self.plus(removed_BCHW)
         self.pooled = None
