@@ -70,7 +70,7 @@ def expand(names: Iterable[str]) -> list[str]:
     ['market']
     """
     synth = [name for name, dataset in load_catalogue().items() if dataset.status == "built-in"]
-    return list(dict.fromkeys(one for name in names for one in (synth if name == "synth" else [name])))
+    return list(dict.fromkeys(one for name in names for one in (synth if name.strip() == "synth" else [name.strip()])))
 
 
 def split_all(source: str) -> tuple[str, bool]:

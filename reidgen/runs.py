@@ -185,7 +185,9 @@ def find_run(name: str, results: Path) -> Run:
         return Run(Path(name))
     found = sorted(path.parent for path in (results / "runs").glob("*/*/recipe.toml"))
     matching = [path for path in found if name in (path.name, f"{path.parent.name}/{path.name}")] or [
-        path for path in found if path.name.startswith(name) or f"{path.parent.name}/{path.name}".startswith(name)
+        path
+        for path in found
+        if name and (path.name.startswith(name) or f"{path.parent.name}/{path.name}".startswith(name))
     ]
     if len(matching) == 1:
         return Run(matching[0])

@@ -67,7 +67,7 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
 
 def table(rows: Sequence[Speed]) -> str:
     """Return the rows as aligned text, one line each below a line of titles."""
-    lines = [("", "method", "measured", "", "limit", "of limit", "data")]
+    lines = [("", "", "measured", "", "limit", "of limit", "data")]
     for row in rows:
         of_limit = f"{row.value / row.limit:.0%}" if row.limit else ""
         data = f"{row.data:.1%}" if row.data is not None else ""

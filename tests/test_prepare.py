@@ -286,7 +286,7 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
         ("synth-plaza", "synth-plaza is not prepared in .*data; run: reidgen prepare synth-plaza$"),
         ("market", "market is not prepared in .*; run: reidgen prepare market$"),
         ("mine", "unknown data set 'mine'"),
-        ("", r"an empty name is no data set; .* market\+duke$"),
+        ("", r"an empty name is no data set; .* \(market\+duke\), several targets by one comma$"),
     ]:
         with pytest.raises(DataError, match=sentence):
             load_prepared(name, data)

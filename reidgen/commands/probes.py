@@ -39,7 +39,7 @@ def stress(
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")
     ] = None,
-    target: Target = "synth",
+    target: Target = "",
     where: Annotated[str, typer.Option(help="What is shifted: query, or both sides.")] = "query",
     picture: Annotated[
         Path | None, typer.Option(help="Only write a PNG that shows every shift at every severity.")
@@ -53,13 +53,17 @@ def stress(
     Example: reidgen stress snr-tiny-s0 --target synth-night
     """
     if picture:
+        if run or picture.suffix != ".png":
+            raise RunError(
+                "--picture writes a PNG and measures nothing; for example: reidgen stress --picture sheet.png"
+            )
         from reidgen.robustness.stress import write_sheet
 
         write_sheet(picture)
         out().print(f"written: {picture}", soft_wrap=True)
         return
-    if run is None:
-        raise RunError("which run? For example: reidgen stress snr-tiny-s0 --target synth-night")
+    if run is None or not target:
+        raise RunError("which run on which target? For example: reidgen stress snr-tiny-s0 --target synth-night")
     from reidgen.catalogue import expand
     from reidgen.runs import find_run
 
@@ -70,8 +74,11 @@ def stress(
     for name in expand(target.split(",")):
         with progress() as report:
             rows = run_stress(found, name, where=where, data=data, device=device, report=report)
-        for grid in stress_table(rows).grids:
+        made = stress_table(rows)
+        for grid in made.grids:
             out().print(grid.rich(), markup=True)
+    for note in made.notes:
+        out().print(f"note: {note}", soft_wrap=True)
     out().print(f"rows in {found.folder / 'stress.csv'}; compare methods: reidgen table stress", soft_wrap=True)
 
 
@@ -85,7 +92,9 @@ def attack(
     losses: Annotated[
         str, typer.Option(help="Of point, label, pair and list, joined by commas.")
     ] = "point,label,pair,list",
-    bound: Annotated[int, typer.Option(help="Grey levels of 255 that a pixel may move by.")] = 10,
+    bound: Annotated[
+        int, typer.Option(help="Grey levels that a pixel may move by, 1 to 255; each bound has its own patterns.")
+    ] = 10,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -99,18 +108,18 @@ def attack(
     from reidgen.catalogue import expand
     from reidgen.runs import find_run
 
-    found, others = find_run(run, results), [find_run(name, results) for name in makers.split(",") if name]
+    names = [name.strip() for name in makers.split(",")] if makers else []
+    found, others = find_run(run, results), [find_run(name, results) for name in names]
     from reidgen.robustness.attack import attack as run_attack
 
     with progress() as report:
-        rows = run_attack(found, expand(target.split(",")), makers=others, losses=losses.split(","), bound=bound,
+        rows = run_attack(found, expand(target.split(",")), makers=others, losses=[loss.strip() for loss in losses.split(",")], bound=bound,
                           data=data, device=device, report=report)  # fmt: skip
-    scores = rows.groupby(["target", "pattern", "maker_method"], sort=False)[["mAP", "rank1", "drop"]].mean()
+    scores = rows.groupby(["target", "pattern", "maker"], sort=False)[["mAP", "rank1", "drop"]].mean()
     for row in (100 * scores).reset_index().to_dict("records"):
-        by = f" of {row['maker_method']}" if others and row["maker_method"] else ""
+        by = f" of {row['maker']}" if others and row["maker"] else ""
         numbers = f"mAP {row['mAP']:.1f}, Rank-1 {row['rank1']:.1f}, drop {row['drop']:.0f} %"
         out().print(f"{row['target']}: {row['pattern']}{by}: {numbers}", soft_wrap=True)
-    patterns = (others or [found])[0].folder / "attack"
-    out().print(
-        f"rows in {found.folder / 'attack.csv'}, patterns in {patterns}; compare: reidgen table attack", soft_wrap=True
-    )
+    patterns = ", ".join(str(one.folder / "attack") for one in others or [found])
+    out().print(f"rows in {found.folder / 'attack.csv'}, patterns in {patterns}", soft_wrap=True)
+    out().print("compare: reidgen table attack")

@@ -151,7 +151,7 @@ def speed(
     methods: Annotated[
         str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
     ] = "baseline,snr",
-    recipe: RecipeName = None,
+    recipe: Annotated[str, typer.Option(help="paper, quick or FILE.toml.")] = "quick",
     backbone: Backbone = None,
     compile: Compile = False,
     device: Device = "auto",
@@ -163,11 +163,22 @@ def speed(
     from reidgen.methods import select_methods
     from reidgen.recipe import load_recipe
 
-    chosen = load_recipe(recipe or "quick").change(backbone=backbone, compile=compile or None)
+    chosen = load_recipe(recipe).change(backbone=backbone, compile=compile or None)
     names = select_methods(methods)
+    from reidgen.devices import choose_device, device_name
     from reidgen.speed import speed as run_speed
     from reidgen.speed import table as speed_table
 
     with progress() as report:
         rows = run_speed(chosen, methods=names, device=device, report=report)
+    where = device_name(choose_device(device))
+    out().print(
+        f"recipe {chosen.name}: {chosen.backbone}, {chosen.height}x{chosen.width}, batches of {chosen.batch}, "
+        f"{chosen.dtype}{', compiled' * chosen.compile}; {where}",
+        soft_wrap=True,
+    )
     out().print(speed_table(rows), soft_wrap=True)
+    out().print(
+        "limit: if this machine did nothing but the work's matrix products, as fast as the one above; data: share of a step "
+        "that draws, reads and augments the batch"
+    )

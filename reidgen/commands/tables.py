@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reidgen.commands.options import Results
-from reidgen.errors import EmptyTableError
+from reidgen.errors import EmptyTableError, ReidgenError
 from reidgen.terminal import one_sentence, out
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def table(
     Example: reidgen table --explain "snr synth-plaza night"
     """
     if name in ("stress", "attack"):
+        if paper or against != "baseline" or explain is not None:
+            raise ReidgenError(f"--paper, --against and --explain do not go with {name}; leave them out")
         _print_robustness(name, results)
         return
     from reidgen.tables.paper import TABLES

@@ -15,16 +15,15 @@ from torch import Tensor
 
 from reidgen.data.manifest import load_prepared
 from reidgen.data.pack import Pack, load_pack
-from reidgen.devices import choose_device
+from reidgen.devices import choose_device, device_name
 from reidgen.evaluation import embed, embed_tested, evaluate, load_network, sides_of, tested_part
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import rank
-from reidgen.runs import Progress, Run, now, read_csv
+from reidgen.runs import Progress, Run, now, provenance, read_csv
 
 BLOCK = 1024  # images changed and embedded at a time: bounds memory; a multiple of the evaluation's batch
 Change = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.uint8]]  # images and their numbers -> images
-_FACTS = ("source", "target", "seen", "split", "method", "backbone", "seed", "recipe", "hash", "data", "source_data",
-          "version", "commit", "torch", "device", "dtype")  # fmt: skip
+_FACTS = ("source", "target", "seen", "split", "method", "backbone", "seed", "recipe", "hash", "data", "source_data", "dtype")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,17 @@ class Subject:
         return changed_ND
 
     def score(self, query_ND: Tensor, gallery_ND: Tensor) -> pd.DataFrame:
-        """Return mAP, mAP_se, rank1 and queries per split, with the provenance of the split's row in results.csv.
+        """Return mAP, mAP_se, rank1 and queries per split; whose they are, of the split's row in results.csv; how measured.
 
         query_ND, gallery_ND: embeddings of all N images, of which each side takes its own.
         """
-        scores = []
+        scores, here = [], {**provenance(), "torch": torch.__version__, "device": device_name(self.clean_ND.device)}
         for split, part in self.tested.groupby("split", sort=True):
             sides = sides_of(part, self.paths, query_ND)
             sides = sides._replace(gallery_GD=sides_of(part, self.paths, gallery_ND).gallery_GD)
             ranking = rank(**sides._asdict())
             scores.append({
-                "split": split, "mAP": ranking.mAP, "rank1": ranking.rank(1), "queries": len(sides.pid_Q), "date": now(),
+                "split": split, "mAP": ranking.mAP, "rank1": ranking.rank(1), "queries": len(sides.pid_Q), **here, "date": now(),
                 "mAP_se": clustered_error(ranking.average_precision.numpy(), sides.pid_Q.numpy()),
             })  # fmt: skip
         return self.results[list(_FACTS)].merge(pd.DataFrame(scores), on="split")

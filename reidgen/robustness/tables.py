@@ -4,9 +4,9 @@ rows -> _alike (one recipe and one version of the data) -> means over splits, ta
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -28,13 +28,18 @@ PATTERN_ORDER = (CLEAN, "noise", "blocks", "point", "label", "pair", "list")
 PATTERN_NAMES = {CLEAN: "clean", "noise": "random noise", "blocks": "random blocks"}
 PATTERN_NAMES |= {loss: f"{loss}-wise" for loss in PATTERN_ORDER[3:]}
 UNSEEN = "mean of unseen"
+SIDES = {"query": "queries", "both": "queries and gallery"}
+STRESS_NOTE = (
+    "drop: of mAP, in % of the clean mAP, mean of five severities, below 0 where the shift helps; mAP and Rank-1 in %; "
+    "±: std over seeds"
+)
 
 
 @dataclass(frozen=True)
 class Grid:
     """A small table: numbers in percent, one row per line of `values`, one column per method.
 
-    spread: the standard deviation over seeds, NaN with one seed. better: "low", "high" or "" per row: which end is bold.
+    spread: the standard deviation over seeds, NaN with one seed. better: "high" or "" per row: whether the highest is bold.
     """
 
     title: str
@@ -48,11 +53,10 @@ class Grid:
             self.values.iterrows(), self.spread.iterrows(), self.better, strict=True
         ):
             shown = values.round(1)
-            best = shown.min() if better == "low" else shown.max()
             cells = []
             for value, spread in zip(shown, spreads, strict=True):
                 text = "–" if pd.isna(value) else f"{value:.1f}"
-                text = bold.format(text) if better and value == best and shown.count() > 1 else text
+                text = bold.format(text) if better and value == shown.max() and shown.count() > 1 else text
                 cells.append(text if pd.isna(spread) or pd.isna(value) else f"{text} ±{spread:.1f}")
             lines.append([str(name), *cells])
         return lines
@@ -69,10 +73,10 @@ class Grid:
         from rich.console import Group
         from rich.table import Table as RichTable
 
-        drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         drawn.add_column("", no_wrap=True)
         for method in self.values.columns:
-            drawn.add_column(title_of(method), justify="right", max_width=12, overflow="fold")
+            drawn.add_column(title_of(method).replace("-", "-\n", 1), justify="right", overflow="fold")
         for line in self._lines("[bold]{}[/bold]"):
             drawn.add_row(*line)
         return Group(f"[bold]{self.title}[/bold]", drawn)
@@ -104,61 +108,74 @@ def stress_table(rows: pd.DataFrame) -> Robustness:
     """Return, for each source, target and shifted side, the mean relative drop of mAP per shift.
 
     The drop 1 - mAP / clean mAP is averaged over splits and the five severities (a shift that lacks one has no number),
-    then over seeds; "all shifts" is the mean over the eleven. As a method that starts low has little to lose, clean mAP
-    and the mean shifted mAP and Rank-1 stand beside it.
+    then over seeds; "all shifts" is the mean over the eleven. As a method that starts low has little to lose, clean and
+    mean shifted mAP and Rank-1 stand beside it, and only their best is bold. Backbones have tables of their own.
     rows: of `reidgen.robustness.trials.STRESS`. Raises ReidgenError when there are none.
     """
     rows, notes = _alike(_some(rows, "stress"), "shifts")
-    notes.insert(0, "relative drop of mAP in %, mean of five severities; mAP and Rank-1 in %; ±: std over seeds")
+    notes.insert(0, STRESS_NOTE)
     grids = []
-    for (source, target, where), block in rows.groupby(["source", "target", "where"]):
+    for (name, target, where), block in _blocks(rows, "target", "where"):
         clean, shifted = block[block["shift"] == CLEAN], block[block["shift"] != CLEAN]
         runs = shifted.groupby(["method", "seed", "shift"])[["mAP", "rank1", "drop"]].mean()
         whole = shifted.groupby(["method", "seed", "shift"])["severity"].nunique() == SEVERITIES
         runs = (100 * runs[whole]).reset_index()
         every = runs.groupby(["method", "seed"])["shift"].transform("nunique") == len(SHIFTS)
         means = runs[every].groupby(["method", "seed"])[["mAP", "rank1", "drop"]].mean().reset_index()
+        unfinished = sorted(set(block["method"]) - set(means["method"]))
+        notes += [
+            f"{name} on {target}: {title_of(method)} lacks shifts; repeat: reidgen stress" for method in unfinished
+        ]
+        start = 100 * clean.groupby(["method", "seed"])[["mAP", "rank1"]].mean()
+        whole_runs = means.set_index(["method", "seed"])
         lines = [
-            _line("clean mAP", clean.assign(value=100 * clean["mAP"]).groupby(["method", "seed"])["value"].mean()),
-            *(_line(name, part.set_index(["method", "seed"])["drop"]) for name, part in _parts(runs, "shift", SHIFT_ORDER)),
-            *(_line(name, means.set_index(["method", "seed"])[key])
-              for name, key in (("all shifts", "drop"), ("shifted mAP", "mAP"), ("shifted Rank-1", "rank1"))),
+            _line("clean mAP", start["mAP"]),
+            _line("clean Rank-1", start["rank1"]),
+            *(_line(f"drop: {shift}", part.set_index(["method", "seed"])["drop"]) for shift, part in _parts(runs, "shift", SHIFT_ORDER)),
+            _line("drop: all shifts", whole_runs["drop"]),
+            _line("shifted mAP", whole_runs["mAP"]),
+            _line("shifted Rank-1", whole_runs["rank1"]),
         ]  # fmt: skip
-        side = "queries" if where == "query" else "queries and gallery"
-        better = ["high", *["low"] * (len(lines) - 3), "high", "high"]
-        grids.append(_grid(f"{source} on {target}{_seen(block)}, {side} shifted", lines, better))
+        better = ["high", "high", *[""] * (len(lines) - 4), "high", "high"]
+        grids.append(_grid(f"{name} on {target}{_seen(block)}, {SIDES[where]} shifted", lines, better))
     return Robustness(grids, notes)
 
 
 def stress_figures(rows: pd.DataFrame) -> dict[str, str]:
-    """Return `stress_figure` for each source, target and shifted side, by a name for its file."""
+    """Return `stress_figure` for each source, target, shifted side and backbone, by a name for its file."""
     rows, _ = _alike(_some(rows, "stress"), "shifts")
-    blocks = rows.groupby(["source", "target", "where"])
-    return {f"stress-{source}-{target}-{where}": stress_figure(block) for (source, target, where), block in blocks}
+    return {
+        f"stress-{name.replace(', ', '-')}-{target}-{where}": stress_figure(block)
+        for (name, target, where), block in _blocks(rows, "target", "where")
+    }
 
 
 def attack_table(rows: pd.DataFrame) -> Robustness:
     """Return, for each source and bound, mAP under each run's own patterns, and the transfer matrices.
 
     One grid for each seen target, one for the mean over the unseen targets that all methods have. A transfer matrix holds
-    the mean relative drop over those targets: a row for the method that made the pattern, a column for the victim.
+    the mean relative drop over those targets: a row for the method that made the pattern, a column for the victim. A run's
+    own pattern and that of another run of its method (another seed) have rows of their own. Victims of different backbones
+    have tables of their own, in which a maker of another one is named with it.
     rows: of `reidgen.robustness.trials.ATTACK`. Raises ReidgenError when there are none.
     """
     rows, notes = _alike(_some(rows, "attack"), "")
-    notes.insert(0, "mAP in %; relative drop: in % of the clean mAP, mean over splits and targets; ±: std over seeds")
+    notes.insert(0, "mAP in %; drop: in % of the clean mAP, mean over splits and targets; ±: std over seeds")
     grids = []
-    for (source, bound), block in rows.groupby(["source", "bound"]):
-        where = f"{source}, bound {bound}/255"
+    for (name, bound), block in _blocks(rows, "bound"):
+        where = f"{name}, bound {bound}/255"
         unseen, left_out = _common_targets(block[block["seen"] == 0])
-        notes += [f"{source}: {', '.join(left_out)} left out of the mean, as not every method has it"] * bool(left_out)
+        notes += [f"{name}: {', '.join(left_out)} left out of the mean, as not every method has it"] * bool(left_out)
         if (block["maker"] != "").any() and not (block["own"] == 1).any():
             notes.append(
-                f"{source}: only patterns of other runs were tried, they stand in the transfer matrices and in attack.csv; for a run's own: reidgen attack without --from"
+                f"{name}: only patterns of other runs were tried, they stand in the transfer matrices and in attack.csv; for a run's own: reidgen attack without --from"
             )
         grids += [_pattern_grid(f"{where}, on {title}", part) for title, part in _groups(block).items()]
         for loss, part in _parts(unseen[unseen["maker"] != ""], "pattern", PATTERN_ORDER):
-            if part["maker_method"].nunique() > 1 or not (part["own"] == 1).any():
-                title = f"{where}, {PATTERN_NAMES[loss]}: drop on unseen targets by the pattern of (row) in (column)"
+            if (part["own"] == 0).any():
+                title = (
+                    f"{where}, {PATTERN_NAMES[loss]}: drop in % on unseen targets by the pattern of (row) in (column)"
+                )
                 grids.append(_transfer_grid(title, part))
     return Robustness(grids, notes)
 
@@ -166,8 +183,21 @@ def attack_table(rows: pd.DataFrame) -> Robustness:
 def attack_figures(rows: pd.DataFrame) -> dict[str, str]:
     """Return `attack_figure` for each source and bound, by a name for its file."""
     rows, _ = _alike(_some(rows, "attack"), "")
-    blocks = rows.groupby(["source", "bound"])
-    return {f"attack-{source}-{bound}": attack_figure(_groups(block)) for (source, bound), block in blocks}
+    return {
+        f"attack-{name.replace(', ', '-')}-{bound}": attack_figure(_groups(block), f"{name}, bound {bound}/255")
+        for (name, bound), block in _blocks(rows, "bound")
+    }
+
+
+def _blocks(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield (name, a value of each of `columns`) and the rows of each source, value and backbone.
+
+    The name is the source's, with the backbone behind it where that source has several.
+    """
+    backbones = rows.groupby("source")["backbone"].nunique()
+    several = set(backbones[backbones > 1].index)
+    for (source, *key, backbone), block in rows.groupby(["source", *columns, "backbone"]):
+        yield (f"{source}, {backbone}" if source in several else source, *key), block
 
 
 def _groups(block: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -186,11 +216,13 @@ def _pattern_grid(title: str, part: pd.DataFrame) -> Grid:
     for name, rows in _parts(part, "pattern", PATTERN_ORDER):
         lines.append(_line(f"{PATTERN_NAMES[name]}: mAP", _run_means(rows, "mAP")))
         if name != CLEAN:
-            lines.append(_line("  relative drop", _run_means(rows, "drop")))
+            lines.append(_line(f"{PATTERN_NAMES[name]}: drop", _run_means(rows, "drop")))
     return _grid(title, lines, [""] * len(lines))
 
 
 def _transfer_grid(title: str, part: pd.DataFrame) -> Grid:
+    same = (part["own"] == 0) & (part["maker_method"] == part["method"])
+    part = part.assign(maker_method=part["maker_method"].mask(same, "another run of its method"))
     lines = [
         _line(title_of(name), _run_means(rows, "drop")) for name, rows in _parts(part, "maker_method", list(METHODS))
     ]
@@ -204,7 +236,7 @@ def _run_means(rows: pd.DataFrame, key: str) -> "pd.Series[float]":
 
 
 def stress_figure(rows: pd.DataFrame) -> str:
-    """Return mAP against severity as SVG text, a panel per shift and a line per method, of one source, target and side.
+    """Return mAP against severity as SVG text, a panel per shift and a line per method, of one block of `stress_table`.
 
     The band: plus and minus one standard deviation over seeds; with one seed the 95 % interval over query identities.
     """
@@ -227,23 +259,31 @@ def stress_figure(rows: pd.DataFrame) -> str:
             axes.set_title(shift, fontsize=9)
             axes.set_ylim(bottom=0)
             axes.grid(True)
+        panels[7].tick_params(labelbottom=True)  # below it is the legend
         figure.supxlabel("severity", fontsize=9)
         figure.supylabel("mAP in %", fontsize=9)
         _legend(panels[len(SHIFT_ORDER) - 1], style)
 
     first = rows.iloc[0]
-    return _svg(draw, (9.0, 6.2), f"mAP against severity of {first['target']}, trained on {first['source']}")
+    band = "± std over seeds" if rows["seed"].nunique() > 1 else "95 % over query identities"
+    about = f"{first['source']} on {first['target']}{_seen(rows)}, {SIDES[first['where']]} shifted; band: {band}"
+    return _svg(draw, (9.0, 6.4), about)
 
 
-def attack_figure(groups: dict[str, pd.DataFrame]) -> str:
-    """Return mAP under each pattern as SVG text: a panel for each group of targets, a row per method, a mark per pattern."""
+def attack_figure(groups: dict[str, pd.DataFrame], about: str) -> str:
+    """Return mAP under each pattern as SVG text: a panel for each group of targets, a row per method, a mark per pattern.
+
+    about: what stands above it.
+    """
     marks = dict(zip(PATTERN_ORDER, "ox+^vsD", strict=True))
     colours = dict(
         zip(PATTERN_ORDER, ("#222222", "#7d8790", "#7d8790", "#a68a0d", "#1f9d78", "#d9730d", "#d64550"), strict=True)
     )
 
     def draw(figure: "Figure") -> None:
-        for axes, (title, rows) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        for axes, (title, rows) in zip(
+            figure.subplots(1, len(groups), squeeze=False, sharex=True)[0], groups.items(), strict=True
+        ):
             methods = _ordered(rows["method"], list(METHODS))[::-1]
             for name, part in _parts(rows, "pattern", PATTERN_ORDER):
                 mean = _run_means(part, "mAP").groupby("method").mean()
@@ -262,7 +302,7 @@ def attack_figure(groups: dict[str, pd.DataFrame]) -> str:
         figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
 
     tallest = max((part["method"].nunique() for part in groups.values()), default=1)
-    return _svg(draw, (4.2 * max(1, len(groups)), 1.5 + 0.36 * tallest), "mAP under each pattern")
+    return _svg(draw, (4.2 * max(1, len(groups)), 1.8 + 0.36 * tallest), f"{about}: mAP under each pattern")
 
 
 def _some(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -274,10 +314,10 @@ def _some(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def _alike(rows: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return per source and target the rows made like most of its rows (of equals, the latest), and what was left out."""
-    columns = ["hash", "backbone", "version", "source_data", "data", *[table] * bool(table)]
+    """Return per source, backbone and target the rows made like most of its rows (of equals, the latest), and what was left out."""
+    columns = ["hash", "version", "source_data", "data", *[table] * bool(table)]
     key = rows[columns].agg("/".join, axis=1)
-    where = rows["source"] + " on " + rows["target"]
+    where = rows["source"] + ", " + rows["backbone"] + " on " + rows["target"]
     groups = rows.groupby([where.rename("where_"), key.rename("key")])["date"].agg(["size", "max"]).reset_index()
     best = groups.sort_values(["size", "max"], kind="stable").drop_duplicates("where_", keep="last").set_index("where_")["key"]  # fmt: skip
     alike = key == where.map(best)
@@ -328,16 +368,17 @@ def _legend(axes: "Axes", style: dict[str, Style]) -> None:
     axes.legend(loc="center", frameon=False, fontsize=9)
 
 
-def _svg(draw: Callable[["Figure"], None], size: tuple[float, float], alt: str) -> str:
+def _svg(draw: Callable[["Figure"], None], size: tuple[float, float], about: str) -> str:
     """Return a figure on white as SVG text, the same for the same input, for a README and a paper."""
     import matplotlib
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": alt, "font.size": 8, "axes.spines.top": False,
+    settings = {"svg.fonttype": "none", "svg.hashsalt": about, "font.size": 8, "axes.spines.top": False,
                 "axes.spines.right": False, "grid.alpha": 0.25, "grid.linewidth": 0.5}  # fmt: skip
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(about, fontsize=9)
         draw(figure)
-        figure.savefig(text, format="svg", metadata={"Date": None, "Title": alt})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Title": about})
     return text.getvalue()

@@ -1,6 +1,6 @@
 """Rows of robustness: what a changed image costs a run, in stress.csv and attack.csv of its folder. No torch here.
 
-Each row carries the provenance of the target's row in results.csv. A file is rewritten whole after every measurement, so
+Each row says which run and images it is of, as the target's row in results.csv, and with what it was measured itself. A file is rewritten whole after every measurement, so
 an interrupted command goes on where it stopped.
 """
 
@@ -12,7 +12,8 @@ from reidgen.errors import RunError
 from reidgen.files import write_text
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split. mAP_se is
-# the standard error of mAP over query identities, empty where there is one identity. date: that of the measurement.
+# the standard error of mAP over query identities, empty where there is one identity. version, commit, torch, device, date:
+# those of the measurement (in results.csv all but the date are those of the training).
 _SCORES = {"mAP": "float64", "mAP_se": "float64", "rank1": "float64", "drop": "float64", "queries": "int64"}
 _WHO = {"source": "str", "target": "str", "seen": "int64", "split": "int64", "method": "str", "backbone": "str", "seed": "int64"}  # fmt: skip
 _MADE = dict.fromkeys(
