@@ -4,9 +4,11 @@ For measuring how robust one's own models are. A pattern is a whole number of gr
 perturbed image is again an ordinary 8-bit image, and the bound holds to the last bit: after clipping to 0..255 no pixel
 has moved by more than `bound` grey levels.
 Shapes: N training images, B images of a batch, C identities, D features, H x W pixels.
+Source: the authors' public code [A], see `reidgen.robustness.attack_losses`.
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -23,12 +25,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from reidgen.data.batches import Source, load_source, standardize, stream_seed, to_float
+from reidgen.data.batches import Source, load_source, source_digest, standardize, stream_seed, to_float
 from reidgen.data.drawing import Dice
+from reidgen.data.images import decode
 from reidgen.data.manifest import load_prepared
 from reidgen.devices import choose_device, device_name, memory_format
-from reidgen.errors import RecipeError, unknown
-from reidgen.evaluation import embed, load_network
+from reidgen.errors import DataError, RecipeError, unknown
+from reidgen.evaluation import embed, load_network, refuse_shared_images, tested_part
 from reidgen.files import replacing, write_text
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import rank
@@ -41,7 +44,7 @@ from reidgen.runs import Progress, Run, now, provenance
 BOUND = 10  # grey levels of 255 [A]
 BATCH = 64
 EPOCHS = 100  # at most
-PATIENCE = 5  # epochs without growth of the held-out effect [A] ...
+PATIENCE = 5  # epochs without growth of the held-out effect ([A] stops at the sixth) ...
 GROWTH = 0.005  # ... by so much; without it the last hundredth takes most of the time
 HELD_OUT = 0.2  # of the training identities
 CONTROLS = {"noise": 0, "blocks": 16}  # random signs: of every pixel; of squares, so many to the image's height
@@ -50,7 +53,10 @@ Pattern = NDArray[np.int16]  # (H, W, 3), grey levels
 
 @dataclass(frozen=True)
 class Found:
-    """A pattern and how it was found: `effects` is the relative drop of the held-out mAP after each epoch."""
+    """A pattern and how it was found: `effects` is the relative drop of the held-out mAP after each epoch.
+
+    Held out from the search, that is: the network was trained on these people too.
+    """
 
     pattern_HWC: Pattern
     effects: list[float]
@@ -68,7 +74,10 @@ def perturb(pixels_NHWC: NDArray[np.uint8], pattern_HWC: Pattern) -> NDArray[np.
 
 
 def fit_pattern(pattern_HWC: Pattern, height: int, width: int) -> Pattern:
-    """Return the pattern at another size, bilinear (of which no value is beyond those around it), in whole grey levels."""
+    """Return the pattern at another size, bilinear (of which no value is beyond those around it), in whole grey levels.
+
+    Differences from [A]: there the corners are aligned, and nothing is rounded.
+    """
     if pattern_HWC.shape[:2] == (height, width):
         return pattern_HWC
     channels = torch.from_numpy(pattern_HWC).permute(2, 0, 1)[None].double()
@@ -91,21 +100,33 @@ def control_pattern(name: str, *, bound: int, height: int, width: int) -> Patter
 
 
 def find_pattern(
-    network: ReIDNet, source: Source, *, loss: str, bound: int, seed: int, dtype: str, report: Progress
+    network: ReIDNet,
+    source: Source,
+    *,
+    loss: str,
+    bound: int,
+    seed: int,
+    dtype: str,
+    state: Path | None = None,
+    report: Progress,
 ) -> Found:
     """Return the pattern that spoils the rankings of a trained network, found on its source's training images alone.
 
     A fifth of the identities is held out. The centres that stand for a gallery are those of the other identities: the
-    mean of an identity's clean embeddings, normalised. Difference from [A], where no labels exist and k-means finds 512
-    centres: whoever trained a ReID network has the labels. Each step takes B images, adds the pattern, clips to 0..1 and
+    mean of an identity's clean embeddings, normalised. Each step takes B images, adds the pattern, clips to 0..1 and
     follows the sign of the accumulated gradient (momentum 1, each gradient divided by its L1 norm) by a tenth of the
-    bound, times exp(-0.01) per epoch [A]. The start is a tenth of the bound with random signs (0 in [A], where the
-    point-wise loss has no slope). After each epoch the pattern is rounded to grey levels and its effect measured: how
-    far mAP falls among the held-out images, each a perturbed query against all the other clean ones. The best pattern
-    is returned once it has not grown by GROWTH for PATIENCE epochs; [A] stops by the effect on the test sets.
+    bound, times exp(-0.01) per epoch [A]. After each epoch the pattern is rounded to grey levels and its effect
+    measured: how far mAP falls among the held-out images, each a perturbed query against all the other clean ones. The
+    best pattern is returned once it has not grown by GROWTH for PATIENCE epochs.
+    Differences from [A]: there k-means finds 512 centres without labels (whoever trained a ReID network has the
+    labels), and they are not normalised; a batch is one image, of a random size; the start is 0, where the point-wise
+    loss has no slope, ours a tenth of the bound with random signs; an epoch begins with half the pattern where more
+    than half of it is at the bound and that share stands still (MI_SGD.rescale), ours goes on as it is; the effect is
+    that on the test sets, of a pattern that is not rounded; the sixth epoch without any growth is the last.
 
     network: in evaluation mode; its parameters stop asking for gradients. loss: a name of LOSSES. bound: grey levels.
-    On a CPU the same seed gives the same bits.
+    state: a file that holds the search after each epoch; one that this search left there is gone on with, another one
+    ignored. On a CPU the same seed gives the same bits, however often the search was interrupted.
     """
     network.requires_grad_(False)
     device = next(network.parameters()).device
@@ -116,26 +137,65 @@ def find_pattern(
     fit_N, held_N = (np.flatnonzero(np.isin(label_N, held, invert=invert)) for invert in (True, False))
     centre_CD = identity_centres(clean_ND[torch.from_numpy(fit_N).to(device)], label_N[fit_N])
     shape = pixels_NHWC.shape[1:3]
-    start = control_pattern("noise", bound=1, height=shape[0], width=shape[1])
-    delta = (torch.from_numpy(start).permute(2, 0, 1)[None].float() * bound / 2550).to(device)
-    velocity, limit = torch.zeros_like(delta), bound / 255
-    best, effects = start, []
-    for epoch in range(EPOCHS):
+    start = torch.from_numpy(control_pattern("noise", bound=1, height=shape[0], width=shape[1]))
+    delta = (start.permute(2, 0, 1)[None].float() * bound / 2550).to(device)
+    asked = {"loss": loss, "bound": bound, "seed": seed, "source_data": source.digest}
+    search = _Search(delta, torch.zeros_like(delta), start, [])
+    if state and (left := _read_search(state, asked, device)):
+        search = left
+    for _ in search.effects:
+        chance.permutation(fit_N)  # the orders that are used up
+    limit = bound / 255
+    while (epoch := len(search.effects)) < _epochs_expected(search.effects):
         order = torch.from_numpy(chance.permutation(fit_N))
         for first in range(0, len(order), BATCH):
             batch = order[first : first + BATCH]
             images = to_float(pixels_NHWC[batch].to(device)).contiguous(memory_format=memory_format(device))
-            gradient = pattern_gradient(network, images, delta, clean_BD=clean_ND[batch.to(device)], centre_CD=centre_CD, loss=loss)  # fmt: skip
-            velocity += gradient / gradient.abs().sum().clamp_min(1e-30)
-            delta = (delta - limit / 10 * math.exp(-0.01 * epoch) * velocity.sign()).clamp(-limit, limit)
-        pattern = (255 * delta[0]).round().permute(1, 2, 0).to(torch.int16).cpu().numpy()
-        effects.append(_held_out_effect(network, source, clean_ND, held_N, pattern, dtype=dtype))
-        report(f"{loss}-wise pattern, held-out drop {100 * max(effects):.0f} %", epoch + 1, EPOCHS)
-        if effects[-1] == max(effects):
-            best = pattern
-        if max(effects) < max(effects[:-PATIENCE], default=-1.0) + GROWTH:
-            break
-    return Found(np.ascontiguousarray(best), effects)
+            gradient = pattern_gradient(network, images, search.delta, clean_BD=clean_ND[batch.to(device)], centre_CD=centre_CD, loss=loss)  # fmt: skip
+            search.velocity += gradient / gradient.abs().sum().clamp_min(1e-30)
+            step = limit / 10 * math.exp(-0.01 * epoch) * search.velocity.sign()
+            search.delta = (search.delta - step).clamp(-limit, limit)
+        pattern_HWC = (255 * search.delta[0]).round().permute(1, 2, 0).to(torch.int16).cpu()
+        search.effects.append(_held_out_effect(network, source, clean_ND, held_N, pattern_HWC.numpy(), dtype=dtype))
+        if search.effects[-1] == max(search.effects):
+            search.best_HWC = pattern_HWC
+        if state:
+            _write_search(state, asked, search)
+        what = f"{loss}-wise pattern, drop among trained people {100 * max(search.effects):.0f} %"
+        report(what, len(search.effects), _epochs_expected(search.effects))
+    return Found(np.ascontiguousarray(search.best_HWC.numpy()), search.effects)
+
+
+def _epochs_expected(effects: list[float]) -> int:
+    """Return after how many epochs the search ends if the effect grows no more."""
+    reached = (epoch for epoch, effect in enumerate(effects, start=1) if max(effects) < effect + GROWTH)
+    return min(EPOCHS, next(reached, 0) + PATIENCE)
+
+
+@dataclass
+class _Search:
+    """Where a search stands: the pattern in 0..1 and its velocity, (1, 3, H, W); the best one yet, in grey levels."""
+
+    delta: Tensor
+    velocity: Tensor
+    best_HWC: Tensor
+    effects: list[float]
+
+
+def _write_search(file: Path, asked: dict[str, object], search: _Search) -> None:
+    buffer = io.BytesIO()  # so that a full disk meets our own write, with its clear error
+    torch.save({"asked": asked, **vars(search)}, buffer)
+    with replacing(file) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def _read_search(file: Path, asked: dict[str, object], device: torch.device) -> _Search | None:
+    try:
+        kept = torch.load(file, map_location=device, weights_only=True)
+        search = _Search(kept["delta"], kept["velocity"], kept["best_HWC"].cpu(), kept["effects"])
+        return search if kept["asked"] == asked else None
+    except Exception:  # torch raises anything, from UnpicklingError to IndexError, for a damaged file
+        return None  # begun anew
 
 
 def pattern_gradient(
@@ -176,43 +236,66 @@ def _held_out_effect(
 def load_pattern(
     run: Run, loss: str, *, bound: int = BOUND, data: Path, device: str = "auto", report: Progress
 ) -> Pattern:
-    """Return the run's pattern for a loss and bound, found on the first call.
+    """Return the run's pattern for a loss and bound, found on the first call; an interrupted search goes on.
 
-    It is kept in <run>/attack/<loss>-<bound>.safetensors (tensor `pattern`, int16 (H, W, 3), grey levels), .png (a view:
-    grey is 0, black and white are the bound, four times as large) and .json, the proof, which says how it was found.
+    It is kept in <run>/attack/<loss>-<bound>.safetensors (tensor `pattern`, int16 (H, W, 3), grey levels), .png (a
+    view: grey is 0, black and white are the bound, four times as large) and .json, the proof, which says how it was
+    found (`held_out_drop`: after each epoch, among people held out from the search, not from the network's training).
+    Until then <loss>-<bound>.state.pt holds the search.
     """
-    place = run.folder / "attack" / f"{loss}-{bound}"
-    tensor, proof, view = (place.with_suffix(suffix) for suffix in (".safetensors", ".json", ".png"))
-    if (kept := _kept_pattern(tensor, proof)) is not None:
+    recipe, place = run.recipe(), run.folder / "attack" / f"{loss}-{bound}"
+    tensor, proof, view, state = (place.with_suffix(end) for end in (".safetensors", ".json", ".png", ".state.pt"))
+    asked = {"loss": loss, "bound": bound, "seed": recipe.seed, "source_data": _source_data(run, data)}
+    if (kept := _kept_pattern(tensor, proof, asked)) is not None:
+        try:
+            decode(view)
+        except DataError:
+            _write_view(view, kept, bound)
         return kept
-    recipe = run.recipe()
     network, source = load_network(run, choose_device(device)), load_source(recipe, data=data, report=report)
+
+    def told(what: str, done: int, total: int) -> None:
+        report(f"{_name(run)}: {what}", done, total)
+
     with run.lock():
         found = find_pattern(
-            network, source, loss=loss, bound=bound, seed=recipe.seed, dtype=recipe.dtype, report=report
+            network, source, loss=loss, bound=bound, seed=recipe.seed, dtype=recipe.dtype, state=state, report=told
         )
         with replacing(tensor) as temporary:
             save_file({"pattern": torch.from_numpy(found.pattern_HWC)}, temporary)
-        with replacing(view) as temporary:
-            grey = np.rint(127.5 + found.pattern_HWC * (127.5 / bound)).astype(np.uint8)
-            enlarged = (4 * grey.shape[1], 4 * grey.shape[0])
-            Image.fromarray(grey).resize(enlarged, Image.Resampling.NEAREST).save(temporary, "PNG")
+        _write_view(view, found.pattern_HWC, bound)
         facts = {
-            "loss": loss, "bound": bound, "seed": recipe.seed, "digest": digest_of(found.pattern_HWC),
-            "held_out_drop": [round(effect, 4) for effect in found.effects], "source_data": source.digest[:8],
+            **asked, "digest": digest_of(found.pattern_HWC),
+            "held_out_drop": [round(effect, 4) for effect in found.effects],
             **provenance(), "torch": torch.__version__, "device": device_name(choose_device(device)), "date": now(),
         }  # fmt: skip
         write_text(proof, json.dumps(facts, indent=1) + "\n")
+        state.unlink(missing_ok=True)
     return found.pattern_HWC
 
 
-def _kept_pattern(tensor: Path, proof: Path) -> Pattern | None:
+def _source_data(run: Run, data: Path) -> str:
+    """Return 8 digits that stand for the source as prepared here; of a run from elsewhere, as trained on."""
     try:
-        digest = json.loads(proof.read_text(encoding="utf-8"))["digest"]
+        return source_digest(run.recipe(), data=data)[:8]
+    except DataError:
+        return str(run.facts()["source_data"])[:8]
+
+
+def _kept_pattern(tensor: Path, proof: Path, asked: dict[str, object]) -> Pattern | None:
+    try:
+        facts = json.loads(proof.read_text(encoding="utf-8"))
         pattern: Pattern = load_file(tensor)["pattern"].numpy()
+        return pattern if facts == {**facts, **asked, "digest": digest_of(pattern)} else None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None  # found again
-    return pattern if digest_of(pattern) == digest else None
+
+
+def _write_view(view: Path, pattern_HWC: Pattern, bound: int) -> None:
+    with replacing(view) as temporary:
+        grey = np.rint(127.5 + pattern_HWC * (127.5 / bound)).astype(np.uint8)
+        enlarged = (4 * grey.shape[1], 4 * grey.shape[0])
+        Image.fromarray(grey).resize(enlarged, Image.Resampling.NEAREST).save(temporary, "PNG")
 
 
 def digest_of(pattern_HWC: Pattern) -> str:
@@ -236,15 +319,22 @@ def attack(
     The gallery stays clean. Patterns: none, both controls, and for each loss the one of every run in `makers` (by default
     of the run itself), at the run's size. bound: 1 to 255 grey levels.
     Only what is missing is found and measured. Raises RecipeError for an unknown loss or a bound out of range, RunError
-    for a maker that is not finished, and what `evaluate` raises.
+    for a run or maker that is not finished, and what `evaluate` raises. What needs no long work to be refused is
+    refused before any.
     """
     for loss in losses:
         if loss not in LOSSES:
             raise RecipeError(unknown("loss", loss, LOSSES))
     if not 1 <= bound <= 255:
         raise RecipeError(f"the bound must be 1 to 255 grey levels; got {bound}")
-    digests = {target: load_prepared(target, data).digest[:8] for target in targets}  # before any long work
+    for one in (run, *makers):
+        one.facts()
     recipe, file = run.recipe(), run.folder / "attack.csv"
+    digests = {}
+    for target in targets:
+        prepared = load_prepared(target, data)
+        refuse_shared_images(recipe, target, tested_part(prepared), data=data)
+        digests[target] = prepared.digest[:8]
     size = {"height": recipe.height, "width": recipe.width}
     patterns: dict[tuple[str, str, str], Pattern] = {(CLEAN, "", ""): np.zeros((*size.values(), 3), np.int16)}
     for name in CONTROLS:

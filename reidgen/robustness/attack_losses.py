@@ -17,7 +17,7 @@ PAIRS_AT_ONCE = 1 << 24  # bounds the memory of `lambda_gradient`
 
 
 def point_loss(feature_BD: Tensor, clean_BD: Tensor, centre_CD: Tensor) -> Tensor:
-    """Return the cosine between the perturbed and the clean feature: the point-wise baseline [A]."""
+    """Return the cosine between the perturbed and the clean feature: the point-wise baseline [A] (there in 0..1)."""
     return (feature_BD * clean_BD).sum(1).mean()
 
 
@@ -56,8 +56,10 @@ def lambda_gradient(score_BC: Tensor, place_BC: Tensor) -> Tensor:
     place i < place j, where j should stand first, w = |change of NDCG if they swapped| * sigmoid(s_i - s_j) is added to
     i and taken from j, so that descent lowers s_i and lifts s_j. NDCG's discounts are 1 / log2(1 + rank) by the scores as
     they are; equal scores keep their order.
-    Source: Burges, From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82. Difference from [A]: there all gains are 1 and
-    each pair counts in both orders, so that places do not matter; the paper's Eq. 7 has the order, as its authors say.
+    Source: Burges, From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82. Differences from [A]: there all gains are
+    1 and each pair counts in both orders, so that places do not matter (the paper's Eq. 7 has the order, as its
+    authors say); and the first factor of w is |log2(1 + rank i) - log2(1 + rank j)| / ideal DCG there, here the change
+    of NDCG itself, a difference of 1 / log2.
     """
     rows = max(1, PAIRS_AT_ONCE // score_BC.shape[1] ** 2)
     starts = range(0, len(score_BC), rows)
