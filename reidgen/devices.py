@@ -1,6 +1,7 @@
 """Where the work runs, and what that machine is called."""
 
 import math
+import os
 import platform
 from pathlib import Path
 
@@ -36,12 +37,16 @@ def devices_of(name: str) -> list[str]:
 
 
 def free_memory(device: torch.device) -> float:
-    """Return the bytes that are free on the device; infinite where a CPU's system does not say."""
+    """Return the bytes that are free on the device; infinite where a CPU's system does not say.
+
+    The computer's are divided by torchrun's processes, which ask at the same time.
+    """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        free = 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        return free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     except (OSError, StopIteration):
         return math.inf
 

@@ -7,6 +7,7 @@ without a message; it is multiplied by the number of ranks, as the mean over ran
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -55,6 +56,11 @@ def joined(device: str) -> Iterator[torch.device]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield place
+    except ReidgenError:
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # torchrun ends all processes when one has died: first our sentence
+        raise
     finally:
         distributed.destroy_process_group()
 

@@ -125,7 +125,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-            for left in self.folder.glob(".*.part"):  # by a process that was killed
+            for left in self.folder.rglob(".*.part"):  # by a process that was killed
                 left.unlink(missing_ok=True)
         except filelock.Timeout as error:
             raise RunError(
@@ -139,33 +139,36 @@ class Run:
             lock.release()
 
     def evaluated(self, target: str, digest: str) -> bool:
-        """Return whether results.csv holds rows of `target` for the index with this digest."""
+        """Return whether results.csv holds rows of `target` for the index with this digest, and its queries are there too."""
         rows = read_csv(self.results)
-        return bool(((rows["target"] == target) & (rows["data"] == digest[:8])).any())
+        return self.per_query.is_file() and bool(((rows["target"] == target) & (rows["data"] == digest[:8])).any())
 
     def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame) -> None:
         """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock."""
-        old = read_csv(self.results)
-        kept, text = self._queries_but(target), per_query.to_csv(index=False, float_format="%.6g")
+        text = per_query.to_csv(index=False, float_format="%.6g")
+        titles, _, lines = text.partition("\n")
+        kept, old = self._queries_but(target, titles), read_csv(self.results)
         if kept:
-            text = text.partition("\n")[2]  # the titles are there
+            text = lines
+        else:
+            old = old.iloc[:0]  # rows without their queries are evaluated again
         with replacing(self.per_query) as temporary:
             temporary.write_bytes(kept + gzip.compress(text.encode(), mtime=0))
         write_text(
             self.results, to_csv(pd.concat([part for part in (old[old["target"] != target], rows) if len(part)]))
         )
 
-    def _queries_but(self, target: str) -> bytes:
+    def _queries_but(self, target: str, titles: str) -> bytes:
         """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be joined."""
         try:
             packed = self.per_query.read_bytes()
             lines = gzip.decompress(packed).decode().splitlines(keepends=True)
         except FileNotFoundError:
             return b""
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise self._damaged(self.per_query) from error
-        if not lines or not lines[0].startswith("target,split,"):
-            raise self._damaged(self.per_query)
+        except (OSError, EOFError, zlib.error, ValueError):
+            lines = []
+        if not lines or lines[0].rstrip("\n") != titles:
+            raise RunError(f"{self.per_query} is damaged; remove it and evaluate again")
         kept = [line for line in lines if not line.startswith(f"{target},")]
         return packed if len(kept) == len(lines) else gzip.compress("".join(kept).encode(), mtime=0)
 

@@ -26,8 +26,8 @@ QUERIES, GALLERY, PER_PERSON = 200, 19_281, 20  # Market-1501's gallery
 
 @dataclass(frozen=True)
 class Speed:
-    """One measured speed. limit: the same unit, what the machine's matrix product alone would allow; None where the row
-    is a limit itself. data: the share of a training step that draws, reads and augments the batch, a fraction."""
+    """One measured speed. limit: the same unit, what the machine's matrix product alone would allow (of "batches": its
+    copy); None where the row is a limit itself. data: the share of a training step that is spent on its batch, a fraction."""
 
     what: str
     method: str
@@ -43,12 +43,14 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
     The pixels are noise, the weights random: neither changes the time. Each row is the best of repeated runs after one
     to warm up. The limit of a row is the speed at which this machine, in the same run, multiplies large float32 (or
     bfloat16) matrices, divided by the floating point operations that PyTorch counts in the work (convolutions and
-    products, forward and backward); pooling, normalization, losses and memory traffic make up the difference.
+    products, forward and backward); pooling, normalization, losses and memory traffic make up the difference. Batches
+    (drawn, read, augmented) read a byte and write a float32 per value: their limit is the speed of a large copy.
     Raises RecipeError for an unknown method or device.
     """
     place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza")
     kinds = [recipe.change(method=name) for name in methods]
     steps = 3 + 2 * len(methods)
+    data = 0.0
     report("speed: matrix product and copy", 0, steps)
     flops, copied = _matrix_product(place, recipe.dtype), _copy(place)
     rows = [
@@ -60,7 +62,11 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
         report(f"speed: {kind.method}", 2 + 2 * number, steps)
         trainer = Trainer(kind, source, Run(Path("none")), place)
         features = trainer.network.backbone.channels[-1]
-        rows += [_training(trainer, flops), _embedding(trainer, flops)]
+        if not number:
+            data = _batches(trainer)
+            limit = copied / (5 * 3 * recipe.height * recipe.width)
+            rows.append(Speed("batches", "", recipe.batch / data, "images/s", limit))
+        rows += [_training(trainer, flops, data), _embedding(trainer, flops)]
     report("speed: ranking", steps - 1, steps)
     return [*rows, _ranking(features, place)]
 
@@ -102,11 +108,16 @@ def _wait(device: torch.device) -> None:
 
 
 def _matrix_product(device: torch.device, dtype: str) -> float:
-    """Return the floating point operations per second of a large product."""
+    """Return the floating point operations per second of a large product, in TF32 where convolutions use it."""
     rows = MATRIX[device.type]
     left, right = (torch.rand(rows, rows, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     out = torch.empty_like(left)
-    return 2 * rows**3 / seconds(lambda: torch.mm(left, right, out=out), device)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if torch.backends.cudnn.allow_tf32 else "highest")
+    try:
+        return 2 * rows**3 / seconds(lambda: torch.mm(left, right, out=out), device)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _copy(device: torch.device) -> float:
@@ -125,29 +136,32 @@ def _noise(recipe: Recipe) -> Source:
     return Source((pixels,), np.arange(len(label_N)), label_N, zero_N, zero_N, classes=classes, single=0, digest="")
 
 
-def _training(trainer: Trainer, flops: float) -> Speed:
-    recipe, source, device = trainer.recipe, trainer.source, trainer.device
-    pixels_NHWC, label_N = source.pixels_NHWC.to(device), torch.from_numpy(source.label_N)
-    batches = epoch_batches(source.label_N, source.domain_N, recipe=recipe.change(batches_per_epoch=4), epoch=0)
-    index_B = torch.from_numpy(batches[0])
-
-    def pick() -> Tensor:
-        return pixels_NHWC[index_B.to(device, non_blocking=True)]
+def _batches(trainer: Trainer) -> float:
+    """Return the seconds that a batch takes before the network: drawn, read from the device's memory, augmented."""
+    recipe, source, device = trainer.recipe.change(batches_per_epoch=4), trainer.source, trainer.device
+    pixels_NHWC, index_B = source.pixels_on(device), torch.arange(recipe.batch)
 
     def draw() -> None:
         drawn = draw_augmentation(recipe, step=0).to(device, non_blocking=True)
-        augment(pick(), drawn).contiguous(memory_format=memory_format(device))
+        pixels_BHWC = pixels_NHWC[index_B.to(device, non_blocking=True)]
+        augment(pixels_BHWC, drawn).contiguous(memory_format=memory_format(device))
+
+    order = seconds(lambda: epoch_batches(source.label_N, source.domain_N, recipe=recipe, epoch=0), device) / 4
+    return order + seconds(draw, device)
+
+
+def _training(trainer: Trainer, flops: float, data: float) -> Speed:
+    recipe, source, device = trainer.recipe, trainer.source, trainer.device
+    pixels_NHWC, label_B = source.pixels_on(device), torch.from_numpy(source.label_N[: recipe.batch])
+    index_B = torch.arange(recipe.batch)
 
     def step() -> None:
-        trainer.learn(pick(), label_N[index_B])
+        trainer.learn(pixels_NHWC[index_B.to(device, non_blocking=True)], label_B)
 
     trainer.network.train()
     step()  # here --compile compiles
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         step()
-    drawing = recipe.change(batches_per_epoch=4)
-    data = seconds(draw, device)
-    data += seconds(lambda: epoch_batches(source.label_N, source.domain_N, recipe=drawing, epoch=0), device) / 4
     whole = seconds(step, device)
     limit = recipe.batch * flops / counter.get_total_flops()
     return Speed("training", recipe.method, recipe.batch / whole, "images/s", limit, data / whole)

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pickle
+import shutil
 import signal
 import threading
 import time
@@ -77,8 +78,9 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
 
 
 def _begin(run: Run, recipe: Recipe) -> None:
-    for older in (run.results, run.per_query):  # of weights that are gone
-        older.unlink(missing_ok=True)
+    for older in (run.results, run.per_query, run.folder / "stress.csv", run.folder / "attack.csv"):
+        older.unlink(missing_ok=True)  # of weights that are gone
+    shutil.rmtree(run.folder / "attack", ignore_errors=True)
     write_text(run.recipe_file, recipe.to_toml())
 
 
@@ -93,6 +95,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, source: Source, run: Run, device: torch.device) -> None:
         self.recipe, self.source, self.run, self.device = recipe, source, run, device
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape
         self.method = get_method(recipe.method)
         self.per_epoch = batches_per_epoch(recipe, len(source.label_N))
         self.steps = self.per_epoch * recipe.epochs
@@ -159,6 +162,8 @@ class Trainer:
                     saved = time.monotonic()
                 began = time.monotonic()
         parallel.first(self._finish)
+        if any(parallel.any_rank(stop.is_set())):  # since the last step
+            raise InterruptedRunError(f"stopped; {self.run.folder} is complete, the same command goes on behind it")
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         """Yield the image numbers of every batch from this step on; a resumed run begins inside an epoch."""
@@ -237,8 +242,8 @@ class Trainer:
         }
 
     def _save(self) -> None:
-        """Write a checkpoint, but never of parameters that are no longer finite."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.network.parameters()):
+        """Write a checkpoint, but never of parameters or losses that are no longer finite."""
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (self.sums, *self.network.parameters())):
             self._refuse()
         parallel.first(self._write_state)
         self.saved = self.step
@@ -262,7 +267,15 @@ class Trainer:
             self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
             self.saved = self.step
             self.sums.copy_(state["sums"])
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        except (
+            pickle.UnpicklingError,
+            RuntimeError,
+            EOFError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise RunError(f"{self.run.state} cannot be read; remove it to begin this run anew ({error})") from error
 
     def _finish(self) -> None:
@@ -292,7 +305,7 @@ def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def run(*inputs: object) -> Tensor:
         try:
             return compiled(*inputs)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
+        except torch._dynamo.exc.TorchDynamoException as error:
             reason = " ".join(str(error).partition("\n\n")[0].split())
             raise RecipeError(f"PyTorch cannot compile on this machine ({reason}); leave out --compile") from error
 

@@ -89,10 +89,13 @@ def check(results: Path) -> None:
 
 
 def outcome(results: Path) -> tuple[dict[str, str], pd.DataFrame]:
-    """Return what must be equal however often a grid was killed: the weights' digests, and the rows without their date."""
+    """Return what must be equal however often a grid was killed: the digests of the weights and of every query's numbers,
+    and the rows without their date."""
+    read = {"weights.safetensors": Path.read_bytes, "per_query.csv.gz": lambda path: gzip.decompress(path.read_bytes())}
     weights = {
-        str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(results.rglob("weights.safetensors"))
+        str(path.relative_to(results)): hashlib.sha256(content(path)).hexdigest()
+        for name, content in read.items()
+        for path in sorted(results.rglob(name))
     }
     files = sorted(results.glob("runs/*/*/results.csv"))
     rows = [pd.read_csv(path).drop(columns="date") for path in files]
@@ -116,7 +119,7 @@ def prove(what: str, words: list[str], work: Path) -> dict[str, object]:
             # at most five times in one folder: it must also come to its end
             after = chance.uniform(0, takes) if here < 5 and kills < KILLS else 1e9
         found = outcome(results)
-        assert found[0] == expected[0], f"{what}: other weights after {here} kills"
+        assert found[0] == expected[0], f"{what}: other weights or queries after {here} kills"
         pd.testing.assert_frame_equal(found[1], expected[1])
         check(results)
         shutil.rmtree(results)

@@ -139,6 +139,37 @@ def test_any_layout_and_bfloat16_give_the_same(make: Callable[[int], nn.Module],
             assert (found.float() - value).norm() < bound * value.norm(), layout
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("make", [lambda channels: SNR(channels), InstanceNorm2d, SwitchableNorm2d])
+def test_a_mean_far_above_the_deviation_costs_no_precision(
+    make: Callable[[int], nn.Module], layout: torch.memory_format
+) -> None:
+    """The same in float64 is the truth; torch's own Instance Norm is as far from it."""
+    torch.manual_seed(0)
+    module = random_snr(8, make(8))
+    images, weight = torch.randn(4, 8, 32, 16) * 2 + 100, torch.randn(4, 8, 32, 16)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        inputs = images.to(dtype).contiguous(memory_format=layout).requires_grad_()
+        found.append(torch.autograd.grad((module.to(dtype)(inputs) * weight.to(dtype)).sum(), inputs)[0])
+    assert (found[0] - found[1]).norm() < 1e-4 * found[1].norm()
+
+
+def test_a_mixture_of_switchable_norm_equals_its_equation() -> None:
+    torch.manual_seed(0)
+    switch = random_snr(6, SwitchableNorm2d(6))
+    images = torch.randn(4, 6, 5, 3) * torch.tensor([1e-4, 1, 2, 3, 4, 5]).view(1, 6, 1, 1) + torch.randn(4, 6, 1, 1)
+    means = [images.mean(dim, keepdim=True) for dim in ((2, 3), (1, 2, 3), (0, 2, 3))]
+    variances = [images.var(dim, correction=0, keepdim=True) for dim in ((2, 3), (1, 2, 3), (0, 2, 3))]
+    mean, var = (
+        sum(w * value for w, value in zip(torch.softmax(weights, 0), values, strict=True))
+        for weights, values in ((switch.mean_weight, means), (switch.var_weight, variances))
+    )
+    scale, bias = (values.view(1, 6, 1, 1) for values in (switch.weight, switch.bias))
+    expected = (images - mean) / (var + switch.eps).sqrt() * scale + bias
+    torch.testing.assert_close(switch(images), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("offset", [0.0, 5.0])
 def test_instance_norm_equals_torch(offset: float) -> None:
     torch.manual_seed(0)

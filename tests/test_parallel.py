@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import quiet
+from conftest import SMALL, quiet
 
 from reidgen import parallel, training
 from reidgen.data.batches import epoch_batches
@@ -96,6 +96,28 @@ def test_all_ranks_stop_and_fail_together_and_say_the_same(said: list[dict[str, 
     assert "the loss is not finite at step" in str(one["diverged"])
     assert "3 identities cannot be divided over 2 processes; use one of 1, 3" in str(one["odd"])
     assert str(one["blocked"]).startswith("RunError: cannot write in")
+
+
+def test_a_process_that_is_killed_ends_the_others_in_one_sentence(small_data: Path, tmp_path: Path) -> None:
+    driver, recipe = tmp_path / "driver.py", tmp_path / "short.toml"
+    recipe.write_text(SMALL.change(identities=4).to_toml())
+    driver.write_text("""
+import os, signal, sys
+from reidgen import training
+from reidgen.cli import app
+real = training.Trainer.learn
+def learn(self, *args):
+    if os.environ["RANK"] == "1" and self.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, *args)
+training.Trainer.learn = learn
+app(sys.argv[1:])
+""")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)]
+    words = ["train", "--recipe", str(recipe), "--device", "cpu", "--data", str(small_data), "--results", str(tmp_path)]
+    ended = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False, timeout=300)
+    said = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1 and said[0].startswith("error: another process of this training is gone; the same command")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

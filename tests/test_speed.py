@@ -49,11 +49,12 @@ def test_every_row_is_there_and_its_limit_is_the_work_counted_by_hand(
         small_recipe, methods=["baseline", "snr"], device="cpu", report=lambda what, done, of: said.append((done, of))
     )
     assert [(row.what, row.method) for row in rows] == [
-        ("matrix product", "float32"), ("copy", ""), ("training", "baseline"), ("embedding", "baseline"),
+        ("matrix product", "float32"), ("copy", ""), ("batches", ""), ("training", "baseline"), ("embedding", "baseline"),
         ("training", "snr"), ("embedding", "snr"), ("ranking", "210 x 128"),
     ]  # fmt: skip
     assert rows[0].value == 1.0 and all(row.value > 0 for row in rows)
-    for training, embedding in (rows[2:4], rows[4:6]):
+    assert rows[2].limit == pytest.approx(1e9 * rows[1].value / (3 * 5 * small_recipe.height * small_recipe.width))
+    for training, embedding in (rows[3:5], rows[5:7]):
         embeds = counted_by_hand(embedding.method, small_recipe)
         assert embedding.limit == pytest.approx(1e9 / embeds)
         # forward, and backward twice as much, but for the first convolution, whose input needs no gradient
@@ -72,9 +73,9 @@ def test_the_time_is_the_best_of_three_or_more_runs_after_one_to_warm_up(monkeyp
 def test_the_table_is_aligned() -> None:
     rows = [Speed("copy", "", 1234.56, "GB/s"), Speed("training", "snr", 50.0, "images/s", 200.0, 0.031)]
     assert table(rows).splitlines() == [
-        "          method  measured            limit  of limit  data",
-        "copy               1,234.6  GB/s",
-        "training  snr         50.0  images/s  200.0       25%  3.1%",
+        "               measured            limit  of limit  data",
+        "copy            1,234.6  GB/s",
+        "training  snr      50.0  images/s  200.0       25%  3.1%",
     ]
 
 

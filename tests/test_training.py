@@ -214,6 +214,40 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_data: Path, small_recipe:
     assert not list(tmp_path.glob("runs/*/*/done"))
 
 
+def test_a_stop_behind_the_last_step_is_not_lost(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = training.Trainer._end_epoch
+
+    def interrupted(self: training.Trainer, epoch: int) -> None:
+        real(self, epoch)
+        if self.step == self.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.Trainer, "_end_epoch", interrupted)
+    with pytest.raises(InterruptedRunError, match="is complete"):
+        fit(small_recipe, small_data, tmp_path)
+    assert len(list(tmp_path.glob("runs/*/*/done"))) == 1
+
+
+def test_a_checkpoint_of_infinite_losses_is_refused(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a state would be refused at every resumption."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "REPORT_SECONDS", 1e9)
+    real = training.Trainer.learn
+
+    def infinite(self: training.Trainer, *args: torch.Tensor) -> None:
+        real(self, *args)
+        self.sums[0] = torch.inf
+
+    monkeypatch.setattr(training.Trainer, "learn", infinite)
+    with pytest.raises(RunError, match="the loss is not finite at step 1"):
+        fit(small_recipe, small_data, tmp_path)
+    assert not list(tmp_path.glob("runs/*/*/state.pt"))
+
+
 def test_what_cannot_be_trained_says_why(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"market is not prepared in .*reidgen prepare market"):
         fit(small_recipe.change(source="market"), small_data, tmp_path)

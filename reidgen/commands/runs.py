@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from reidgen import __version__
 from reidgen.commands.options import (
     Backbone,
     Compile,
@@ -52,6 +53,10 @@ def train(
         run = run_training(chosen, data=data, results=results, device=device, report=report)
     facts = run.facts()
     out().print(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}", soft_wrap=True)
+    if facts["version"] != __version__:
+        out().print(
+            f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew"
+        )
     if single := facts.get("single"):
         out().print(f"{chosen.source}: {single} identities have a single image and were left out", soft_wrap=True)
     target = next((name for name, everything in map(split_all, chosen.sources) if not everything), "NAME")
@@ -179,6 +184,6 @@ def speed(
     )
     out().print(speed_table(rows), soft_wrap=True)
     out().print(
-        "limit: if this machine did nothing but the work's matrix products, as fast as the one above; data: share of a step "
-        "that draws, reads and augments the batch"
+        "limit: if the machine did nothing but the work's matrix products, as fast as the one above (batches: its copy); "
+        "data: share of a step that draws, reads and augments the batch"
     )

@@ -60,7 +60,11 @@ class Source:
     @functools.cached_property
     def pixels_NHWC(self) -> Tensor:
         """All pixels in memory, uint8 on the CPU; read at the first use."""
-        pixels = torch.empty((len(self.row_N), *self.packs[0].shape[1:]), dtype=torch.uint8)
+        return self.pixels_on(torch.device("cpu"))
+
+    def pixels_on(self, device: torch.device) -> Tensor:
+        """Return all pixels, uint8 (N, H, W, 3) on the device; the computer's memory never holds more than a few."""
+        pixels = torch.empty((len(self.row_N), *self.packs[0].shape[1:]), dtype=torch.uint8, device=device)
         for images_B in np.split(np.arange(len(self.row_N)), range(8, len(self.row_N), 8)):  # few: one copy, not two
             pixels[images_B[0] : images_B[-1] + 1] = self.read(images_B)
         return pixels
@@ -209,11 +213,11 @@ def feed(
 ) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
     """Return a generator of each batch's image numbers, int64 (B,), with the pixels of its rows `share` on `device`, uint8 (., H, W, 3).
 
-    All pixels are kept on the device where they take less than half of its free memory, and of the computer's. Else a
-    thread reads from the packs, one batch ahead, into pinned memory where the device is a GPU. Both give the same bits.
+    All pixels are kept on the device where they take less than half of its free memory. Else a thread reads from the
+    packs, one batch ahead, into pinned memory where the device is a GPU. Both give the same bits.
     """
-    if source.nbytes < min(free_memory(device), free_memory(torch.device("cpu"))) / 2:
-        return _kept(source.pixels_NHWC.to(device), batches, share)
+    if source.nbytes < free_memory(device) / 2:
+        return _kept(source.pixels_on(device), batches, share)
     return one_ahead(lambda images_B: source.read(images_B[share]), batches, device)
 
 
@@ -242,13 +246,16 @@ def one_ahead(
         images_B, pixels = ahead.popleft()
         return images_B, pixels.result().to(device, non_blocking=True)
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
+    reader = ThreadPoolExecutor(max_workers=1)
+    try:
         for images_B in batches:
             ahead.append((images_B, reader.submit(fetch, images_B)))
             if len(ahead) == 2:
                 yield ready()
         while ahead:
             yield ready()
+    finally:  # also where the caller stops early: what is queued is not read
+        reader.shutdown(cancel_futures=True)
 
 
 def draw_augmentation(recipe: Recipe, *, step: int) -> Tensor:

@@ -101,7 +101,9 @@ def load_prepared(name: str, data: Path) -> Prepared:
     Raises DataError, with the command to run, when it is not prepared or its index does not fit the manifest.
     """
     if not name:
-        raise DataError("an empty name is no data set; join several sources by one + (market+duke), several targets by one comma")
+        raise DataError(
+            "an empty name is no data set; join several sources by one + (market+duke), several targets by one comma"
+        )
     file = data / name / "manifest.json"
     if not file.is_file():
         known = load_catalogue()

@@ -1,5 +1,6 @@
 """The ReID network: a backbone with a method's modules, global average pooling, BNNeck and classifier."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,7 +37,7 @@ class ReIDNet(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        feature_BD = self.backbone(images).mean(dim=(2, 3)).float()
+        feature_BD = self.backbone(images).mean(dim=(2, 3), dtype=torch.float32)
         if self.training:
             feature_BD = parallel.gather(feature_BD)
             return feature_BD, self.classifier(self.neck(feature_BD))

@@ -29,21 +29,19 @@ class Pooled(NamedTuple):
 class _Moments(torch.autograd.Function):
     """A map -> the same map, its spatial mean and 1 / sqrt(variance + eps), the two float32 (B, C).
 
-    `_ScaleAndShift` must go on with the map that is returned: the gradient it makes is completed in place.
+    What goes on with the map that is returned hands its gradient over, and both are added up here in one pass.
     """
 
     @staticmethod
     def forward(ctx: Any, map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         images, channels, height, width = map_BCHW.shape
-        if map_BCHW.is_cuda:
+        if map_BCHW.is_cuda or not map_BCHW.is_contiguous():
             variance_BC, mean_BC = torch.var_mean(_wide(map_BCHW), dim=(2, 3), correction=0)
             inverse_BC = torch.rsqrt(variance_BC + eps)
         else:  # what Group Norm of single channels finds on its way; on a CPU var_mean takes several times as long
-            layout = torch.channels_last if map_BCHW.stride(1) == 1 else torch.contiguous_format
             _, mean_BC, inverse_BC = torch.native_group_norm(
-                _wide(map_BCHW).contiguous(memory_format=layout),
-                None, None, images, channels, height * width, channels, eps,
-            )  # fmt: skip
+                _wide(map_BCHW), None, None, images, channels, height * width, channels, eps
+            )
         ctx.save_for_backward(map_BCHW, mean_BC, inverse_BC)
         return map_BCHW.view_as(map_BCHW), mean_BC, inverse_BC
 
@@ -54,8 +52,8 @@ class _Moments(torch.autograd.Function):
         of_map, of_mean, of_inverse = grads
         values = map_BCHW.shape[2] * map_BCHW.shape[3]
         factor_BC = -of_inverse * inverse_BC**3 / values
-        of_map.addcmul_(map_BCHW, _spread(factor_BC)).add_(_spread(of_mean / values - factor_BC * mean_BC))
-        return of_map, None
+        shift_BC = of_mean / values - factor_BC * mean_BC
+        return torch.addcmul(_spread(shift_BC), map_BCHW, _spread(factor_BC)).add_(of_map).to(of_map.dtype), None
 
 
 class _ScaleAndShift(torch.autograd.Function):
@@ -250,12 +248,11 @@ class SwitchableNorm2d(nn.Module):
     def forward(self, map_BCHW: Tensor) -> Tensor:
         map_BCHW, mean_in, inverse_in = _moments(map_BCHW, self.eps)
         var_in = inverse_in**-2 - self.eps
-        square_in = var_in + mean_in.square()
         mean_ln = mean_in.mean(dim=1, keepdim=True)
-        var_ln = square_in.mean(dim=1, keepdim=True) - mean_ln.square()
+        var_ln = (var_in + (mean_in - mean_ln).square()).mean(dim=1, keepdim=True)
         if self.training:
             mean_bn = average(mean_in.mean(dim=0, keepdim=True))
-            var_bn = average(square_in.mean(dim=0, keepdim=True)) - mean_bn.square()
+            var_bn = average((var_in + (mean_in - mean_bn).square()).mean(dim=0, keepdim=True))
             with torch.no_grad():
                 self.running_mean.lerp_(mean_bn[0], self.momentum)
                 self.running_var.lerp_(var_bn[0] * _unbiased(map_BCHW), self.momentum)
@@ -268,17 +265,17 @@ class SwitchableNorm2d(nn.Module):
         return _scale_and_shift(map_BCHW, scale, self.bias - mean * scale)
 
 
-class SharedBatchNorm2d(nn.SyncBatchNorm):
-    """BatchNorm2d whose batch is that of all ranks: torch's on a GPU, and the same on a CPU, where torch has none."""
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose batch is that of all ranks, on CPU and GPU alike (torch's SyncBatchNorm waits for the GPU)."""
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        if map_BCHW.is_cuda or not self.training:
+        if not self.training:
             return super().forward(map_BCHW)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         var_C, mean_C = torch.var_mean(_wide(map_BCHW), dim=(0, 2, 3), correction=0)
-        square_C, mean_C = average(var_C + mean_C.square()), average(mean_C)
-        var_C = square_C - mean_C.square()
+        own_C, mean_C = mean_C, average(mean_C)
+        var_C = average(var_C + (own_C - mean_C).square())
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean_C, self.momentum)
