@@ -37,7 +37,8 @@ class ReIDNet(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        feature_BD = self.backbone(images).mean(dim=(2, 3), dtype=torch.float32)
+        map_BDHW = self.backbone(images)
+        feature_BD = map_BDHW.mean(dim=(2, 3), dtype=torch.promote_types(map_BDHW.dtype, torch.float32))
         if self.training:
             feature_BD = parallel.gather(feature_BD)
             return feature_BD, self.classifier(self.neck(feature_BD))
