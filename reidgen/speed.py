@@ -18,7 +18,7 @@ from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run
 from reidgen.training import Trainer
 
-SECONDS = 1.0  # how long each thing is repeated, at least three times
+SECONDS, SLOW = 1.0, 5.0  # how long each thing is repeated, and what takes too long for that
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices of the product
 COPY_BYTES = 256 << 20
 QUERIES, GALLERY, PER_PERSON = 200, 19_281, 20  # Market-1501's gallery
@@ -90,9 +90,16 @@ def table(rows: Sequence[Speed]) -> str:
 
 
 def seconds(action: Callable[[], object], device: torch.device) -> float:
-    """Return the best time of `action` after one run to warm up, the device's queue emptied before and after each."""
+    """Return the best time of `action` after one run to warm up, the device's queue emptied before and after each.
+
+    It runs for SECONDS and three times at least; what takes longer than SLOW, once, and not to warm up.
+    """
     taken: list[float] = []
+    began = time.perf_counter()
     action()
+    _wait(device)
+    if (first := time.perf_counter() - began) > SLOW:
+        return first
     while len(taken) < 3 or sum(taken) < SECONDS:
         _wait(device)
         began = time.perf_counter()
@@ -159,8 +166,9 @@ def _training(trainer: Trainer, flops: float, data: float) -> Speed:
         trainer.learn(pixels_NHWC[index_B.to(device, non_blocking=True)], label_B)
 
     trainer.network.train()
-    step()  # here --compile compiles
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        step()
+    if recipe.compile:
         step()
     whole = seconds(step, device)
     limit = recipe.batch * flops / counter.get_total_flops()
