@@ -8,6 +8,7 @@ without a message; it is multiplied by the number of ranks, as the mean over ran
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -57,9 +58,9 @@ def joined(device: str) -> Iterator[torch.device]:
     try:
         yield place
     except ReidgenError:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # torchrun ends all processes when one has died: first our sentence
+        # torchrun ends all processes when one has died; the sentence that says so comes first
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
     finally:
         distributed.destroy_process_group()

@@ -10,6 +10,7 @@
 import contextlib
 import functools
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -151,7 +152,8 @@ class Run:
         if kept:
             text = lines
         else:
-            old = old.iloc[:0]  # rows without their queries are evaluated again
+            old = old.iloc[:0]  # rows that have lost their queries are evaluated again
+            write_text(self.results, to_csv(old))
         with replacing(self.per_query) as temporary:
             temporary.write_bytes(kept + gzip.compress(text.encode(), mtime=0))
         write_text(
@@ -162,14 +164,14 @@ class Run:
         """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be joined."""
         try:
             packed = self.per_query.read_bytes()
-            lines = gzip.decompress(packed).decode().splitlines(keepends=True)
+            lines = io.StringIO(gzip.decompress(packed).decode()).readlines()
         except FileNotFoundError:
             return b""
         except (OSError, EOFError, zlib.error, ValueError):
             lines = []
         if not lines or lines[0].rstrip("\n") != titles:
             raise RunError(f"{self.per_query} is damaged; remove it and evaluate again")
-        kept = [line for line in lines if not line.startswith(f"{target},")]
+        kept = [lines[0], *(line for line in lines[1:] if not line.startswith(f"{target},"))]
         return packed if len(kept) == len(lines) else gzip.compress("".join(kept).encode(), mtime=0)
 
 

@@ -50,7 +50,6 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
     place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza")
     kinds = [recipe.change(method=name) for name in methods]
     steps = 3 + 2 * len(methods)
-    data = 0.0
     report("speed: matrix product and copy", 0, steps)
     flops, copied = _matrix_product(place, recipe.dtype), _copy(place)
     rows = [
@@ -58,14 +57,12 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
         Speed("copy", "", copied / 1e9, "GB/s"),
     ]
     source, features = _noise(recipe), 0
+    data, moved = _batches(recipe, source, place), 5 * 3 * recipe.height * recipe.width
+    rows.append(Speed("batches", "", recipe.batch / data, "images/s", copied / moved))
     for number, kind in enumerate(kinds):
         report(f"speed: {kind.method}", 2 + 2 * number, steps)
         trainer = Trainer(kind, source, Run(Path("none")), place)
         features = trainer.network.backbone.channels[-1]
-        if not number:
-            data = _batches(trainer)
-            limit = copied / (5 * 3 * recipe.height * recipe.width)
-            rows.append(Speed("batches", "", recipe.batch / data, "images/s", limit))
         rows += [_training(trainer, flops, data), _embedding(trainer, flops)]
     report("speed: ranking", steps - 1, steps)
     return [*rows, _ranking(features, place)]
@@ -143,9 +140,9 @@ def _noise(recipe: Recipe) -> Source:
     return Source((pixels,), np.arange(len(label_N)), label_N, zero_N, zero_N, classes=classes, single=0, digest="")
 
 
-def _batches(trainer: Trainer) -> float:
+def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
     """Return the seconds that a batch takes before the network: drawn, read from the device's memory, augmented."""
-    recipe, source, device = trainer.recipe.change(batches_per_epoch=4), trainer.source, trainer.device
+    recipe = recipe.change(batches_per_epoch=4)
     pixels_NHWC, index_B = source.pixels_on(device), torch.arange(recipe.batch)
 
     def draw() -> None:

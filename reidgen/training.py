@@ -80,7 +80,8 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
 def _begin(run: Run, recipe: Recipe) -> None:
     for older in (run.results, run.per_query, run.folder / "stress.csv", run.folder / "attack.csv"):
         older.unlink(missing_ok=True)  # of weights that are gone
-    shutil.rmtree(run.folder / "attack", ignore_errors=True)
+    if (patterns := run.folder / "attack").is_dir():
+        shutil.rmtree(patterns)
     write_text(run.recipe_file, recipe.to_toml())
 
 

@@ -92,14 +92,14 @@ def outcome(results: Path) -> tuple[dict[str, str], pd.DataFrame]:
     """Return what must be equal however often a grid was killed: the digests of the weights and of every query's numbers,
     and the rows without their date."""
     read = {"weights.safetensors": Path.read_bytes, "per_query.csv.gz": lambda path: gzip.decompress(path.read_bytes())}
-    weights = {
+    digests = {
         str(path.relative_to(results)): hashlib.sha256(content(path)).hexdigest()
         for name, content in read.items()
         for path in sorted(results.rglob(name))
     }
     files = sorted(results.glob("runs/*/*/results.csv"))
     rows = [pd.read_csv(path).drop(columns="date") for path in files]
-    return weights, pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    return digests, pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
 def prove(what: str, words: list[str], work: Path) -> dict[str, object]:

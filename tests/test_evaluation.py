@@ -45,13 +45,16 @@ def test_a_target_is_replaced_and_others_stay_also_one_whose_name_it_begins(tmp_
     blank = {name: ["x"] if kind == "str" else [1] for name, kind in COLUMNS.items()}
 
     def write(target: str, ap: float) -> None:
-        queries = pd.DataFrame({"target": [target], "split": [0], "path": ["a, b.jpg"], "ap": [ap]})
+        queries = pd.DataFrame({"target": [target], "split": [0], "path": ["a, b\x85cams,.jpg"], "ap": [ap]})
         run.write_results(target, pd.DataFrame({**blank, "target": [target], "mAP": [ap]}), queries)
 
     for target, ap in (("cams-2", 0.5), ("cams", 0.25), ("cams-2", 0.75), ("cams", 0.125)):
         write(target, ap)
     for found in (pd.read_csv(run.per_query), read_csv(run.results).rename(columns={"mAP": "ap"})):
         assert found.set_index("target")["ap"].to_dict() == {"cams-2": 0.75, "cams": 0.125} and len(found) == 2
+    for target in ("target", "cams", "target"):  # a set may be called as the first column is
+        write(target, 1.0)
+    assert sorted(pd.read_csv(run.per_query)["target"]) == ["cams", "cams-2", "target"]
     run.per_query.write_bytes(run.per_query.read_bytes()[:-9])
     with pytest.raises(RunError, match=r"per_query\.csv\.gz is damaged; remove it and evaluate again"):
         write("cams", 0.5)

@@ -86,7 +86,7 @@ def test_what_is_not_whole_or_not_alike_does_not_count() -> None:
     (grid,) = made.grids
     assert np.isnan(grid.values.loc["drop: blur", "snr"]) and np.isnan(grid.values.loc["drop: all shifts", "snr"])
     assert "| drop: blur | 30.0 | – |" in grid.markdown()
-    assert "synth-plaza on synth-night: SNR lacks shifts; repeat: reidgen stress" in made.notes
+    assert "synth-plaza on synth-night: SNR s0 lacks shifts; repeat: reidgen stress" in made.notes
     other = stress_rows({"in": 0.5}, shifts="other")
     made = stress_table(pd.concat([rows, other]))
     assert list(made.grids[0].values.columns) == ["baseline", "snr"]

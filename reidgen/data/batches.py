@@ -63,7 +63,7 @@ class Source:
         return self.pixels_on(torch.device("cpu"))
 
     def pixels_on(self, device: torch.device) -> Tensor:
-        """Return all pixels, uint8 (N, H, W, 3) on the device; the computer's memory never holds more than a few."""
+        """Return all pixels, uint8 (N, H, W, 3) on the device, read a few at a time."""
         pixels = torch.empty((len(self.row_N), *self.packs[0].shape[1:]), dtype=torch.uint8, device=device)
         for images_B in np.split(np.arange(len(self.row_N)), range(8, len(self.row_N), 8)):  # few: one copy, not two
             pixels[images_B[0] : images_B[-1] + 1] = self.read(images_B)

@@ -85,7 +85,10 @@ def _spread(values_BC: Tensor) -> Tensor:
     return values_BC[:, :, None, None]
 
 
-def _moments(map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(map_BCHW: Tensor, channels: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_Moments` does. Raises ValueError for a map of another shape."""
+    if map_BCHW.ndim != 4 or map_BCHW.shape[1] != channels:
+        raise ValueError(f"a module for {channels} channels needs (B, {channels}, H, W); got {tuple(map_BCHW.shape)}")
     found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW, eps)
     return found
 
@@ -97,7 +100,7 @@ def _scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> T
 
 def _as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the map to go on with, its spatial mean, and the scale and shift that are Instance Norm: F~ = F s + t."""
-    map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, eps)
+    map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, len(weight_C), eps)
     scale_BC = weight_C * inverse_BC
     return map_BCHW, mean_BC, scale_BC, torch.addcmul(bias_C, scale_BC, mean_BC, value=-1)
 
@@ -130,13 +133,6 @@ class _Restitution(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the last batch's graph, so that the module can be copied at any time."""
         return {**self.__dict__, "pooled": None}
-
-    def _as_affine(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if map_BCHW.ndim != 4 or map_BCHW.shape[1] != len(self.weight):
-            raise ValueError(
-                f"SNR for {len(self.weight)} channels needs (B, {len(self.weight)}, H, W); got {tuple(map_BCHW.shape)}"
-            )
-        return _as_affine(map_BCHW, self.weight, self.bias, self.eps)
 
 
 def _gate(channels: int, reduction: int) -> nn.Sequential:
@@ -177,7 +173,7 @@ class SNR(_Restitution):
         self.gate_minus = _gate(channels, reduction) if gates == 2 else None
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_BC, scale_BC, shift_BC = self._as_affine(map_BCHW)
+        map_BCHW, mean_BC, scale_BC, shift_BC = _as_affine(map_BCHW, self.weight, self.bias, self.eps)
         removed_BC = mean_BC - self.bias
         keep_BC = _wide(self.gate(removed_BC))
         drop_BC = 1 - keep_BC
@@ -205,7 +201,7 @@ class SNRConv(_Restitution):
         )
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        same_BCHW, mean_BC, scale_BC, shift_BC = self._as_affine(map_BCHW)
+        same_BCHW, mean_BC, scale_BC, shift_BC = _as_affine(map_BCHW, self.weight, self.bias, self.eps)
         normalized_BCHW = _scale_and_shift(same_BCHW, scale_BC, shift_BC)
         removed_BCHW = map_BCHW - normalized_BCHW
         plus_BCHW = self.plus(removed_BCHW)
@@ -246,8 +242,8 @@ class SwitchableNorm2d(nn.Module):
         self.eps, self.momentum = eps, momentum
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_in, inverse_in = _moments(map_BCHW, self.eps)
-        var_in = inverse_in**-2 - self.eps
+        map_BCHW, mean_in, inverse_in = _moments(map_BCHW, len(self.weight), self.eps)
+        var_in = inverse_in**-2 - self.eps  # the variance itself again
         mean_ln = mean_in.mean(dim=1, keepdim=True)
         var_ln = (var_in + (mean_in - mean_ln).square()).mean(dim=1, keepdim=True)
         if self.training:

@@ -250,7 +250,8 @@ def load_pattern(
         try:
             decode(view)
         except DataError:
-            _write_view(view, kept, bound)
+            with run.lock():
+                _write_view(view, kept, bound)
         return kept
     network, source = load_network(run, choose_device(device)), load_source(recipe, data=data, report=report)
 

@@ -122,9 +122,10 @@ def stress_table(rows: pd.DataFrame) -> Robustness:
         runs = (100 * runs[whole]).reset_index()
         every = runs.groupby(["method", "seed"])["shift"].transform("nunique") == len(SHIFTS)
         means = runs[every].groupby(["method", "seed"])[["mAP", "rank1", "drop"]].mean().reset_index()
-        unfinished = sorted(set(block["method"]) - set(means["method"]))
+        every_run, whole_run = (set(zip(part["method"], part["seed"], strict=True)) for part in (block, means))
         notes += [
-            f"{name} on {target}: {title_of(method)} lacks shifts; repeat: reidgen stress" for method in unfinished
+            f"{name} on {target}: {title_of(method)} s{seed} lacks shifts; repeat: reidgen stress"
+            for method, seed in sorted(every_run - whole_run)
         ]
         start = 100 * clean.groupby(["method", "seed"])[["mAP", "rank1"]].mean()
         whole_runs = means.set_index(["method", "seed"])
