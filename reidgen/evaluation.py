@@ -102,6 +102,9 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
             **{key: facts[key] for key in ("version", "commit", "torch", "device")},
             "dtype": recipe.dtype,
             "date": now(),
+            "title": "",
+            "row": "",
+            "threads": facts.get("threads", 0),
         }
         rows, queries = [], []
         for split, part in tested.groupby("split", sort=True):

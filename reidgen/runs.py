@@ -32,7 +32,8 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much of it
 
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
 # `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version, commit,
-# torch and device are those of the training; date is that of the evaluation.
+# torch, device and threads are those of the training; date is that of the evaluation. title: the method's name in tables,
+# "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained.
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -59,7 +60,12 @@ COLUMNS: dict[str, str] = {
     "device": "str",
     "dtype": "str",
     "date": "str",
+    "title": "str",
+    "row": "str",
+    "threads": "int64",
 }
+# What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
+ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0}
 
 
 @dataclass(frozen=True)
@@ -211,11 +217,16 @@ def to_csv(rows: pd.DataFrame) -> str:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Return the rows of one file, none where it is absent. Raises RunError when it is no file of result rows."""
+    """Return the rows of one file, none where it is absent; columns that came later get their default.
+
+    Raises RunError when it is no file of result rows.
+    """
     if not path.is_file():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     try:
-        return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)[list(COLUMNS)]
+        rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
+        missing = {name: value for name, value in ADDED.items() if name not in rows}
+        return rows.assign(**missing)[list(COLUMNS)]
     except (ValueError, KeyError) as error:
         raise RunError(f"{path} holds no result rows of this version; move it away and run again") from error
 

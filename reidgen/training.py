@@ -292,6 +292,7 @@ class Trainer:
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
             "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             **provenance(),
             "date": now(),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from reidgen.catalogue import DEFAULT_SYNTH, expand, get_dataset, load_catalogue
-from reidgen.data.synthetic import DOMAINS
 from reidgen.entries import PARTS, Dataset, parse
 from reidgen.errors import DataError
+from reidgen.synth.domains import DOMAINS
 
 SHIPPED = Path(__file__).parents[1] / "datasets.toml"
 CATALOGUE = load_catalogue()

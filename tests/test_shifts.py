@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reidgen.data.synthetic import draw_image
 from reidgen.errors import ReidgenError
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS, Pixels, apply_shift, sheet, shifts_digest
+from reidgen.synth.domains import draw_image
 
 # SHA-256 of the drawn image's pixels at severity 3 in both directions; a failing test prints the new ones.
 GOLDEN: dict[str, str] = {

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reidgen.data.drawing import Board, Dice, direction
-from reidgen.data.figures import Pose, draw_person
-from reidgen.data.people import population
-from reidgen.data.scenes import OCCLUDERS, SCENERY, draw_occluder, draw_scene
-from reidgen.data.synthetic import DOMAINS, draw_domain, draw_identity, draw_image
 from reidgen.errors import DataError
+from reidgen.synth.domains import DOMAINS, draw_domain, draw_identity, draw_image
+from reidgen.synth.drawing import Board, Dice, direction
+from reidgen.synth.figures import Pose, draw_person
+from reidgen.synth.people import population
+from reidgen.synth.scenes import OCCLUDERS, SCENERY, draw_occluder, draw_scene
 
 GOLDEN = {
     "plaza": "f44139a76c5bcdcd453079266185ebdd0dc67e469b1db0973150ce42826559af",
@@ -70,7 +70,7 @@ def test_the_number_of_processes_changes_no_byte(plaza: Path, tmp_path: Path) ->
 def test_an_image_does_not_depend_on_what_was_drawn_before() -> None:
     """The scene caches, and nothing else, outlive an image."""
     script = (
-        "import hashlib; from reidgen.data.synthetic import draw_image\n"
+        "import hashlib; from reidgen.synth.domains import draw_image\n"
         "print(hashlib.sha256(draw_image('station', 9, camera=2, shot=1, seed=4).tobytes()).hexdigest())"
     )
     for pid in range(3):
@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_ctrl_c_is_quiet(tmp_path: Path, delay: float) -> None:
     """Ctrl-C reaches the whole process group; the workers, starting or drawing, leave it to their parent."""
     program = (
-        "import signal, sys; from pathlib import Path; from reidgen.data.synthetic import draw_domain\n"
+        "import signal, sys; from pathlib import Path; from reidgen.synth.domains import draw_domain\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "try:\n    print(1, flush=True); draw_domain('plaza', Path(sys.argv[1]), processes=4)\n"
         "except KeyboardInterrupt:\n    sys.exit(7)"

@@ -22,11 +22,11 @@ from reidgen.data.manifest import OWN, Prepared, again, asked_pattern, load_prep
 from reidgen.data.obtain import Say, obtain
 from reidgen.data.partitions import matched
 from reidgen.data.readers import locate, own_dataset, read
-from reidgen.data.synthetic import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
 from reidgen.files import write_text
 from reidgen.runs import Progress
+from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 
 
 def prepare(

@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from reidgen.data.batches import Source, load_source, source_digest, standardize, stream_seed, to_float
-from reidgen.data.drawing import Dice
 from reidgen.data.images import decode
 from reidgen.data.manifest import load_prepared
 from reidgen.devices import choose_device, device_name, memory_format
@@ -40,6 +39,7 @@ from reidgen.robustness.attack_losses import LOSSES
 from reidgen.robustness.subject import Subject, load_subject
 from reidgen.robustness.trials import CLEAN, add_trials, read_trials
 from reidgen.runs import Progress, Run, now, provenance
+from reidgen.synth.drawing import Dice
 
 BOUND = 10  # grey levels of 255 [A]
 BATCH = 64

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from reidgen.data.drawing import Dice
 from reidgen.errors import ReidgenError, unknown
+from reidgen.synth.drawing import Dice
 
 Pixels = NDArray[np.uint8]
 SEVERITIES = 5

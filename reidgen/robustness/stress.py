@@ -7,13 +7,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reidgen.data.manifest import load_prepared
-from reidgen.data.synthetic import draw_image
 from reidgen.errors import RecipeError, unknown
 from reidgen.files import replacing
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS, apply_shift, sheet, shifts_digest
 from reidgen.robustness.subject import Subject, load_subject
 from reidgen.robustness.trials import CLEAN, add_trials, read_trials
 from reidgen.runs import Progress, Run
+from reidgen.synth.domains import draw_image
 
 WHERE = ("query", "both")
 TRIALS = [(CLEAN, 0), *((name, severity) for name in SHIFTS for severity in range(1, SEVERITIES + 1))]

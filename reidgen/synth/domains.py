@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen.data.drawing import Board, Colour, Dice
-from reidgen.data.figures import Pose, draw_person
 from reidgen.data.images import workers
-from reidgen.data.people import Person, population
-from reidgen.data.scenes import draw_occluder, draw_scene
 from reidgen.errors import DataError, unknown
+from reidgen.synth.drawing import Board, Colour, Dice
+from reidgen.synth.figures import Pose, draw_person
+from reidgen.synth.people import Person, population
+from reidgen.synth.scenes import draw_occluder, draw_scene
 
 HEIGHT, WIDTH = 128, 64
 IDENTITIES = (120, 60)  # of each domain: training, test

@@ -6,9 +6,9 @@ Units and determinism: see drawing.py.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from reidgen.data.drawing import BLACK, Board, Colour, Dice, scaled
-from reidgen.data.figures import Pose, draw_person
-from reidgen.data.people import UPPER_COLOURS, population
+from reidgen.synth.drawing import BLACK, Board, Colour, Dice, scaled
+from reidgen.synth.figures import Pose, draw_person
+from reidgen.synth.people import UPPER_COLOURS, population
 
 
 def draw_scene(board: Board, dice: Dice, *, wall: Colour, floor: Colour, horizon: float, things: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reidgen.data.drawing import Colour, Dice
+from reidgen.synth.drawing import Colour, Dice
 
 # The population law: what people wear, as weights. Few colours dominate, as in any street, so identities share them.
 UPPER_COLOURS: Mapping[Colour, int] = {

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from reidgen.data.drawing import BLACK, WHITE, Board, Colour, Point, direction, scaled
-from reidgen.data.people import Person
+from reidgen.synth.drawing import BLACK, WHITE, Board, Colour, Point, direction, scaled
+from reidgen.synth.people import Person
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The built-in benchmark: people, scenes and cameras drawn from parameters."""
