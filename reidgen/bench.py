@@ -178,6 +178,6 @@ def _summary(run: Run, targets: list[str]) -> str:
     mean = f"mean of {len(unseen)} unseen {100 * unseen.mean():.1f}" if len(unseen) else "no unseen target"
     recipe = run.recipe()
     return (
-        f"{recipe.method} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; mAP "
+        f"{run.method().label} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; mAP "
         f"{f'{seen} (seen), ' if seen else ''}{mean}"
     )

@@ -1,7 +1,7 @@
 """Run folders and result rows: where they lie, how they are read and written, and where they came from. No torch here.
 
-    <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>/
-        recipe.toml  log.csv  state.pt (only while unfinished)  weights.safetensors  done
+    <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>-<row8>/
+        recipe.toml  row.json  log.csv  state.pt (only while unfinished)  weights.safetensors  done
         results.csv  per_query.csv.gz
 
 `done` is written last in training. A target's rows appear in results.csv after its per-query numbers were written.
@@ -19,14 +19,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import RunError
+from reidgen.errors import RecipeError, RunError
 from reidgen.files import replacing, write_text
-from reidgen.recipe import Recipe, load_recipe
+from reidgen.methods import Method, method_from
+from reidgen.recipe import Recipe, read_recipe
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
@@ -79,6 +81,20 @@ class Run:
         return self.folder / "recipe.toml"
 
     @property
+    def row_file(self) -> Path:
+        return self.folder / "row.json"
+
+    @property
+    def hash(self) -> str:
+        """The recipe's hash: rows of other hashes are not comparable."""
+        return self.folder.name.rsplit("-", 2)[1]
+
+    @property
+    def row_digest(self) -> str:
+        """The digest of the method's row."""
+        return self.folder.name.rsplit("-", 2)[2]
+
+    @property
     def log(self) -> Path:
         return self.folder / "log.csv"
 
@@ -103,25 +119,45 @@ class Run:
         return self.folder / "per_query.csv.gz"
 
     def recipe(self) -> Recipe:
-        """Return the recipe of the run. Raises RunError when its file is missing."""
+        """Return the recipe of the run; no plug-in is imported. Raises RunError when its file is missing."""
         if not self.recipe_file.is_file():
             raise self._damaged(self.recipe_file)
-        return load_recipe(str(self.recipe_file))
+        return read_recipe(self.recipe_file)
+
+    def method(self) -> Method:
+        """Return the row that the run was trained with, as it was then. Raises RunError when there is none."""
+        if not self.row_file.is_file():
+            raise RunError(
+                f"{self.folder} holds no row.json, so an older version of reidgen trained it; train it again"
+            )
+        try:
+            return method_from(json.loads(self.row_file.read_text(encoding="utf-8")))
+        except (ValueError, RecipeError) as error:
+            raise self._damaged(self.row_file) from error
 
     def _damaged(self, file: Path) -> RunError:
         return RunError(f"{file} is missing or damaged; remove the folder {self.folder} and run again")
 
-    def facts(self) -> dict[str, str | int | float]:
+    def facts(self) -> dict[str, Any]:
         """Return what training wrote into `done`. Raises RunError when the run is not finished."""
         if not self.done.is_file():
             raise RunError(
                 f"{self.folder} is not finished; repeat its reidgen train command, it goes on where it stopped"
             )
         try:
-            facts: dict[str, str | int | float] = json.loads(self.done.read_text(encoding="utf-8"))
+            facts: dict[str, Any] = json.loads(self.done.read_text(encoding="utf-8"))
         except ValueError as error:
             raise self._damaged(self.done) from error
-        if not isinstance(facts, dict) or not facts.keys() >= {"hash", "classes", "source_data", "seconds", "version"}:
+        if not isinstance(facts, dict) or not facts.keys() >= {
+            "hash",
+            "row",
+            "sources",
+            "threads",
+            "classes",
+            "source_data",
+            "seconds",
+            "version",
+        }:
             raise self._damaged(self.done)
         return facts
 
@@ -183,7 +219,7 @@ class Run:
 
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
     """Return the run folder of a recipe; `digest` is `recipe.hash(...)`."""
-    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}"
+    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}-{recipe.row.digest}"
     return Run(results / "runs" / recipe.source / name)
 
 

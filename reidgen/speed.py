@@ -137,7 +137,9 @@ def _noise(recipe: Recipe) -> Source:
     label_N = np.repeat(np.arange(classes), recipe.images)
     zero_N = np.zeros_like(label_N)
     pixels = np.random.default_rng(0).integers(0, 256, (len(label_N), recipe.height, recipe.width, 3), dtype=np.uint8)
-    return Source((pixels,), np.arange(len(label_N)), label_N, zero_N, zero_N, classes=classes, single=0, digest="")
+    return Source(
+        (pixels,), np.arange(len(label_N)), label_N, zero_N, zero_N, classes=classes, single=0, digest="", origins=()
+    )
 
 
 def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
@@ -156,11 +158,10 @@ def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
 
 def _training(trainer: Trainer, flops: float, data: float) -> Speed:
     recipe, source, device = trainer.recipe, trainer.source, trainer.device
-    pixels_NHWC, label_B = source.pixels_on(device), torch.from_numpy(source.label_N[: recipe.batch])
-    index_B = torch.arange(recipe.batch)
+    pixels_NHWC, images_B = source.pixels_on(device), np.arange(recipe.batch)
 
     def step() -> None:
-        trainer.learn(pixels_NHWC[index_B.to(device, non_blocking=True)], label_B)
+        trainer.learn(pixels_NHWC[torch.from_numpy(images_B).to(device, non_blocking=True)], images_B)
 
     trainer.network.train()
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
