@@ -15,7 +15,7 @@ from reidgen.data.batches import Origin, one_ahead, standardize, to_float, train
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
 from reidgen.data.pack import load_pack
 from reidgen.devices import choose_device, memory_format
-from reidgen.errors import DataError, RunError, SharedImagesError, WeightsError
+from reidgen.errors import DataError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.ranking import rank
@@ -39,12 +39,11 @@ class Sides(NamedTuple):
 def load_network(run: Run, device: torch.device) -> ReIDNet:
     """Return the trained network of a finished run, in evaluation mode on `device`.
 
-    Raises RunError when the run is not finished or has lost its weights, WeightsError when they are of another network.
+    Raises RunError when the run is not finished, or its weights are lost or damaged; WeightsError when they are of
+    another network.
     """
     recipe, facts = run.recipe(), run.facts()
-    if not run.weights.is_file():
-        raise RunError(f"{run.folder} has lost its weights.safetensors; remove the folder and train again")
-    state = read_state_dict(run.weights)
+    state = read_state_dict(run.sound_weights())
     network = build_network(run.method(), recipe.backbone, classes=int(facts["classes"]))
     try:
         network.load_state_dict(state)

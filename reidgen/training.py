@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import math
@@ -36,8 +37,9 @@ from reidgen.data.batches import (
     source_digest,
 )
 from reidgen.devices import device_name, memory_format
-from reidgen.errors import InterruptedRunError, RecipeError, RunError
-from reidgen.files import replacing, sha256_file, write_text
+from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
+from reidgen.files import fill, replacing, reserve, sha256_file, write_text
+from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.backbones import weight_file
 from reidgen.models.network import build_losses, build_network, check_row, named_losses
 from reidgen.models.norms import share_batch_norm
@@ -59,7 +61,7 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     Under torchrun the ranks share each batch, see `reidgen.parallel`; the batches, and but for rounding the result, are
     those of one process. Every rank returns the run; rank 0 alone writes.
     Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device, or
-    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C or SIGTERM, with the state kept.
+    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept.
     """
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
     row = recipe.row
@@ -81,7 +83,13 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
 
 
 def _begin(run: Run, recipe: Recipe) -> None:
-    for older in (run.results, run.per_query, run.folder / "stress.csv", run.folder / "attack.csv"):
+    for older in (
+        run.results,
+        seal_of(run.results),
+        run.per_query,
+        run.folder / "stress.csv",
+        run.folder / "attack.csv",
+    ):
         older.unlink(missing_ok=True)  # of weights that are gone
     if (patterns := run.folder / "attack").is_dir():
         shutil.rmtree(patterns)
@@ -132,6 +140,7 @@ class Trainer:
 
     def fit(self, report: Progress) -> None:
         """Train to the end, write weights, then `done`."""
+        parallel.first(self._reserve)
         feeding = feed(self.source, self._batches(), share=self.share, device=self.device)
         self.network.train()
         self.losses.train()
@@ -228,9 +237,15 @@ class Trainer:
         before = self.rows[-1]["seconds"] if self.rows else 0.0
         speed = self.per_epoch * self.recipe.batch / max(self.seconds - before, 1e-9)
         self.rows.append({"epoch": epoch, **means, "lr": lr, "images_per_s": speed, "seconds": self.seconds})
-        text = pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g")
-        parallel.first(lambda: write_text(self.run.log, text))
+        parallel.first(self._write_log)
         self.sums.zero_()
+
+    def _log(self) -> str:
+        return pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g")
+
+    def _write_log(self) -> None:
+        with contextlib.suppress(ReidgenError):  # a full disk ends no training: the state and `_finish` hold it too
+            write_text(self.run.log, self._log())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -254,12 +269,16 @@ class Trainer:
     def _write_state(self) -> None:
         buffer = io.BytesIO()  # so that a full disk meets our own write, with its clear error
         torch.save(self._state(), buffer)
-        with replacing(self.run.state) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        with replacing(self.run.state) as temporary, temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.write(trailer(buffer.getbuffer()))  # torch does not check the bytes that it reads
 
     def _resume(self) -> None:
         try:
-            state = torch.load(self.run.state, map_location=self.device, weights_only=True)
+            content = without_trailer(self.run.state.read_bytes())
+            if content is None:
+                raise ValueError("its bytes do not fit their digest")
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
             if state["version"] != provenance()["version"]:
                 raise RunError(
                     f"{self.run.folder} was begun by reidgen {state['version']}, this is {provenance()['version']}; "
@@ -279,15 +298,19 @@ class Trainer:
             ValueError,
             TypeError,
             AttributeError,
+            OSError,
         ) as error:
             raise RunError(f"{self.run.state} cannot be read; remove it to begin this run anew ({error})") from error
 
     def _finish(self) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        with replacing(self.run.weights) as temporary:
-            temporary.write_bytes(safetensors.torch.save(tensors))
+        content = safetensors.torch.save(tensors)
+        log = self._log().encode()
         facts = {
-            "weights_sha256": sha256_file(self.run.weights),
+            "weights_sha256": hashlib.sha256(content).hexdigest(),
+            "recipe_sha256": text_digest(self.run.recipe_file),
+            "row_sha256": text_digest(self.run.row_file),
+            "log_sha256": hashlib.sha256(log).hexdigest(),
             "hash": self.run.hash,
             "row": self.row.digest,
             "sources": [origin._asdict() for origin in self.source.origins],
@@ -303,8 +326,29 @@ class Trainer:
             **provenance(),
             "date": now(),
         }
-        write_text(self.run.done, json.dumps(facts, indent=2) + "\n")
+        try:
+            fill(self.run.weights, content)
+            fill(self.run.log, log)
+            fill(self.run.done, f"{json.dumps(with_check(facts), indent=2)}\n".encode())
+        except ReidgenError as error:
+            raise RunError(f"{error}; {self._keep()}") from error
         self.run.state.unlink(missing_ok=True)
+
+    def _reserve(self) -> None:
+        """Take the room of what `_finish` writes: a disk that is too full is met before training, not behind it."""
+        size = sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        reserve(self.run.weights, size + 1024 * len(self.network.state_dict()))  # with safetensors' header
+        reserve(self.run.log, 256 * (self.recipe.epochs + 1))
+        reserve(self.run.done, 4096)
+
+    def _keep(self) -> str:
+        """Write the state when training cannot be finished, and say which one is kept: this, an older one or none."""
+        with contextlib.suppress(ReidgenError):
+            self._write_state()
+            self.saved = self.step
+        if not self.saved:
+            return "no state could be written either, so this run begins anew"
+        return f"the state of step {self.saved} of {self.steps} is kept, the same command goes on from there"
 
 
 class _Watch:
@@ -367,7 +411,10 @@ def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, so that training stops between two steps; a second one stops hard."""
+    """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that training stops between two steps; a second stops hard.
+
+    SIGHUP, a terminal that was closed, is left alone where nohup ignores it.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -378,7 +425,10 @@ def stop_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import SMALL, quiet
+from conftest import SMALL, finish, quiet
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -38,20 +38,7 @@ def a_run(results: Path, method: str) -> Run:
     run.recipe_file.write_text(recipe.to_toml())
     run.row_file.write_text(json.dumps(recipe.row.facts()))
     safetensors.torch.save_file(network.state_dict(), run.weights)
-    facts = {
-        "hash": "00000000",
-        "row": recipe.row.digest,
-        "sources": [{"name": "synth-plaza", "family": "synth-plaza", "whole": False}],
-        "classes": 6,
-        "source_data": "0",
-        "seconds": 1,
-        "version": "0",
-        "commit": "",
-        "torch": "",
-        "device": "",
-        "threads": 1,
-    }
-    run.done.write_text(json.dumps(facts))
+    finish(run)
     return run
 
 

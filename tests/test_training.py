@@ -1,5 +1,6 @@
 """The training loop: reproducible, resumable, alone in its folder, and clear when it cannot go on."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from reidgen import training
 from reidgen.data import batches
-from reidgen.errors import DataError, InterruptedRunError, RecipeError, RunError, WeightsError
+from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError, WeightsError
+from reidgen.files import fill, reserve
 from reidgen.methods import METHODS
 from reidgen.recipe import Recipe, load_recipe
 from reidgen.runs import Run
@@ -43,7 +45,7 @@ def test_same_seed_same_weights_other_seed_other_weights(
     assert weights(first) != weights(fit(recipe.change(seed=1), small_data, tmp_path / "1"))
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_resume_equals_uninterrupted_bit_for_bit(
     stop: signal.Signals, small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +365,115 @@ def test_a_state_of_another_version_says_so(
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(RunError, match=r"state\.pt cannot be read; remove it"):
         fit(small_recipe, small_data, tmp_path)
+
+
+def stopped(recipe: Recipe, data: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return a run that was stopped after its first step."""
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if total == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(InterruptedRunError):
+        fit(recipe, data, results, interrupt)
+    return Run(next(results.glob("runs/*/*")))
+
+
+def test_no_changed_byte_of_a_state_is_resumed_from(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.load itself accepts most of these: it does not check the CRC of what it reads."""
+    run = stopped(small_recipe, small_data, tmp_path, monkeypatch)
+    content, loaded = run.state.read_bytes(), 0
+    for place in np.linspace(0, len(content) - 1, 12, dtype=int).tolist():
+        run.state.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(Exception):
+            torch.load(run.state, weights_only=True)
+            loaded += 1
+        with pytest.raises(RunError, match=r"state\.pt cannot be read; remove it to begin this run anew"):
+            fit(small_recipe, small_data, tmp_path)
+    assert loaded > 0
+    run.state.write_bytes(content)
+    assert weights(fit(small_recipe, small_data, tmp_path)) == weights(fit(small_recipe, small_data, tmp_path / "2"))
+
+
+def full(*_: object) -> None:
+    raise ReidgenError("cannot write: No space left on device")
+
+
+def test_a_disk_that_fills_up_while_training_costs_nothing(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is written behind the last step lies in room that was taken before the first."""
+    whole = fit(small_recipe, small_data, tmp_path / "whole")
+    real = training.Trainer.learn
+    rooms: dict[str, tuple[int, int]] = {}
+
+    def learn(self: training.Trainer, *args: torch.Tensor) -> None:
+        rooms.update(
+            {path.name: (path.stat().st_ino, path.stat().st_blocks) for path in self.run.folder.glob(".*.room.part")}
+        )
+        monkeypatch.setattr(training, "replacing", full)
+        monkeypatch.setattr(training, "write_text", full)
+        real(self, *args)
+
+    monkeypatch.setattr(training.Trainer, "learn", learn)
+    run = fit(small_recipe, small_data, tmp_path / "full")
+    assert weights(run) == weights(whole) and len(run.training_log()) == 2
+    for file in (run.weights, run.log, run.done):
+        inode, blocks = rooms[f".{file.name}.room.part"]
+        assert file.stat().st_ino == inode and 512 * blocks >= file.stat().st_size
+    assert not list(run.folder.glob(".*.part"))
+
+
+def test_weights_that_cannot_be_written_keep_the_state(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(small_recipe, small_data, tmp_path / "whole")
+    with monkeypatch.context() as context:
+        context.setattr(training, "fill", full)
+        with pytest.raises(
+            RunError, match=r"No space left on device; the state of step 6 of 6 is kept, the same command"
+        ):
+            fit(small_recipe, small_data, tmp_path / "full")
+        context.setattr(training, "replacing", full)
+        with pytest.raises(RunError, match=r"No space left on device; the state of step 6 of 6 is kept"):
+            fit(small_recipe, small_data, tmp_path / "full")
+        with pytest.raises(RunError, match=r"No space left on device; no state could be written either"):
+            fit(small_recipe.change(seed=1), small_data, tmp_path / "full")
+    learned = []
+    monkeypatch.setattr(training.Trainer, "learn", lambda *_: learned.append(1))
+    assert weights(fit(small_recipe, small_data, tmp_path / "full")) == weights(whole) and not learned
+
+
+def test_a_disk_without_room_for_the_weights_is_met_before_training(tmp_path: Path) -> None:
+    reserve(tmp_path / "weights", 100_000)
+    fill(tmp_path / "weights", b"content")
+    assert (tmp_path / "weights").read_bytes() == b"content" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(ReidgenError, match=r"cannot write .*weights: .*; free some space"):
+        reserve(tmp_path / "weights", 1 << 62)
+    (tmp_path / "file").touch()
+    with pytest.raises(ReidgenError, match=r"cannot write .*; free some space"):
+        reserve(tmp_path / "file" / "weights", 1)
+    with pytest.raises(ReidgenError, match=r"cannot write .*; free some space"):
+        fill(tmp_path / "file" / "weights", b"1")
+    assert {path.name for path in tmp_path.iterdir()} == {"weights", "file"}
+
+
+def test_a_closed_terminal_stops_a_training_but_not_that_of_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training.stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.is_set()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with training.stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.is_set()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.gpu
