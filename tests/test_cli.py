@@ -89,7 +89,7 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
         (["bench"], "run: reidgen prepare synth-plaza"),
         (["train", "--recipe", "quik"], "unknown recipe 'quik'; did you mean 'quick'?"),
         (["train", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean 'resnet50'?"),
-        (["train", "--epochs", "0"], "epochs must be at least 1; got 0"),
+        (["train", "--epochs", "0"], "epochs must lie within 1 to 100,000; got 0"),
         (["prepare", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
         (["prepare", "market", "--from", "nowhere"], "nowhere"),
         (["prepare", "market", "--from", "empty"], "empty"),
