@@ -24,7 +24,7 @@ import filelock
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import RunError
+from reidgen.errors import BusyError, RunError
 from reidgen.files import replacing, write_text
 from reidgen.recipe import Recipe, load_recipe
 
@@ -127,7 +127,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises RunError at once when another process holds it."""
+        """Hold the folder for this process. Raises BusyError at once when another process holds it."""
         lock = filelock.FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ class Run:
             for left in self.folder.rglob(".*.part"):  # by a process that was killed
                 left.unlink(missing_ok=True)
         except filelock.Timeout as error:
-            raise RunError(
+            raise BusyError(
                 f"another process is writing {self.folder}; wait for it or stop it, then try again"
             ) from error
         except OSError as error:

@@ -30,7 +30,7 @@ def table(
     ] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Print a comparison table and write it as Markdown, CSV and LaTeX.
+    """Print the comparison table; write it as Markdown, CSV and LaTeX.
 
     Example: reidgen table --paper
 
@@ -67,7 +67,7 @@ def report(
     ] = False,
     results: Results = Path("results"),
 ) -> None:
-    """Write everything that is known into one HTML file that opens anywhere, offline.
+    """Write everything that is known into one offline HTML file.
 
     Example: reidgen report
     """
