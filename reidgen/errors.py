@@ -38,6 +38,14 @@ class RunError(ReidgenError):
     """A run folder is in use, incomplete, or made by something else; or training diverged."""
 
 
+class BusyError(RunError):
+    """Another process holds the folder; it is named."""
+
+
+class OutOfMemoryError(ReidgenError):
+    """The computer's or the device's memory is too small for the work; what to lower is named."""
+
+
 class EmptyTableError(ReidgenError):
     """There are no results for a table yet."""
 

@@ -14,7 +14,7 @@ from reidgen.catalogue import split_all
 from reidgen.data.batches import Origin, one_ahead, standardize, to_float, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
 from reidgen.data.pack import load_pack
-from reidgen.devices import choose_device, memory_format
+from reidgen.devices import choose_device, enough_memory, memory_format
 from reidgen.errors import DataError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
@@ -54,6 +54,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     return network.to(device=device, memory_format=memory_format(device)).eval()  # type: ignore[call-overload, no-any-return]
 
 
+@enough_memory("embedding", "lower evaluation.BATCH, use --device cpu, or train with a smaller height and width")
 @torch.inference_mode()
 def embed(
     network: ReIDNet, pixels: NDArray[np.uint8], *, rows_N: NDArray[np.int64], dtype: str = "float32", report: Progress

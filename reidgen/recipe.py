@@ -23,6 +23,28 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "sampling": ("concat", "balanced"),
 }
+# key: least, most of its number, or of each of its numbers. Beyond them a run overflows or never ends.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "height": (32, 4096),
+    "width": (16, 4096),
+    "identities": (2, 4096),
+    "images": (2, 1024),
+    "batch": (4, 65_536),
+    "zoom": (0, 1),
+    "flip": (0, 1),
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+    "epochs": (1, 100_000),
+    "batches_per_epoch": (0, 100_000),
+    "lr": (0, 1e30),
+    "weight_decay": (0, 1e6),
+    "warmup_epochs": (0, 100_000),
+    "milestones": (0, 100_000),
+    "label_smoothing": (0, 1),
+    "snr_weights": (-1e6, 1e6),
+}
+MILESTONES = 100  # at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +93,21 @@ class Recipe:
                 raise RecipeError(unknown(key, str(getattr(self, key)), choices))
         if len(set(self.sources)) < len(self.sources):
             raise RecipeError(f"source {self.source!r} names a data set twice; name each once")
-        for key, least in {"identities": 2, "images": 2, "epochs": 1, "height": 32, "width": 16, "seed": 0}.items():
-            if getattr(self, key) < least:
-                raise RecipeError(f"{key} must be at least {least}; got {getattr(self, key)}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-                raise RecipeError(f"{field.name} must be finite; got {value}")
-        for key in ("zoom", "flip", "brightness", "contrast", "label_smoothing"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise RecipeError(f"{key} must lie in 0..1; got {getattr(self, key)}")
-        for key in ("lr", "weight_decay", "warmup_epochs", "batches_per_epoch"):
-            if getattr(self, key) < 0:
-                raise RecipeError(f"{key} must not be negative; got {getattr(self, key)}")
+        if len(self.milestones) > MILESTONES:
+            raise RecipeError(f"milestones has {len(self.milestones):,} numbers; give {MILESTONES} at most")
+        for key, (least, most) in BOUNDS.items():
+            self._check_bounds(key, least, most)
+
+    def _check_bounds(self, key: str, least: float, most: float) -> None:
+        """Raise RecipeError when a number of the setting is not finite, or not within its bounds."""
+        value = getattr(self, key)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise RecipeError(f"{key} must be finite; got {value}")
+            if not least <= number <= most:
+                bounds = f"{_number(least)} to {_number(most)}"
+                what = "the batch (identities x images)" if key == "batch" else key
+                raise RecipeError(f"{what} must lie within {bounds}; got {_number(number)}")
 
     @property
     def batch(self) -> int:
@@ -190,7 +213,7 @@ def load_recipe(name: str, *, without: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"{unknown('recipe', name, RECIPES)}, or the path of a TOML file")
     recipe = read_recipe(path)
-    if barred := [key for key in without if key in tomllib.loads(path.read_text(encoding="utf-8"))]:
+    if barred := [key for key in without if key in _read_toml(path)]:
         raise RecipeError(
             f"{path}: a grid has its methods and seeds from --methods and --seeds; leave out {' and '.join(barred)}"
         )
@@ -212,12 +235,10 @@ def refuse_idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -
 
 def read_recipe(path: Path) -> Recipe:
     """Return the recipe of a TOML file, as `load_recipe` does, without importing any plug-in: a run's own record."""
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not a TOML file: {error}") from error
-    if (base := settings.pop("base", "paper")) not in RECIPES:
-        raise RecipeError(f"{path}: {unknown('base recipe', str(base), RECIPES)}")
+    settings = _read_toml(path)
+    base = settings.pop("base", "paper")
+    if not isinstance(base, str) or base not in RECIPES:
+        raise RecipeError(f"{path}: {unknown('base recipe', base if isinstance(base, str) else _short(base), RECIPES)}")
     parts = settings.pop("set", {})
     recipe = _override(RECIPES[base], {"name": path.stem, **settings}, str(path))
     return dataclasses.replace(recipe, settings=_flat(parts, str(path)))
@@ -235,16 +256,59 @@ def _flat(parts: object, where: str) -> tuple[tuple[str, Value], ...]:
     return tuple(found)
 
 
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file says; a byte order mark before it is passed over."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path}: not a recipe: its values are nested too deeply; give single settings") from error
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
+        raise RecipeError(f"{path}: not a TOML file: {error}") from error
+
+
+def _number(number: float) -> str:
+    """Return a number for a sentence: whole ones with commas, the longest and the fractions short."""
+    if isinstance(number, int) and abs(number) < 10**19:
+        return f"{number:,}"
+    return f"a number of {number.bit_length() * 3 // 10} digits" if isinstance(number, int) else f"{number:g}"
+
+
+def _short(value: object) -> str:
+    """Return a value for a sentence, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 def _override(base: Recipe, settings: dict[str, Any], where: str) -> Recipe:
     kinds = {field.name: type(getattr(base, field.name)) for field in dataclasses.fields(base)}
     for key, value in settings.items():
         if key not in kinds or key == "settings":
             raise RecipeError(f"{where}: {unknown('setting', key, [one for one in kinds if one != 'settings'])}")
-        kind, item = kinds[key], str if key == "plugins" else int | float
-        if kind is tuple and isinstance(value, list) and all(isinstance(one, item) for one in value):
-            settings[key] = tuple(value) if key == "plugins" else tuple(float(one) for one in value)
-        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-            settings[key] = float(value)
-        elif type(value) is not kind:
-            raise RecipeError(f"{where}: {key} must be a {kind.__name__}; got {value!r}")
-    return dataclasses.replace(base, **settings)
+        if key == "plugins" and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            settings[key] = tuple(value)
+        else:
+            settings[key] = _typed(value, kinds[key], f"{where}: {key}")
+    try:
+        return dataclasses.replace(base, **settings)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _typed(value: object, kind: type, where: str) -> object:
+    """Return a value of a TOML file as the kind that its setting has; whole numbers may stand for fractions."""
+    try:
+        if kind is tuple and isinstance(value, list) and all(type(item) in (int, float) for item in value):
+            return tuple(float(item) for item in value)
+        if kind is float and type(value) is int:
+            return float(value)
+    except OverflowError as error:
+        raise RecipeError(f"{where} is too large a number") from error
+    if type(value) is not kind:
+        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise RecipeError(f"{where} must be {wanted.get(kind, 'a list of numbers')}; got {_short(value)}")
+    return value

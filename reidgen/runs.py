@@ -28,7 +28,7 @@ import filelock
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import RecipeError, RunError
+from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.files import replacing, sha256_file, write_text
 from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal
 from reidgen.methods import Method, method_from
@@ -247,14 +247,14 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises RunError at once when another process holds it."""
+        """Hold the folder for this process. Raises BusyError at once when another process holds it."""
         lock = filelock.FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
             self._clear()  # what a process left that was killed
         except filelock.Timeout as error:
-            raise RunError(
+            raise BusyError(
                 f"another process is writing {self.folder}; wait for it or stop it, then try again"
             ) from error
         except OSError as error:

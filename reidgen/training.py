@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
 import io
 import json
@@ -36,8 +37,8 @@ from reidgen.data.batches import (
     load_source,
     source_digest,
 )
-from reidgen.devices import device_name, memory_format
-from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
+from reidgen.devices import device_name, enough_memory, memory_format
+from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError
 from reidgen.files import fill, replacing, reserve, sha256_file, write_text
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.backbones import weight_file
@@ -50,6 +51,7 @@ from reidgen.seeds import stream_seed
 
 CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.5
+LOWER = "lower identities or images (of a batch), height or width in a recipe file, or take a smaller --backbone"
 
 
 def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", report: Progress) -> Run:
@@ -61,25 +63,54 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     Under torchrun the ranks share each batch, see `reidgen.parallel`; the batches, and but for rounding the result, are
     those of one process. Every rank returns the run; rank 0 alone writes.
     Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device, or
-    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept.
+    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept,
+    OutOfMemoryError.
     """
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
     row = recipe.row
     check_row(row, recipe.backbone, recipe.losses)
     with parallel.joined(device) as place:
         parallel.check_share(recipe.identities)
-        digest = recipe.hash(source_digest(recipe, data=data), _weights_digest(recipe))
-        run = run_of(recipe, results=results, digest=digest)
+        run = planned_run(recipe, data=data, results=results)
         if any(parallel.any_rank(run.done.is_file())):
             return run
         with parallel.first_holds(run.lock()):
             if run.done.is_file():  # by another process, since we looked
                 return run
-            source = load_source(recipe, data=data, report=report)
-            trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
-            parallel.first(lambda: _begin(run, recipe))
-            trainer.fit(report)
+            check_weights(recipe)  # before gigabytes of pixels are packed
+            with enough_memory("training", LOWER):
+                source = load_source(recipe, data=data, report=report)
+                trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
+                parallel.first(lambda: _begin(run, recipe))
+                trainer.fit(report)
     return run
+
+
+def planned_run(recipe: Recipe, *, data: Path, results: Path) -> Run:
+    """Return the folder that a recipe's run has or will have; its hash needs the source and the weight file.
+
+    Where the source is not prepared any more, the run that was finished with it, if there is exactly one.
+    Raises DataError when a source is neither prepared nor was trained on, WeightsError when the weight file is missing.
+    """
+    weights = _weights_digest(recipe)
+    try:
+        return run_of(recipe, results=results, digest=recipe.hash(source_digest(recipe, data=data), weights))
+    except DataError:
+        start, row = run_of(recipe, results=results, digest="").folder.name.rsplit("-", 1)
+        folder = results / "runs" / recipe.source
+        runs = [Run(file.parent) for file in folder.glob(f"{glob.escape(start)}*-{row}/done")]
+        there = [(run, run.facts()) for run in runs]
+        same = [run for run, facts in there if recipe.hash(str(facts["source_data"]), weights) == facts["hash"]]
+        if len(same) == 1:
+            return same[0]
+        raise
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Raise WeightsError when the recipe's weights cannot be had or do not fit; they are downloaded where necessary."""
+    if recipe.weights != "none":
+        with torch.random.fork_rng(devices=[]):
+            build_network(recipe.row, recipe.backbone, classes=1, weights=recipe.weights)
 
 
 def _begin(run: Run, recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ from reidgen.speed import Speed, speed, table
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.0)
-    monkeypatch.setattr(module, "MATRIX", {"cpu": 64})
+    monkeypatch.setattr(module, "MATRIX_CPU", 64)
     monkeypatch.setattr(module, "COPY_BYTES", 1000)
     monkeypatch.setattr(module, "QUERIES", 7)
     monkeypatch.setattr(module, "GALLERY", 210)

@@ -1,18 +1,48 @@
 """The options that several commands share: few, and the same everywhere."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidgen.terminal import one_sentence
+from reidgen.terminal import MANNER, one_sentence
 
 if TYPE_CHECKING:
     from reidgen.recipe import Recipe
 
-Data = Annotated[Path, typer.Option(envvar="REIDGEN_DATA", help="Folder of the prepared data sets.")]
-Results = Annotated[Path, typer.Option(help="Folder of runs and tables.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+@one_sentence
+def _folder(path: Path) -> Path:
+    """Return a folder's path with ~ expanded, as no shell does in a variable. Raises OSError for a name that is too long."""
+    home = path
+    with contextlib.suppress(RuntimeError):  # nobody knows this user's home: a folder called ~NAME
+        home = path.expanduser()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        home.stat()
+    return home
+
+
+def _speak_quietly(quiet: bool) -> bool:
+    MANNER.quiet = quiet
+    return quiet
+
+
+def _speak_json(json: bool) -> bool:
+    MANNER.json = json
+    return json
+
+
+Data = Annotated[Path, typer.Option(envvar="REIDGEN_DATA", callback=_folder, help="Folder of the prepared data sets.")]
+Results = Annotated[Path, typer.Option(envvar="REIDGEN_RESULTS", callback=_folder, help="Folder of runs and tables.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_speak_quietly, help="Only results and errors: no progress, no notes.")
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=_speak_json, help="Print one JSON document on stdout, all else on stderr."),
+]
 Source = Annotated[
     str | None,
     typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),
@@ -25,6 +55,9 @@ Backbone = Annotated[
 ]
 Weights = Annotated[
     str | None, typer.Option(help="imagenet, none or a torchvision state dict instead of the recipe's.")
+]
+RunNames = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Run folders, their names, or the beginnings of their names.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")]
 Target = Annotated[str, typer.Option(help="A prepared data set, several joined by commas, or synth.")]
@@ -98,3 +131,26 @@ def recipe_of(
         settings=tuple(together.items()),
         **changes,
     ).known()
+
+
+def read_seeds(words: str) -> list[int]:
+    """Return the seeds that --seeds means: "3" is 0 to 2, "2,4" these two, "4," that one alone.
+
+    Raises RecipeError for anything else.
+
+    >>> read_seeds("3"), read_seeds("2,4"), read_seeds("4,")
+    ([0, 1, 2], [2, 4], [4])
+    """
+    from reidgen.errors import RecipeError
+
+    parts = [part.strip() for part in words.split(",")]
+    if parts[-1] == "" and len(parts) > 1:
+        parts.pop()
+    if not all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts):
+        raise RecipeError(f"--seeds {words[:40]!r} is neither a number of seeds nor seeds such as 2,4 (or 4, for one)")
+    numbers = [int(part) for part in parts]
+    if "," in words:
+        return list(dict.fromkeys(numbers))
+    if not 1 <= numbers[0] <= 1000:
+        raise RecipeError(f"--seeds {numbers[0]:,}: give 1 to 1,000 seeds, or seeds such as 2,4")
+    return list(range(numbers[0]))

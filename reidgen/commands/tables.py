@@ -31,7 +31,7 @@ def table(
     plugin: Plugin = None,
     results: Results = Path("results"),
 ) -> None:
-    """Print a comparison table and write it as Markdown, CSV and LaTeX.
+    """Print the comparison table; write it as Markdown, CSV and LaTeX.
 
     Example: reidgen table --paper
 
@@ -69,7 +69,7 @@ def report(
     plugin: Plugin = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write everything that is known into one HTML file that opens anywhere, offline.
+    """Write everything that is known into one offline HTML file.
 
     Example: reidgen report
     """

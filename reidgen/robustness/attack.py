@@ -28,7 +28,7 @@ from torch.nn import functional
 from reidgen.data.batches import Source, load_source, source_digest, standardize, to_float
 from reidgen.data.images import decode
 from reidgen.data.manifest import load_prepared
-from reidgen.devices import choose_device, device_name, memory_format
+from reidgen.devices import choose_device, device_name, enough_memory, memory_format
 from reidgen.errors import DataError, RecipeError, unknown
 from reidgen.evaluation import embed, load_network, origins_of, refuse_shared_images, tested_part
 from reidgen.files import replacing, write_text
@@ -100,6 +100,7 @@ def control_pattern(name: str, *, bound: int, height: int, width: int) -> Patter
     return np.ascontiguousarray(bound * signs.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
 
 
+@enough_memory("attack", "lower attack.BATCH, use --device cpu, or attack a run of smaller height and width")
 def find_pattern(
     network: ReIDNet,
     source: Source,
