@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from conftest import SMALL, quiet
 
-from reidgen import bench as bench_module
-from reidgen.bench import bench, rows_of
+from reidgen import grid as bench_module
 from reidgen.data.prepare import prepare
 from reidgen.entries import Protocol
 from reidgen.errors import DataError
+from reidgen.grid import bench, rows_of
 from reidgen.runs import read_rows
 from reidgen.tables.compare import make_table
 

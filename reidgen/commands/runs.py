@@ -224,8 +224,8 @@ def bench(
     if dry_run:
         _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, data, results, device)
         return
-    from reidgen.bench import bench as run_bench
-    from reidgen.bench import rows_of
+    from reidgen.grid import bench as run_bench
+    from reidgen.grid import rows_of
 
     with progress() as report:
         grid = run_bench(
@@ -260,8 +260,8 @@ def _print_forecast(
     results: Path,
     device: str,
 ) -> None:
-    from reidgen.bench import plan_cells
     from reidgen.forecast import forecast
+    from reidgen.grid import plan_cells
 
     cells = plan_cells(
         recipe, methods=methods, seeds=seeds, data=data, results=results, protocol=protocol, targets=targets, say=note
