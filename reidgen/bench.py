@@ -102,7 +102,7 @@ def bench(
         source = cell.recipe.source
         if isinstance(ended, ReidgenError):
             grid.failures.append(Failure(cell.recipe, str(ended)))
-            say(f"{cell.name} {cell.recipe.method} s{cell.recipe.seed}: failed: {ended}")
+            say(f"{cell.name} {cell.recipe.row.label} s{cell.recipe.seed}: failed: {ended}")
             continue
         run, refusals = ended
         if source not in grid.sources and (single := run.facts().get("single")):
@@ -179,7 +179,7 @@ def _ended(
             report(f"{len(busy)} runs wait for another process", len(cells) - len(busy), len(cells))
             time.sleep(WAIT)
         elif busy:
-            names = ", ".join(f"{cell.recipe.method} s{cell.recipe.seed}" for cell in busy)
+            names = ", ".join(f"{cell.recipe.row.label} s{cell.recipe.seed}" for cell in busy)
             say(f"put off, as another process is at work on them: {names}")
         left = busy
 
@@ -223,7 +223,7 @@ def _within(report: GridProgress, cell: Cell, number: int, total: int) -> Progre
 
     def show(what: str, done: int, of: int) -> None:
         nonlocal share
-        if what.startswith(f"{cell.recipe.method} s"):
+        if what.startswith(f"{cell.recipe.row.label} s"):
             share = 0.9 * done / max(of, 1)
         target = next((place for place, name in enumerate(cell.targets) if what.startswith(f"{name}: ")), None)
         if target is not None:
@@ -305,6 +305,6 @@ def _summary(run: Run, targets: list[str]) -> str:
     mean = f"mean of {len(unseen)} unseen {100 * unseen.mean():.1f}" if len(unseen) else "no unseen target"
     recipe = run.recipe()
     return (
-        f"{recipe.method} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; mAP "
+        f"{run.method().label} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; mAP "
         f"{f'{seen} (seen), ' if seen else ''}{mean}"
     )

@@ -26,6 +26,10 @@ class RecipeError(ReidgenError):
     """A setting, method, recipe or source is unknown or does not fit the others."""
 
 
+class PluginError(RecipeError):
+    """A plug-in cannot be imported, holds no rows, takes a known name, or is not the one a run was trained with."""
+
+
 class WeightsError(ReidgenError):
     """A weight file is missing, unreadable or does not fit the network."""
 

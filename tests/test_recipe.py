@@ -11,7 +11,12 @@ from reidgen.recipe import BOUNDS, RECIPES, Recipe, load_recipe
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
-    recipe = RECIPES[name].change(source="market+pku", seed=3, weights="some dir/\U0001f600 weights.pth")
+    recipe = RECIPES[name].change(
+        source="market+pku",
+        seed=3,
+        weights="some dir/\U0001f600 weights.pth",
+        settings=(("snr.weights", (1.0, 0.5)), ("snr.distance", "euclidean")),
+    )
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
     assert load_recipe(str(tmp_path / "recipe.toml")) == recipe
 
@@ -35,7 +40,11 @@ def test_a_file_overrides_single_settings_of_its_base(tmp_path: Path) -> None:
         ('base = "papr"', "unknown base recipe 'papr'; did you mean 'paper'"),
         ('method = "snrr"', "unknown method 'snrr'; did you mean 'snr'"),
         ('backbone = "resnet5"', "unknown backbone 'resnet5'; did you mean 'resnet50'"),
-        ("snr_weights = [1.0]", "snr_weights needs one number per stage"),
+        ("snr_weights = [1.0]", "unknown setting 'snr_weights'"),
+        ('[set]\nsnr.distanc = "cosine"', "unknown parameter of snr 'distanc'; did you mean 'distance'"),
+        ("[set]\nsnr.distance = 3", "snr.distance must be like 'cosine'"),
+        ("[set]\nsnr = 3", "holds lines such as snr.distance"),
+        ('plugins = ["absent.py"]', r"no plug-in .*absent\.py"),
         ("images = 1", "images must lie within 2 to 1,024; got 1"),
         ("zoom = 2.0", "zoom must lie within 0 to 1; got 2"),
         ("lr = -1.0", r"lr must lie within 0 to 1e\+30; got -1"),
@@ -83,6 +92,22 @@ def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "mine.toml"))
 
 
+def test_hashes_are_those_of_reidgen_0_2() -> None:
+    """A setting that comes later counts only where it is used, so that older runs and rows stay comparable."""
+    assert [recipe.hash("a", "none") for recipe in RECIPES.values()] == ["8b3542ae", "389ec7e0"]
+
+
+def test_every_setting_counts_in_the_hash_but_what_names_a_run() -> None:
+    base, values = Recipe(), {str: "balanced", int: 77, float: 0.25, bool: True, tuple: (3.0,)}
+    special = {"backbone": "tiny", "weights": "none", "dtype": "bfloat16"}
+    for field in dataclasses.fields(Recipe):
+        if field.name in ("settings", "plugins"):
+            continue
+        value = special.get(field.name, values[type(field.default)])
+        same = base.hash("a") == base.change(**{field.name: value}).hash("a")
+        assert same == (field.name in ("name", "method", "source", "seed")), field.name
+
+
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbfheight = 128\n")
     assert load_recipe(str(tmp_path / "mine.toml")).height == 128
@@ -92,12 +117,6 @@ def test_the_bounds_themselves_are_allowed_and_leave_no_number_out() -> None:
     assert Recipe(seed=2**63 - 1, height=32, width=4096, epochs=100_000, milestones=(0.0, 100_000.0))
     numbers = {f.name for f in dataclasses.fields(Recipe) if f.type in ("int", "float", int, float, tuple[float, ...])}
     assert numbers == set(BOUNDS) - {"batch"}
-
-
-def test_hashes_are_those_of_reidgen_0_1() -> None:
-    """A setting that came later counts only where it is used, so that older runs and rows stay comparable."""
-    assert [recipe.hash("a", "none") for recipe in RECIPES.values()] == ["a30ea345", "fc571844"]
-    assert Recipe(sampling="balanced").hash("a", "none") != "a30ea345"
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

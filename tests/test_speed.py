@@ -7,6 +7,7 @@ from torch import nn
 from reidgen import speed as module
 from reidgen.data.batches import standardize
 from reidgen.errors import RecipeError
+from reidgen.methods import METHODS
 from reidgen.models.network import build_network
 from reidgen.recipe import Recipe
 from reidgen.speed import Speed, speed, table
@@ -31,7 +32,7 @@ def counted_by_hand(method: str, recipe: Recipe) -> float:
         assert isinstance(layer.weight, torch.Tensor)
         total += 2 * layer.weight.numel() * places
 
-    network = build_network(method, recipe.backbone, classes=4).eval()
+    network = build_network(METHODS[method], recipe.backbone, classes=4).eval()
     for layer in network.backbone.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(hook)

@@ -43,11 +43,16 @@ Json = Annotated[
     bool,
     typer.Option("--json", callback=_speak_json, help="Print one JSON document on stdout, all else on stderr."),
 ]
-Source = Annotated[str, typer.Option(help="Data set to train on; several joined by +; market-all: all its images.")]
+Source = Annotated[
+    str | None,
+    typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),
+]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="paper, quick or FILE.toml; by default quick for synth, else paper.")
 ]
-Backbone = Annotated[str | None, typer.Option(help="resnet50, resnet18, mobilenet_v2 or tiny instead of the recipe's.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="resnet50, resnet18, mobilenet_v2, tiny, ... instead of the recipe's.")
+]
 Weights = Annotated[
     str | None, typer.Option(help="imagenet, none or a torchvision state dict instead of the recipe's.")
 ]
@@ -62,14 +67,70 @@ Compile = Annotated[
 Epochs = Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.")]
 
 
-def recipe_of(name: str | None, source: str, *, compile: bool, **settings: object) -> "Recipe":
-    """Return the recipe that the options of train and bench mean."""
+def _load_plugins(names: list[str] | None) -> list[str]:
+    """Import what --plugin names, before any other option is looked at; return what a recipe keeps of it."""
+    kept: list[str] = []
+    if names:
+        _load_into(kept, names)
+    return kept
+
+
+@one_sentence
+def _load_into(kept: list[str], names: list[str]) -> None:
+    from reidgen.registry import load_plugins
+
+    kept += load_plugins(names)
+
+
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        callback=_load_plugins,
+        is_eager=True,
+        help="A Python file, or a module, with methods or backbones of your own: code that runs. Repeatable.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PART.NAME=VALUE",
+        help="A parameter of the methods that have it, such as snr.distance=euclidean (see: reidgen methods NAME).",
+    ),
+]
+
+
+def recipe_of(
+    name: str | None,
+    source: str | None,
+    *,
+    compile: bool,
+    grid: bool = False,
+    plugins: list[str] | None = None,
+    settings: list[str] | None = None,
+    **changes: object,
+) -> "Recipe":
+    """Return the recipe that the options of train and bench mean; without a source, the recipe file's own.
+
+    grid: of a whole grid, whose methods and seeds a recipe file cannot name.
+    """
     from reidgen.catalogue import DEFAULT_SYNTH
+    from reidgen.methods import read_setting
     from reidgen.recipe import load_recipe
 
-    names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")]
+    names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")] if source else []
     default = "quick" if all(name.startswith("synth-") for name in names) else "paper"
-    return load_recipe(name or default).change(source="+".join(names), compile=compile or None, **settings)
+    chosen = load_recipe(name or default, without=("method", "seed") if grid else ())
+    together = dict(chosen.settings) | dict(map(read_setting, settings or []))
+    return chosen.change(
+        source="+".join(names) or None,
+        compile=compile or None,
+        plugins=tuple(dict.fromkeys([*chosen.plugins, *(plugins or [])])),
+        settings=tuple(together.items()),
+        **changes,
+    ).known()
 
 
 def read_seeds(words: str) -> list[int]:

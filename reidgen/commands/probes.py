@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reidgen.commands.options import Data, Device, Quiet, Results, RunName, Target
+from reidgen.commands.options import Data, Device, Plugin, Quiet, Results, RunName, Target
 from reidgen.errors import RunError
 from reidgen.terminal import note, one_sentence, out, progress, result
 
@@ -15,6 +15,7 @@ def show(
     kind: Annotated[str, typer.Argument(help="ranks, maps, tsne, distances or gates.")],
     run: RunName,
     target: Target,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -47,6 +48,7 @@ def stress(
     picture: Annotated[
         Path | None, typer.Option(help="Only write a PNG that shows every shift at every severity.")
     ] = None,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -101,6 +103,7 @@ def attack(
     bound: Annotated[
         int, typer.Option(help="Grey levels that a pixel may move by, 1 to 255; each bound has its own patterns.")
     ] = 10,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",

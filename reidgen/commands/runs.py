@@ -14,10 +14,12 @@ from reidgen.commands.options import (
     Device,
     Epochs,
     Json,
+    Plugin,
     Quiet,
     RecipeName,
     Results,
     RunNames,
+    Set,
     Source,
     Target,
     Weights,
@@ -38,15 +40,19 @@ if TYPE_CHECKING:
 @one_sentence
 def train(
     method: Annotated[
-        str, typer.Option(help="A name of the METHODS table: baseline, in, ibn, a-in, a-sn, snr, ...")
-    ] = "snr",
-    source: Source = "synth",
-    seed: Annotated[int, typer.Option(help="Decides the initial weights, batches and augmentation.")] = 0,
+        str | None, typer.Option(help="baseline, in, ibn, a-in, a-sn, snr (default), ...; see: reidgen methods")
+    ] = None,
+    source: Source = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides the initial weights, batches and augmentation; 0 by default.")
+    ] = None,
     recipe: RecipeName = None,
     backbone: Backbone = None,
     weights: Weights = None,
     epochs: Epochs = None,
     compile: Compile = False,
+    setting: Set = None,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -59,14 +65,19 @@ def train(
     chosen = recipe_of(
         recipe,
         source,
+        compile=compile,
+        plugins=plugin,
+        settings=setting,
         method=method,
         seed=seed,
         backbone=backbone,
         weights=weights,
         epochs=epochs,
-        compile=compile,
     )
     from reidgen.catalogue import split_all
+    from reidgen.recipe import refuse_idle
+
+    refuse_idle(chosen.settings, [chosen.method])
     from reidgen.training import train as run_training
 
     with progress() as report:
@@ -75,6 +86,9 @@ def train(
     result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
         note(f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew")
+    if unused := facts.get("weights_unused"):
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        note(f"{chosen.weights}: not used: {', '.join(unused[:3])}{more}")
     if single := facts.get("single"):
         note(f"{chosen.source}: {single} identities have a single image and were left out")
     target = next((name for name, everything in map(split_all, chosen.sources) if not everything), "NAME")
@@ -85,6 +99,7 @@ def train(
 def evaluate(
     runs: RunNames,
     target: Target,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -143,10 +158,7 @@ def _print_evaluation(rows: "pd.DataFrame", target: str, before: str) -> None:
 @one_sentence
 def bench(
     context: typer.Context,
-    source: Annotated[
-        str | None,
-        typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),
-    ] = None,
+    source: Source = None,
     protocol: Annotated[
         str | None, typer.Option(help="Instead of a source: single, snr-multi, p1, p1-duke, p2, p3 or loo-duke.")
     ] = None,
@@ -168,6 +180,8 @@ def bench(
     weights: Weights = None,
     epochs: Epochs = None,
     compile: Compile = False,
+    setting: Set = None,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
@@ -183,17 +197,28 @@ def bench(
     Example: reidgen bench --protocol p2 --methods baseline,snr
     """
     from reidgen.catalogue import expand
-    from reidgen.methods import select_methods
     from reidgen.protocols import get_protocol
+    from reidgen.recipe import refuse_idle
+    from reidgen.registry import select_methods
 
     if source and protocol:
         raise RecipeError(f"--protocol {protocol} has sources of its own; leave out --source {source}, or --protocol")
     if target and protocol:
         raise RecipeError(f"--protocol {protocol} has targets of its own; leave out --target {target}, or --protocol")
     cells = get_protocol(protocol) if protocol else None
-    first = next(iter(cells.cells)) if cells else source or "synth"
-    chosen = recipe_of(recipe, first, backbone=backbone, weights=weights, epochs=epochs, compile=compile)
+    chosen = recipe_of(
+        recipe,
+        next(iter(cells.cells)) if cells else source,
+        grid=True,
+        compile=compile,
+        plugins=plugin,
+        settings=setting,
+        backbone=backbone,
+        weights=weights,
+        epochs=epochs,
+    )
     names = select_methods(methods)
+    refuse_idle(chosen.settings, names)
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
     if dry_run:
@@ -270,6 +295,8 @@ def speed(
     recipe: Annotated[str, typer.Option(help="paper, quick or FILE.toml.")] = "quick",
     backbone: Backbone = None,
     compile: Compile = False,
+    setting: Set = None,
+    plugin: Plugin = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -279,11 +306,12 @@ def speed(
 
     Example: reidgen speed --recipe paper --methods baseline,snr
     """
-    from reidgen.methods import select_methods
-    from reidgen.recipe import load_recipe
+    from reidgen.recipe import refuse_idle
+    from reidgen.registry import select_methods
 
-    chosen = load_recipe(recipe).change(backbone=backbone, compile=compile or None)
+    chosen = recipe_of(recipe, None, compile=compile, plugins=plugin, settings=setting, backbone=backbone)
     names = select_methods(methods)
+    refuse_idle(chosen.settings, names)
     from reidgen.devices import choose_device, device_name
     from reidgen.speed import speed as run_speed
     from reidgen.speed import table as speed_table
