@@ -187,7 +187,7 @@ def bench(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train methods x seeds, evaluate on all targets, write the table.
+    """Train methods x seeds, evaluate them, write the table.
 
     On one source, or on the cells of a protocol. Safe to stop and repeat: only what is missing runs. A run that fails is
     noted and the others go on; a run that another process holds comes last.
