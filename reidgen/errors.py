@@ -34,6 +34,10 @@ class RunError(ReidgenError):
     """A run folder is in use, incomplete, or made by something else; or training diverged."""
 
 
+class BusyError(RunError):
+    """Another process holds the folder; it is named."""
+
+
 class EmptyTableError(ReidgenError):
     """There are no results for a table yet."""
 

@@ -14,20 +14,22 @@ import io
 import json
 import os
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import filelock
 import pandas as pd
 
 from reidgen import __version__
 from reidgen.errors import RunError
 from reidgen.files import replacing, write_text
+from reidgen.locks import hold
 from reidgen.recipe import Recipe, load_recipe
 
+OLD = 3600.0  # seconds after which nobody is still writing a temporary file
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
@@ -127,23 +129,16 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises RunError at once when another process holds it."""
-        lock = filelock.FileLock(self.folder / ".lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            for left in self.folder.rglob(".*.part"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-        except filelock.Timeout as error:
-            raise RunError(
-                f"another process is writing {self.folder}; wait for it or stop it, then try again"
-            ) from error
-        except OSError as error:
-            raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
-        try:
+        """Hold the folder for this process. Raises BusyError at once when another process holds it."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.folder, wait=False))
+                for left in self.folder.rglob(".*.part"):  # by a process that was killed; `show` holds no lock
+                    if left.parent.name != "show" or left.stat().st_mtime < time.time() - OLD:
+                        left.unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
             yield
-        finally:
-            lock.release()
 
     def evaluated(self, target: str, digest: str) -> bool:
         """Return whether results.csv holds rows of `target` for the index with this digest, and its queries are there too."""

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, BinaryIO, Self
 
 from reidgen.data.cuhk03 import is_hdf5, unpack_mat
-from reidgen.data.images import locked
 from reidgen.errors import BrokenArchiveError, DataError
+from reidgen.locks import locked
 from reidgen.runs import Progress
 
 MARKER = "unpacked.json"  # written last into an unpacked folder

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from reidgen.data.archives import MARKER, unpack
 from reidgen.data.download import download, md5_file
-from reidgen.data.images import locked
 from reidgen.data.readers import SUFFIXES, locate
 from reidgen.entries import Archive, Dataset
 from reidgen.errors import BrokenArchiveError, DataError
+from reidgen.locks import locked
 from reidgen.runs import Progress
 
 Say = Callable[[str], None]

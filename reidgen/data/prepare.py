@@ -17,7 +17,7 @@ from reidgen.catalogue import load_catalogue
 from reidgen.data.archives import unpack
 from reidgen.data.check import difference, stamp_files
 from reidgen.data.download import md5_file
-from reidgen.data.images import decode, locked, windows
+from reidgen.data.images import decode, windows
 from reidgen.data.manifest import OWN, Prepared, again, asked_pattern, load_prepared, read_manifest, write_manifest
 from reidgen.data.obtain import Say, obtain
 from reidgen.data.partitions import matched
@@ -25,6 +25,7 @@ from reidgen.data.readers import locate, own_dataset, read
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
 from reidgen.files import write_text
+from reidgen.locks import locked
 from reidgen.runs import Progress
 from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 
