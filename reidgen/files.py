@@ -7,8 +7,8 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from io import BufferedReader
+from pathlib import Path
 
 from reidgen.errors import ReidgenError
 

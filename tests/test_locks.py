@@ -198,7 +198,7 @@ def test_a_pipe_as_lock_file_is_refused(tmp_path: Path) -> None:
 
 def test_errors_become_sentences(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot use .*file"), locked(tmp_path / "file" / "folder"):
+    with pytest.raises(DataError, match=r"cannot use .*file"), locked(tmp_path / "file" / "folder"):
         pass
     with pytest.raises(DataError, match="cannot use x: No space left on device"), locked(tmp_path):
         raise OSError(28, "No space left on device", "x")

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from reidgen.entries import Archive
 from reidgen.errors import DataError
+from reidgen.files import opened
 from reidgen.runs import Progress
 
 RETRIES = 4  # of one connection, each where the last one broke, after a growing pause
@@ -47,9 +48,15 @@ def download(archive: Archive, folder: Path, *, say: Callable[[str], None], repo
 
 
 def md5_file(file: Path) -> str:
-    """Return the MD5 of a file's bytes, the only checksum that data sets were published with."""
-    with file.open("rb") as raw:
-        return hashlib.file_digest(raw, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    """Return the MD5 of a file's bytes, the only checksum that data sets were published with.
+
+    Raises DataError when the file cannot be read.
+    """
+    try:
+        with opened(file) as raw:
+            return hashlib.file_digest(raw, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}; make it readable, or get it again") from error
 
 
 def _fetch(url: str, output: Path, report: Progress | None) -> None:
