@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import synchronize
+from multiprocessing import Pipe, synchronize
 from pathlib import Path
 
 import pytest
 
+from reidgen import pool
 from reidgen.errors import RunError
 from reidgen.pool import share
 
@@ -111,3 +112,15 @@ def test_workers_end_with_their_parent(signals: str, tmp_path: Path) -> None:
         alive(path.name) for path in (tmp_path / "ids").iterdir()
     ):  # it is for whoever runs the tests to end a hang
         time.sleep(0.01)
+
+
+def test_a_job_without_process_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, on which nobody has tried it."""
+    monkeypatch.delattr(os, "setpgrp")
+    monkeypatch.setattr(pool, "_end_with_parent", lambda *how: None)
+    monkeypatch.setattr(signal, "signal", lambda *how: None)
+    here, there = Pipe(duplex=False)
+    pool._child(lambda job, device: (job, device), 3, "cpu", there)
+    assert here.recv() == (3, "cpu")
+    here.close()
+    there.close()

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reidgen.data.cuhk03 import is_hdf5, unpack_mat
-from reidgen.data.members import Gate, is_tar, tar_members, zip_members
+from reidgen.data.members import JOIN, Gate, is_tar, tar_members, zip_members
 from reidgen.errors import BrokenArchiveError, DataError
 from reidgen.files import opened
 from reidgen.locks import locked
 from reidgen.runs import Progress
 
 MARKER = "unpacked.json"  # written last into an unpacked folder
-SPLIT = "one piece of a split archive; join the pieces (zip -s 0 x.zip --out whole.zip, or cat x.zip.0* > whole.zip)"
 SUFFIXES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
 LOOSE = (".mat", ".txt", ".csv")  # what is published beside an archive and only copied
 
@@ -141,8 +140,6 @@ def _sentences(file: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        if "multiple disks" in str(error):
-            raise BrokenArchiveError(f"{file} is {SPLIT}") from error
         raise BrokenArchiveError(f"{file} is damaged ({_first_line(error)}); get it again") from error
     except FileExistsError as error:
         raise BrokenArchiveError(
@@ -181,7 +178,7 @@ def _extract(file: Path, into: Path, budget: "_Budget", report: Progress | None)
                 cure = "get it again" if magic == b"<" else "unpack it yourself and give the folder"
                 raise BrokenArchiveError(f"{file} is {what}, which reidgen cannot unpack; {cure}")
         if re.search(r"\.(z?\d{2,3}|part\d+)$", file.name.lower()):
-            raise BrokenArchiveError(f"{file} is {SPLIT}")
+            raise BrokenArchiveError(f"{file} is one piece of a split archive; {JOIN}")
         found = "is empty" if not start else "is no archive, or is cut off"
         raise BrokenArchiveError(f"{file} {found} (zip, tar, tar.gz, tar.bz2 and tar.xz are read); get it again")
 

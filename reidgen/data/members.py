@@ -19,6 +19,7 @@ from reidgen.files import opened
 
 DEPTH, NAME = 20, 240  # folders in a path, bytes in a name: far beyond any data set of the field
 HEADER = 2**20  # bytes of the headers before one file of a tar; a long path and its attributes have some thousands
+JOIN = "join the pieces (zip -s 0 x.zip --out whole.zip, or cat x.zip.0* > whole.zip)"
 GLOBALS = 100  # settings that a tar makes for all its files; git's have one
 
 
@@ -102,6 +103,10 @@ def _one_name(one: str, other: str) -> str:
 
 def zip_members(raw: BinaryIO, gate: Gate) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Yield path, size and content of the files in a zip, after all of them have passed."""
+    raw.seek(-min(22, raw.seek(0, 2)), 2)
+    end = raw.read()
+    if end.startswith(b"PK\5\6") and end[4:6] not in (b"\0\0", b"\xff\xff"):  # the number of this disk
+        raise BrokenArchiveError(f"{gate.file} is the last piece of a split archive; {JOIN}")
     with zipfile.ZipFile(raw) as archive:
         passed = []
         for info in archive.infolist():
