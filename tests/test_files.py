@@ -35,7 +35,7 @@ def test_writers_of_equal_process_numbers_do_not_meet(tmp_path: Path) -> None:
 
 def test_what_fails_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "x", "old")
-    with pytest.raises(ReidgenError, match="cannot write .*: No space left on device; free some space"):
+    with pytest.raises(ReidgenError, match=r"cannot write .*: No space left on device; free some space"):
         with replacing(tmp_path / "x") as temporary:
             temporary.write_text("half")
             raise OSError(28, "No space left on device")
@@ -58,5 +58,5 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "link") == b"content"
     assert sha256_file(tmp_path / "x") == hashlib.sha256(b"content").hexdigest()
     for name in ("pipe", "zero", "."):
-        with pytest.raises(OSError, match="no regular file|Is a directory"), opened(tmp_path / name):
+        with pytest.raises(OSError, match=r"no regular file|Is a directory"), opened(tmp_path / name):
             pass
