@@ -99,10 +99,12 @@ def _worker(work: Callable[[Job], Result]) -> tuple[Connection, BaseProcess]:
     """Start a process that answers what it is sent; return the pipe to it, and the process."""
     context = multiprocessing.get_context("spawn")  # the same on all systems, and safe beside the threads of torch
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(work, there), daemon=True)
+    process = context.Process(target=_serve, args=(there,), daemon=True)
     with _no_ctrl_c():
         process.start()
     there.close()
+    with contextlib.suppress(OSError):  # it is dead, as whoever waits for its answer will find
+        here.send(work)  # now that it runs: to take it in may mean to import much
     return here, process
 
 
@@ -131,14 +133,15 @@ def _in_order(chunks: Sequence[Sequence[Job]], team: dict[Connection, BaseProces
         yield from results
 
 
-def _serve(work: Callable[[Job], Result], pipe: Connection) -> None:
+def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems on which it cannot be blocked
     threading.Thread(target=_end_with_parent, args=(os._exit, 1), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe
+        work = pipe.recv()
         while True:
             place, chunk = pipe.recv()
             try:
-                answer: list[Result] | Exception = [work(item) for item in chunk]
+                answer: list[object] | Exception = [work(item) for item in chunk]
             except Exception as error:
                 error.add_note(f"in a worker process:\n{traceback.format_exc()}")
                 answer = error
