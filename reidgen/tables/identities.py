@@ -5,6 +5,7 @@ says which differences are more than chance.
 """
 
 import os
+import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -74,6 +75,6 @@ def _read(file: Path, columns: dict[str, str]) -> pd.DataFrame:
             na_values={"ap": [""]},
             compression="gzip",
         )
-    except (ValueError, KeyError, EOFError, OSError) as error:
+    except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
         remedy = "remove it" if file.name == FILE else f"remove the folder {os.fspath(file.parent)} and run again"
         raise RunError(f"{file} is missing or damaged; {remedy}") from error
