@@ -18,7 +18,7 @@ from reidgen.evaluation import evaluate, sound_sets
 from reidgen.pool import spread
 from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
-from reidgen.runs import Progress, Run, read_csv
+from reidgen.runs import Progress, Run, read_csv, tie_notes
 from reidgen.training import stop_signals, train
 
 
@@ -78,6 +78,9 @@ def bench(
                 say(f"left out: {sentence}")
         done[source] = str(run.facts()["hash"]), cells[source]
         say(f"{cell.name} {_summary(run, cells[source])}")
+        rows = read_csv(run.results)
+        for note in tie_notes(rows[rows["target"].isin(cells[source])]):
+            say(f"{cell.name} {note}")
     return done
 
 

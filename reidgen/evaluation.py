@@ -132,13 +132,20 @@ def embed_tested(
     paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
     wanted = np.unique(tested["path"].to_numpy(dtype=str))
     what = f"{prepared.name}: embedding"
-    return wanted, embed(
+    embedding_ND = embed(
         network,
         pack,
         rows_N=np.searchsorted(paths, wanted),
         dtype=recipe.dtype,
         report=lambda _, done, of: report(what, done, of),
     )
+    # Equal files are equally far from all, but a batch may round the same image otherwise at another place.
+    digest = tested.drop_duplicates("path").sort_values("path")["sha256"].to_numpy(dtype=str)
+    _, first, group = np.unique(digest, return_index=True, return_inverse=True)
+    copies = np.flatnonzero(first[group] != np.arange(len(digest)))
+    with torch.inference_mode():
+        embedding_ND[torch.from_numpy(copies)] = embedding_ND[torch.from_numpy(first[group][copies])]
+    return wanted, embedding_ND
 
 
 def sides_of(part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor) -> Sides:
@@ -176,6 +183,7 @@ def _rank_split(
         "queries": len(query),
         "gallery": len(gallery),
         "unmatched": ranking.unmatched,
+        "tied": int(ranking.tied.sum()),
     }
     per_query = query[["path", "pid", "camid"]].assign(
         ap=ranking.average_precision.numpy(),

@@ -76,7 +76,7 @@ def evaluate(
     Example: reidgen evaluate snr-tiny-s0 --target synth-night
     """
     from reidgen.catalogue import expand
-    from reidgen.runs import find_run
+    from reidgen.runs import find_run, tie_notes
 
     found = find_run(run, results)
     from reidgen.evaluation import evaluate as run_evaluation
@@ -93,6 +93,8 @@ def evaluate(
             out().print(
                 f"{name}: {rows['unmatched'].sum()} of {rows['queries'].sum()} queries have no match and do not count"
             )
+        for note in tie_notes(rows):
+            out().print(note, soft_wrap=True)
     out().print(f"rows in {found.results}, per-query numbers in {found.per_query}", soft_wrap=True)
 
 
