@@ -13,7 +13,7 @@ from torch import Tensor
 from reidgen.catalogue import family_of, load_catalogue, split_all, trained_whole
 from reidgen.data.batches import one_ahead, standardize, to_float, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
-from reidgen.data.pack import load_pack
+from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, memory_format
 from reidgen.errors import DataError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
@@ -56,7 +56,12 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
 
 @torch.inference_mode()
 def embed(
-    network: ReIDNet, pixels: NDArray[np.uint8], *, rows_N: NDArray[np.int64], dtype: str = "float32", report: Progress
+    network: ReIDNet,
+    pixels: Pack | NDArray[np.uint8],
+    *,
+    rows_N: NDArray[np.int64],
+    dtype: str = "float32",
+    report: Progress,
 ) -> Tensor:
     """Return the embeddings of the images `rows_N`, float32 (N, D), L2-normalised, on the network's device.
 
