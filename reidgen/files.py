@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def writable(folder: Path) -> bool:
+    """Tell whether the rights of an existing folder, or of its disk, let this process write there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def write_text(path: Path, text: str) -> None:

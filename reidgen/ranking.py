@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reidgen.devices import enough_memory
 from reidgen.errors import DataError
 
 COLLAPSED = 1e-6  # variance of embeddings, as a share of their mean square, below which distances are rounding
@@ -70,6 +71,7 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+@enough_memory("ranking", "lower block_bytes, rank fewer gallery images, or use --device cpu")
 @torch.no_grad()
 @_full_precision()
 def rank(
@@ -97,7 +99,8 @@ def rank(
         distance is computed once. The peak beside the features is about 3 blocks (0.8 GB for 1,000,000 images). Near
         ties of embeddings that differ may fall otherwise with other blocks or in another order of the gallery, where
         the matrix library then rounds the last bit otherwise.
-    Raises DataError when shapes disagree, a side is empty, an embedding is not finite, or no query has a match.
+    Raises DataError when shapes disagree, a side is empty, an embedding is not finite, or no query has a match;
+    OutOfMemoryError.
 
     Source: Zheng et al., ICCV 2015 (Market-1501; CMC, mAP); Ye et al., TPAMI 2021 (mINP);
     torchreid@f8cd150:metrics/rank.py, whose argsort breaks ties at random, as the sort does (ours: matches last), and

@@ -1,7 +1,7 @@
 """Run folders and result rows: where they lie, how they are read and written, and where they came from. No torch here.
 
-    <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>/
-        recipe.toml  log.csv  state.pt (only while unfinished)  weights.safetensors  done
+    <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>-<row8>/
+        recipe.toml  row.json  log.csv  state.pt (only while unfinished)  weights.safetensors  done
         results.csv  per_query.csv.gz  results.csv.sha256
 
 `done` is written last in training, with the digests of the files before it and a check of its own. A target's rows
@@ -28,10 +28,11 @@ import filelock
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import RunError
+from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.files import replacing, sha256_file, write_text
 from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal
-from reidgen.recipe import Recipe, load_recipe
+from reidgen.methods import Method, method_from
+from reidgen.recipe import Recipe, read_recipe
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
@@ -84,13 +85,12 @@ QUERIES: dict[str, str] = {
 }
 TOLERANCE = 5e-6  # between a mean and its per-query numbers, both of six digits
 Facts = dict[str, Any]
-# What `done` of every version holds; what came later is optional: single, threads, and the digests of the other files.
-_FACTS: dict[str, type | tuple[type, ...]] = {
-    "weights_sha256": str,
-    "hash": str,
+_FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
+    "sources": list,
     "classes": int,
-    "source_data": str,
+    "threads": int,
     "seconds": (int, float),
+    **dict.fromkeys(("weights_sha256", "recipe_sha256", "row_sha256", "hash", "row", "source_data"), str),
     **dict.fromkeys(("device", "torch", "version", "commit", "date"), str),
 }
 _RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
@@ -107,6 +107,20 @@ class Run:
     @property
     def recipe_file(self) -> Path:
         return self.folder / "recipe.toml"
+
+    @property
+    def row_file(self) -> Path:
+        return self.folder / "row.json"
+
+    @property
+    def hash(self) -> str:
+        """The recipe's hash: rows of other hashes are not comparable."""
+        return self.folder.name.rsplit("-", 2)[1]
+
+    @property
+    def row_digest(self) -> str:
+        """The digest of the method's row."""
+        return self.folder.name.rsplit("-", 2)[2]
 
     @property
     def log(self) -> Path:
@@ -133,25 +147,33 @@ class Run:
         return self.folder / "per_query.csv.gz"
 
     def recipe(self) -> Recipe:
-        """Return the recipe of the run. Raises RunError when its file is missing or is not the one that was trained."""
-        if not self.recipe_file.is_file():
-            raise RunError(f"{self.recipe_file} is missing; {_RESTORE}")
-        try:
-            recipe = load_recipe(str(self.recipe_file))
-            facts = self.facts() if self.done.is_file() else {}
-            changed = facts and not self._trained(recipe, facts)
-        except OSError as error:
-            raise _unreadable(self.recipe_file, error) from error
-        if changed:
-            raise RunError(f"{self.recipe_file} is not the recipe that this run was trained with; {_RESTORE}")
-        return recipe
+        """Return the recipe of the run; no plug-in is imported.
 
-    def _trained(self, recipe: Recipe, facts: Facts) -> bool:
-        """Tell whether the recipe is that of `done`, which knows its digest, or else of the folder's name."""
-        if "recipe_sha256" in facts:
-            return bool(facts["recipe_sha256"] == text_digest(self.recipe_file))
-        named = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{facts['hash']}"
-        return self.folder.name == named or not self.folder.name.endswith(f"-{facts['hash']}")  # renamed
+        Raises RunError when its file is missing or is not the one that was trained.
+        """
+        self._recorded(self.recipe_file, "recipe")
+        return read_recipe(self.recipe_file)
+
+    def method(self) -> Method:
+        """Return the row that the run was trained with, as it was then.
+
+        Raises RunError when its file is missing or is not the one that was trained.
+        """
+        self._recorded(self.row_file, "row")
+        try:
+            return method_from(json.loads(self.row_file.read_text(encoding="utf-8")))
+        except (ValueError, RecipeError) as error:
+            raise RunError(f"{self.row_file} holds no method's row ({error}); {_RESTORE}") from error
+
+    def _recorded(self, file: Path, what: str) -> None:
+        """Raise RunError when a file is missing, or is not the one that `done` vouches for, once there is a `done`."""
+        if not file.is_file():
+            raise RunError(f"{file} is missing; {_RESTORE}")
+        try:
+            if self.done.is_file() and self.facts()[f"{what}_sha256"] != text_digest(file):
+                raise RunError(f"{file} is not the {what} that this run was trained with; {_RESTORE}")
+        except OSError as error:
+            raise _unreadable(file, error) from error
 
     def facts(self) -> Facts:
         """Return what training wrote into `done`. Raises RunError when the run is not finished or the file is damaged."""
@@ -163,9 +185,13 @@ class Run:
             facts: Facts = json.loads(self.done.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise self._damaged_done() from error
+        if isinstance(facts, dict) and facts.get("version") == "0.1.0" and "check" not in facts:
+            raise RunError(
+                f"{self.folder} was trained by reidgen 0.1.0: its rows stand in tables, to use it train it again"
+            )
         if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in _FACTS.items()):
             raise self._damaged_done()
-        if not (passes_check(facts) or (passes_check(facts) is None and "recipe_sha256" not in facts)):
+        if not passes_check(facts):
             raise self._damaged_done()
         return facts
 
@@ -223,14 +249,14 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises RunError at once when another process holds it."""
+        """Hold the folder for this process. Raises BusyError at once when another process holds it."""
         lock = filelock.FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
             self._clear()  # what a process left that was killed
         except filelock.Timeout as error:
-            raise RunError(
+            raise BusyError(
                 f"another process is writing {self.folder}; wait for it or stop it, then try again"
             ) from error
         except OSError as error:
@@ -340,7 +366,7 @@ def disagreement(rows: pd.DataFrame, queries: pd.DataFrame) -> str:
 
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
     """Return the run folder of a recipe; `digest` is `recipe.hash(...)`."""
-    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}"
+    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}-{recipe.row.digest}"
     return Run(results / "runs" / recipe.source / name)
 
 

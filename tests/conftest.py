@@ -21,7 +21,11 @@ def finish(run: Run, **facts: str | int | float) -> None:
     whole = {"hash": "00000000", "classes": 6, "source_data": "0", "seconds": 1}
     whole |= dict.fromkeys(("version", "commit", "torch", "device", "date"), "")
     whole |= json.loads(run.done.read_text()) if run.done.is_file() else {}
-    whole |= {"recipe_sha256": text_digest(run.recipe_file), "weights_sha256": sha256_file(run.weights), **facts}
+    whole |= {"row": run.row_digest, "threads": 1}
+    whole |= {"sources": [{"name": "synth-plaza", "family": "synth-plaza", "whole": False}]}
+    digests = {"recipe": text_digest(run.recipe_file), "row": text_digest(run.row_file)}
+    whole |= {f"{name}_sha256": digest for name, digest in digests.items()}
+    whole |= {"weights_sha256": sha256_file(run.weights), **facts}
     run.done.write_text(json.dumps(with_check(whole)))
 
 

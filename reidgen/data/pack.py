@@ -6,9 +6,11 @@ an image of 128x64, where embedding it takes milliseconds.
 """
 
 import functools
+import hashlib
 import io
 import itertools
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from PIL import Image
 from reidgen.data.images import decode, locked, windows
 from reidgen.data.manifest import Prepared, load_index
 from reidgen.errors import DataError
-from reidgen.files import replacing
+from reidgen.files import replacing, writable
 from reidgen.runs import Progress
 
 
@@ -64,7 +66,8 @@ class Pack:
 def load_pack(prepared: Prepared, height: int, width: int, report: Progress | None = None) -> tuple[list[str], Pack]:
     """Return the set's paths, sorted, and their pixels in the same order, built on the first call.
 
-    The pixels are uint8 RGB (N, height, width, 3), mapped from data/<name>/pixels-HxW-<digest8>.npy. Images are resized by Pillow's bilinear filter, which averages when it shrinks.
+    The pixels are uint8 RGB (N, height, width, 3), mapped from pixels-HxW-<digest8>.npy, see `pack_file`. Images are
+    resized by Pillow's bilinear filter, which averages when it shrinks.
     Building streams; packs of this size with another digest, and leftovers of killed builds, are removed.
 
     Raises DataError naming the file when an image has vanished or is not the one that was prepared.
@@ -72,13 +75,13 @@ def load_pack(prepared: Prepared, height: int, width: int, report: Progress | No
     index = load_index(prepared).drop_duplicates("path").sort_values("path")
     paths, digests = index["path"].tolist(), index["sha256"].tolist()
     shape = (len(paths), height, width, 3)
-    file = prepared.folder / f"pixels-{height}x{width}-{prepared.digest[:8]}.npy"
+    file = pack_file(prepared, height, width)
     if (pixels := _mapped(file, shape)) is None:
-        with locked(prepared.folder):
+        with locked(file.parent):
             if _mapped(file, shape) is None:
-                for old in prepared.folder.glob(f"pixels-{height}x{width}-*.npy"):
+                for old in file.parent.glob(f"pixels-{height}x{width}-*.npy"):
                     old.unlink()
-                for leftover in prepared.folder.glob(".pixels-*.part"):
+                for leftover in file.parent.glob(".pixels-*.part"):
                     leftover.unlink()
                 _build(file, prepared, paths, digests, shape=shape, report=report)
         pixels = _mapped(file, shape)
@@ -86,10 +89,43 @@ def load_pack(prepared: Prepared, height: int, width: int, report: Progress | No
     return paths, pixels
 
 
+def pack_file(prepared: Prepared, height: int, width: int) -> Path:
+    """Return the file of the set's pixels at this size: where it lies, else where it will be written.
+
+    That is the set's own folder; where REIDGEN_CACHE names a folder, below that; and where neither is so and the set's
+    folder cannot be written, below the user's cache folder. There a set's pixels have a folder of their own, told by
+    where the set lies, as several data folders may hold sets of one name.
+    """
+    name = f"pixels-{height}x{width}-{prepared.digest[:8]}.npy"
+    beside = prepared.folder / name
+    size = _bytes((prepared.counts["all"]["images"], height, width, 3))
+    whole = beside.is_file() and beside.stat().st_size == size  # one of reidgen 0.1.0 has no checks
+    if whole or (not os.environ.get("REIDGEN_CACHE") and writable(prepared.folder)):
+        return beside
+    return _cache_folder(prepared) / name
+
+
+def _cache_folder(prepared: Prepared) -> Path:
+    cache = os.environ.get("REIDGEN_CACHE")
+    users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = Path(cache).expanduser() if cache else Path(users) / "reidgen"
+    where = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]
+    return place / f"{prepared.name}-{where}"
+
+
+def pack_bytes(prepared: Prepared, height: int, width: int) -> int:
+    """Return the bytes that building the set's pixels at this size would write: 0 where they are there."""
+    shape = (prepared.counts["all"]["images"], height, width, 3)
+    return _bytes(shape) if _mapped(pack_file(prepared, height, width), shape) is None else 0
+
+
 def check_packs(prepared: Prepared) -> None:
     """Read every pack of the set as it is prepared now. Raises DataError when one is damaged."""
     images = load_index(prepared)["path"].nunique()
-    for file in sorted(prepared.folder.glob(f"pixels-*x*-{prepared.digest[:8]}.npy")):
+    folders = (prepared.folder, _cache_folder(prepared))
+    for file in itertools.chain.from_iterable(
+        sorted(folder.glob(f"pixels-*x*-{prepared.digest[:8]}.npy")) for folder in folders
+    ):
         height, _, width = file.name.split("-")[1].partition("x")
         if (height + width).isdigit() and (pack := _mapped(file, (images, int(height), int(width), 3))):
             pack.check()
@@ -99,6 +135,11 @@ def _header(shape: tuple[int, ...]) -> bytes:
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return out.getvalue()
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    """Return the size of the file: header, pixels, and the checks behind them."""
+    return len(_header(shape)) + math.prod(shape) + 4 * shape[0] + 4
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> Pack | None:
