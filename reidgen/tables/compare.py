@@ -187,7 +187,7 @@ def _caption(rows: pd.DataFrame) -> str:
         first = block.iloc[0]
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
         how.setdefault(made, []).append(names[key])
-    parts = [f"{'; '.join(same)}: {made}" for made, same in how.items()]
+    parts = [f"{' and '.join(same)}: {made}" for made, same in how.items()]
     threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else ""))
     for word, column in {"seeds": "seed", "dtype": "dtype", "device": "device", "threads": "threads",
                          "torch": "torch", "commit": "commit"}.items():  # fmt: skip

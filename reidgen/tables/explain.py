@@ -89,7 +89,8 @@ def _head(found: "pd.Series[Any]", table: Table) -> str:
         if pd.notna(found[f"gain_{metric}"]):
             number += f"; {difference(found, metric)} against {table.against}"
             if found["gain_seeds"] != found["seeds"]:
-                number += f" over the {int(found['gain_seeds'])} seeds of both"
+                n = int(found["gain_seeds"])
+                number += f" over the {n} seed{'s' * (n > 1)} of both"
         if pd.notna(found[f"gain_{metric}_p"]):
             p, holm = found[f"gain_{metric}_p"], found[f"gain_{metric}_holm"]
             number += f", {p_value(p)}, after Holm's correction {p_value(holm)}"

@@ -18,7 +18,9 @@ def means_in_words(cells: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> l
     for key in cells[GROUP][cells["target"] == MEAN].drop_duplicates().itertuples(index=False, name=None):
         groups.setdefault(tuple(means[key].targets), []).append(names[key])
     return [
-        Note(f"{'; '.join(same)}: mean of unseen: over {_the(len(targets))} that all methods have: {', '.join(targets)}")
+        Note(
+            f"{' and '.join(same)}: mean of unseen: over {_the(len(targets))} that all methods have: {', '.join(targets)}"
+        )
         for targets, same in groups.items()
     ]
 

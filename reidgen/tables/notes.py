@@ -1,5 +1,6 @@
 """What to know about a table before believing it: what its rows differ in, and what is missing. Pure text."""
 
+import shlex
 from typing import Any
 
 import pandas as pd
@@ -50,11 +51,13 @@ def _seeds(name: str, block: pd.DataFrame) -> list[Note]:
 def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     """Return a note for each target that is not in the mean of unseen, and for each method or seed that is not."""
     notes = []
-    unseen = block[block["seen"] == 0]
-    runs = unseen.assign(run=run_names(unseen)).groupby(["method", "seed"])
-    has = {(str(key[0]), int(str(key[1]))): (str(run["run"].iloc[0]), set(run["target"])) for key, run in runs}
+    runs = block.assign(run=run_names(block)).groupby(["method", "seed"])
+    has = {
+        (str(key[0]), int(str(key[1]))): (str(run["run"].iloc[0]), set(run["target"][run["seen"] == 0]))
+        for key, run in runs
+    }
     for target, methods in mean.lacking.items():
-        missing = [run for run, targets in has.values() if target not in targets]
+        missing = [run for run, targets in has.values() if targets and target not in targets]
         why = f"{', '.join(methods)} {'lacks' if len(methods) == 1 else 'lack'} it" if methods else "some seeds lack it"
         notes.append(Note(f"{name}: {target} is not in the mean of unseen, as {why}", _evaluate(missing, target)))
     if mean.own:
@@ -88,7 +91,9 @@ def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], me
 def _evaluate(runs: list[str], target: str) -> str:
     """Return the command that evaluates runs on a target."""
     more = f", and likewise for {len(runs) - 1} more" if len(runs) > 1 else ""
-    return f"run: reidgen evaluate {runs[0]} --target {target}{more}" if runs else ""
+    if not runs:
+        return ""
+    return f"run: {shlex.join(['reidgen', 'evaluate', runs[0], '--target', target])}{more}"
 
 
 def _take_in(targets: list[str]) -> str:
