@@ -9,7 +9,7 @@ from reidgen.commands.data import prepare
 from reidgen.commands.probes import attack, show, stress
 from reidgen.commands.runs import bench, evaluate, speed, train
 from reidgen.commands.tables import report, table
-from reidgen.terminal import out, printable_output
+from reidgen.terminal import out
 
 app = typer.Typer(
     help="The benchmark for person re-identification on cameras nobody trained on.\n\n"
@@ -28,7 +28,6 @@ def main() -> None:
     # Threads that wait without spinning: on two cores shared with other work, a training step took 0.5 s, not 1.9 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["MPLBACKEND"] = "agg"  # figures go into files; a notebook's backend is not installed here
-    printable_output()
     app(prog_name="reidgen")
 
 

@@ -114,6 +114,7 @@ def one_sentence(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        printable_output()
         try:
             function(*args, **kwargs)
         except ReidgenError as error:

@@ -112,7 +112,7 @@ def bars(values: pd.DataFrame, *, limits: tuple[float, float], style: dict[str, 
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(label)
 
-    return _svg(draw, (WIDTH - 1.2, 0.24 * len(values) + 0.2), alt)
+    return _svg(draw, (WIDTH - 1.25, 0.24 * len(values) + 0.2), alt)
 
 
 def curves(
