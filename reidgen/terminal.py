@@ -6,14 +6,18 @@ output's encoding lacks become others.
 
 import codecs
 import contextlib
+import errno
 import functools
 import io
+import json
 import os
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ParamSpec
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 P = ParamSpec("P")
+R = TypeVar("R")
 # What stands for a character of ours that an encoding lacks; of others the accents go, and what is left becomes "?".
 _PLAIN = {
     "–": "-",
@@ -79,24 +84,10 @@ def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
     class Careful(Console):
-        """A console that shows control characters instead of obeying them, and says when it cannot print."""
+        """A console that shows the control characters of what it prints, and does not obey them."""
 
         def render_str(self, text: str, **options: Any) -> "Text":
             return super().render_str(visible(text, lines=True), **options)
-
-        def print(self, *objects: Any, **options: Any) -> None:
-            try:
-                super().print(*objects, **options)
-                self.file.flush()
-            except BrokenPipeError:
-                raise  # whoever reads has seen enough
-            except OSError as error:
-                if stderr:
-                    return  # nobody can be told
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the end of the program fails once more
-                raise ReidgenError(
-                    f"cannot print the results: {error.strerror}; write them to another place"
-                ) from error
 
     return Careful(stderr=stderr, highlight=False, markup=False, quiet=_silent())
 
@@ -106,25 +97,48 @@ def _silent() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
 
 
-def one_sentence(function: Callable[P, None]) -> Callable[P, None]:
-    """Return `function` as one that ends every ReidgenError in one sentence and its exit code.
+@dataclass
+class Manner:
+    """How a command speaks. quiet: results and errors alone; json: one document on stdout, all else on stderr."""
 
-    So does an OSError that nobody foresaw: a name too long, a file that may not be read, a full disk.
-    """
+    quiet: bool = False
+    json: bool = False
+
+
+MANNER = Manner()  # set by --quiet and --json, anew in each command
+
+
+def result(line: str) -> None:
+    """Print a result: what a command was called for."""
+    out().print(line, soft_wrap=True)
+
+
+def note(line: str) -> None:
+    """Print what helps to understand a result or the work; --quiet leaves it out."""
+    if not MANNER.quiet:
+        (err() if MANNER.json else out()).print(line, soft_wrap=True)
+
+
+def document(value: object) -> None:
+    """Print one JSON document. Raises ValueError for numbers that JSON lacks (NaN, infinite)."""
+    out().print(json.dumps(value, indent=2, allow_nan=False), soft_wrap=True)
+
+
+def one_sentence(function: Callable[P, R]) -> Callable[P, R]:
+    """Return `function` as one that ends every ReidgenError, and every failure of a file, in one sentence and exit code."""
 
     @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         printable_output()
         try:
-            function(*args, **kwargs)
+            return function(*args, **kwargs)
         except ReidgenError as error:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
-        except BrokenPipeError:
-            raise  # whoever reads has seen enough
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            complain(f"{where}{error.strerror or error}")
+            if error.errno != errno.EPIPE:  # nobody reads any more: as in `reidgen table | head`
+                complain(_failed_file(error))
+            _drop_output()
             raise typer.Exit(ReidgenError.exit_code) from None
         except KeyboardInterrupt:
             complain("stopped; what is finished is kept, the same command goes on")
@@ -134,22 +148,42 @@ def one_sentence(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def complain(sentence: str) -> None:
-    err().print("error: ", style="red", end="")
-    err().print(sentence, soft_wrap=True)
+    with contextlib.suppress(OSError):  # stderr is full or gone: the exit code tells
+        err().print("error: ", style="red", end="")
+        err().print(sentence, soft_wrap=True)
+
+
+def _failed_file(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return f"cannot write the output or read the input: {reason}; what is finished is kept"
+    return f"cannot use {error.filename}: {reason}"
+
+
+def _drop_output() -> None:
+    """Throw away what stdout still holds, which could not be written, so that Python does not fail on it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield the `report` that long work calls: a bar on a terminal, a line a minute elsewhere."""
+def progress() -> Iterator[Callable[[str, float, int], None]]:
+    """Yield the `report` that long work calls: a bar on a terminal, a line a minute elsewhere, nothing when quiet."""
+    if MANNER.quiet:
+        yield lambda what, done, total: None
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not err().is_terminal:
         last = time.monotonic()
 
-        def line(what: str, done: int, total: int) -> None:
+        def line(what: str, done: float, total: int) -> None:
             nonlocal last
             if time.monotonic() - last > 60:
-                err().print(f"{what}: {done}/{total}", soft_wrap=True)
+                err().print(f"{what}: {int(done)}/{total}", soft_wrap=True)
                 last = time.monotonic()
 
         yield line
@@ -159,11 +193,11 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         task = bars.add_task("", total=None)
         stage = ""
 
-        def bar(what: str, done: int, total: int) -> None:
+        def bar(what: str, done: float, total: int) -> None:
             nonlocal stage
             if what.partition(",")[0] != stage:  # another kind of work: its time left starts anew
                 stage = what.partition(",")[0]
                 bars.reset(task)
-            bars.update(task, description=what, completed=done, total=total)
+            bars.update(task, description=visible(what), completed=done, total=total)
 
         yield bar

@@ -164,7 +164,7 @@ def test_backbone_or_hash_says_which_of_several(tmp_path: Path) -> None:
 
 def test_a_variants_name_holds_together(tmp_path: Path) -> None:
     rows = frame(row("snr(a=1,b=2)", "duke"), row("snr", "duke"))
-    assert explain(rows, "SNR(a=1,b=2) duke", results=tmp_path).startswith("SNR (a=1,b=2), market → duke")
+    assert explain(rows, "SNR(a=1,b=2) duke", results=tmp_path).startswith("SNR (a=1, b=2), market → duke")
 
 
 def test_commands_are_quoted_for_the_shell(tmp_path: Path) -> None:

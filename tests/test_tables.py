@@ -18,7 +18,7 @@ from rich.console import Console
 
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
-from reidgen.runs import COLUMNS, to_csv
+from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables import compare, looks
 from reidgen.tables.choose import Note, Selection
 from reidgen.tables.compare import MEAN, make_table
@@ -30,7 +30,7 @@ SCORES = {"mAP": 0.3, "rank1": 0.5, "rank5": 0.6, "rank10": 0.7, "mINP": 0.1}
 MADE = {
     "backbone": "tiny", "queries": 100, "gallery": 400, "unmatched": 0, "recipe": "quick", "hash": "1a2b3c4d5e6f7788",
     "data": "aaaa1111", "source_data": "bbbb2222", "version": "0.1.0", "commit": "abc1234", "torch": "2.9.1",
-    "device": "cpu", "dtype": "float32", "date": "2026-05-01T10:00:00", "title": "", "row": "", "threads": 0,
+    "device": "cpu", "dtype": "float32", "date": "2026-05-01T10:00:00", **ADDED,
 }  # fmt: skip
 
 
@@ -366,7 +366,7 @@ def test_variants_stand_beside_their_method_and_titles_come_from_the_rows() -> N
     table = make_table(frame(*rows))
     names = [text.split(" | ")[0] for text in table.markdown().splitlines()[3:9]]
     assert names == [
-        "| Baseline", "| SNR-conv", "| SNR [snr]", "| SNR (distance=euclidean,triplets=hard)", "| My Norm", "| SNR [twin]",
+        "| Baseline", "| SNR-conv", "| SNR [snr]", "| SNR (distance=euclidean, triplets=hard)", "| My Norm", "| SNR [twin]",
     ]  # fmt: skip
 
 

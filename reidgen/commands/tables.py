@@ -1,16 +1,15 @@
 """Commands that make tables and the report of what the runs left: no image is opened, torch is never imported."""
 
 import errno
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidgen.commands.options import Results
+from reidgen.commands.options import Json, Plugin, Quiet, Results, read_seeds
 from reidgen.errors import EmptyTableError, ReidgenError
-from reidgen.terminal import one_sentence, out
+from reidgen.terminal import MANNER, document, note, one_sentence, out, result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,14 +37,18 @@ def table(
         str, typer.Option(help="Only these recipes: beginnings of their hash, or names, joined by commas.")
     ] = "",
     backbone: Annotated[str, typer.Option(help="Only these backbones, joined by commas.")] = "",
-    seeds: Annotated[str, typer.Option(help="Only these seeds, joined by commas.")] = "",
+    seeds: Annotated[
+        str, typer.Option(help="Only these seeds: such as 2,4 (4, for one), or N for 0 to N-1, as in bench.")
+    ] = "",
     explain: Annotated[
         str | None, typer.Option(metavar="CELL", help="Lead from a number, such as 'snr market duke', to its runs.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for other programs.")] = False,
+    plugin: Plugin = None,
+    json: Json = False,
+    quiet: Quiet = False,
     results: Results = Path("results"),
 ) -> None:
-    """Print a comparison table and write it as Markdown, CSV and LaTeX.
+    """Print the comparison table; write it as Markdown, CSV and LaTeX.
 
     Example: reidgen table --paper
 
@@ -59,32 +62,31 @@ def table(
     if name in ("stress", "attack"):
         if paper or against != "baseline" or explain is not None:
             raise ReidgenError(f"--paper, --against and --explain do not go with {name}; leave them out")
-        _print_robustness(name, results, selection, as_json=as_json)
+        _print_robustness(name, results, selection)
         return
     from reidgen.tables.paper import TABLES
 
     if explain is not None:
-        if as_json:
+        if json:
             raise ReidgenError("--json does not go with --explain; leave one of them out")
         made, rows, _ = _make(results, "" if name == "all" else name, paper=paper, against=against, selection=selection)
         from reidgen.tables.explain import explain as explained
 
-        out().print(explained(made, explain, rows=rows, results=results), soft_wrap=True)
+        result(explained(made, explain, rows=rows, results=results))
         return
     empty: list[EmptyTableError] = []
     tables = []
     for one in TABLES if name == "all" else [name]:
         try:
-            tables.append(print_table(results, one, paper=paper, against=against, selection=selection, quiet=as_json))
+            tables.append(print_table(results, one, paper=paper, against=against, selection=selection))
         except EmptyTableError as error:
             empty.append(error)
             if name != "all" or len(empty) == len(TABLES):
                 raise
-            if not as_json:
-                out().print(f"note: {error}", soft_wrap=True)
-    if as_json:
+            note(f"note: {error}")
+    if json:
         documents = [made.json() for made in tables]
-        _print_json(documents if name == "all" else documents[0])
+        document(documents if name == "all" else documents[0])
 
 
 @one_sentence
@@ -92,16 +94,17 @@ def report(
     images: Annotated[
         bool, typer.Option("--images", help="Embed pictures of people too; mind the licence of the data.")
     ] = False,
+    plugin: Plugin = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write everything that is known into one HTML file that opens anywhere, offline.
+    """Write everything that is known into one offline HTML file.
 
     Example: reidgen report
     """
     from reidgen.report.page import make_report
 
     file = make_report(results, images=images)
-    out().print(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
+    result(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
 def print_table(
@@ -112,14 +115,13 @@ def print_table(
     against: str = "baseline",
     choose: "Callable[[pd.DataFrame], pd.DataFrame]" = lambda rows: rows,
     selection: "Selection | None" = None,
-    quiet: bool = False,
 ) -> "Table":
     """Print the table of the rows that `choose` returns of all rows, then write it; return it.
 
-    quiet: print nothing. Where `results` cannot be written, a note says so. Without any row, --paper prints the
-    paper's own table and writes nothing.
+    Where `results` cannot be written, a note says so. Without any row, `paper` prints the paper's own table and writes
+    nothing. With --json, print no table: the caller prints the document.
     """
-    from reidgen.runs import to_csv
+    from reidgen.runs import write_rows
     from reidgen.tables.compare import paper_table
     from reidgen.tables.identities import keep_identities
 
@@ -129,14 +131,17 @@ def print_table(
         if not paper:
             raise
         made = paper_table(name or "main")
-        if not quiet:
-            _print([made.rich()], made.notes)
-        return made
-    if not quiet:
         _print([made.rich()], made.notes)
+        return made
+    _print([made.rich()], made.notes)
     stem = f"table-{name}" if name else "table"
     texts = {f"{stem}.md": made.markdown(), f"{stem}.csv": made.csv(), f"{stem}.tex": made.latex()}
-    _write(results, {**texts, "rows.csv": to_csv(rows)}, lambda: keep_identities(results, identities), quiet=quiet)
+
+    def keep() -> None:
+        write_rows(results / "rows.csv", rows)
+        keep_identities(results, identities)
+
+    _write(results, texts, keep, kept="rows.csv")
     return made
 
 
@@ -176,19 +181,16 @@ def _selection(target: str, methods: str, recipe: str, backbone: str, seeds: str
     from reidgen.escapes import split_names
     from reidgen.tables.choose import Selection
 
-    numbers = split_names(seeds)
-    if wrong := [word for word in numbers if not (word.isascii() and word.isdecimal() and len(word) < 10)]:
-        raise ReidgenError(f"--seeds takes whole numbers joined by commas, such as 0,1; got {wrong[0]!r}")
     return Selection(
         targets=tuple(split_names(target)),
         methods=tuple(split_names(methods)),
         recipes=tuple(split_names(recipe)),
         backbones=tuple(split_names(backbone)),
-        seeds=tuple(map(int, numbers)),
+        seeds=tuple(read_seeds(seeds)) if seeds else (),
     )
 
 
-def _print_robustness(kind: str, results: Path, selection: "Selection", *, as_json: bool) -> None:
+def _print_robustness(kind: str, results: Path, selection: "Selection") -> None:
     """Print the table of all stress or attack rows, then write it and draw its figures."""
     from reidgen.robustness.tables import attack_figures, attack_table, stress_figures, stress_table
     from reidgen.robustness.trials import KINDS, collect_trials
@@ -197,44 +199,38 @@ def _print_robustness(kind: str, results: Path, selection: "Selection", *, as_js
     every = collect_trials(results, kind)
     rows = select(every, selection) if len(every) else every
     made = {"stress": stress_table, "attack": attack_table}[kind](rows)
-    if as_json:
-        _print_json(made.json())
-    else:
-        _print([grid.rich() for grid in made.grids], made.notes)
+    if MANNER.json:
+        document(made.json())
+    _print([grid.rich() for grid in made.grids], made.notes)
     figures = {"stress": stress_figures, "attack": attack_figures}[kind](rows)
     texts = {f"{kind}.md": made.markdown(), f"{kind}.csv": made.csv()}
     texts |= {f"{name}.svg": text for name, text in figures.items()}
     texts[f"{kind}-rows.csv"] = every[list(KINDS[kind])].to_csv(index=False, float_format="%.6g")
-    _write(results, texts, quiet=as_json)
+    _write(results, texts)
 
 
 def _print(looks: "Iterable[RenderableType]", notes: Iterable[object]) -> None:
-    for look in looks:
+    for look in () if MANNER.json else looks:
         out().print(look, markup=True)
-    for note in notes:
-        out().print(f"note: {note}", soft_wrap=True)
+    for one in notes:
+        note(f"note: {one}")
 
 
-def _print_json(document: Any) -> None:
-    out().print(json.dumps(document, indent=1), soft_wrap=True)
+def _write(results: Path, texts: Mapping[str, str], keep: Callable[[], None] = lambda: None, *, kept: str = "") -> None:
+    """Write the texts below `results`, and what `keep` writes; where that folder is not ours to write, say so.
 
-
-def _write(
-    results: Path, texts: Mapping[str, str], more: Callable[[], None] = lambda: None, *, quiet: bool = False
-) -> None:
-    """Write the texts below `results`, and what `more` writes; where that folder is not ours to write, say so."""
+    kept: the name of what `keep` writes.
+    """
     from reidgen.files import write_text
 
     try:
         for name, text in texts.items():
             write_text(results / name, text)
-        more()
+        keep()
     except ReidgenError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-        if not quiet:
-            out().print(f"note: printed only, as results cannot be written there: {error}", soft_wrap=True)
+        note(f"note: printed only, as results cannot be written there: {error}")
         return
-    if not quiet:
-        out().print(f"written: {', '.join(str(results / name) for name in texts)}", soft_wrap=True)
+    note(f"written: {', '.join(str(results / name) for name in [*texts, kept] if name)}")

@@ -24,7 +24,7 @@ from reidgen.data.partitions import matched
 from reidgen.data.readers import locate, own_dataset, read
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
-from reidgen.files import write_text
+from reidgen.files import writable, write_text
 from reidgen.runs import Progress
 from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 
@@ -65,7 +65,8 @@ def prepare(
     elif not built_in:
         assert source is not None
         root = locate(dataset, source)
-    with locked(data / name):
+    fixed = before is not None and not writable(data / name)  # others' set, which only has to be whole
+    with contextlib.nullcontext() if fixed else locked(data / name):
         before = None if source else _complete(name, data)
         if (
             before

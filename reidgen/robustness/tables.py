@@ -13,11 +13,10 @@ import pandas as pd
 
 from reidgen.errors import ReidgenError
 from reidgen.escapes import no_formula
-from reidgen.methods import METHODS
+from reidgen.methods import METHODS, title_of
 from reidgen.report.plots import Style, styles
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS
 from reidgen.robustness.trials import CLEAN, KINDS
-from reidgen.tables.average import title as title_of
 from reidgen.tables.looks import markdown, markup
 
 if TYPE_CHECKING:

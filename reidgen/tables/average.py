@@ -10,7 +10,7 @@ import pandas as pd
 
 from reidgen.catalogue import family_of, load_catalogue
 from reidgen.entries import Dataset
-from reidgen.methods import METHODS
+from reidgen.methods import title_of
 from reidgen.tables.choose import CELL, GROUP
 from reidgen.tables.paper import MEAN, in_order
 
@@ -149,18 +149,6 @@ def _over_targets(runs: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> pd.
 def titles(rows: pd.DataFrame) -> dict[str, str]:
     """Return method -> its name in tables: what its rows say, else what METHODS says; two never have the same name."""
     said = rows[rows["title"] != ""].drop_duplicates("method", keep="last").set_index("method")["title"]
-    found = {method: str(said.get(method, "")) or title(method) for method in rows["method"].unique()}
+    found = {method: str(said.get(method, "")) or title_of(method) for method in rows["method"].unique()}
     times = Counter(found.values())
     return {method: name if times[name] == 1 else f"{name} [{method}]" for method, name in found.items()}
-
-
-def title(method: str) -> str:
-    """Return the name that readers know a method by; of a variant, its method's and what is changed.
-
-    >>> title("snr"), title("snr(distance=euclidean)"), title("my-norm")
-    ('SNR', 'SNR (distance=euclidean)', 'my-norm')
-    """
-    base, bracket, rest = method.partition("(")
-    if base not in METHODS:
-        return method
-    return f"{METHODS[base].title} ({rest}" if bracket else METHODS[base].title

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import METHODS, select_methods
+from reidgen.methods import METHODS
+from reidgen.registry import select_methods
 
 GROUP = ["source", "backbone", "hash"]  # rows of one group are compared with each other
 CELL = [*GROUP, "method", "target"]

@@ -8,7 +8,7 @@ cells, rows -> notes (what to know), findings (what the statistics say)
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import get_method
+from reidgen.registry import get_method
 from reidgen.tables import findings, notes
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean, average, means_of, titles
