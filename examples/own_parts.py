@@ -1,7 +1,7 @@
-"""A plug-in: a module, a backbone and a loss of one's own, beside SNR in one table.
+"""A plug-in: a norm, a module, a loss and a backbone of one's own, beside SNR in one table (examples/table.md).
 
     reidgen methods --plugin examples/own_parts.py
-    reidgen bench --plugin examples/own_parts.py --methods baseline,snr,style-noise,spread --seeds 1
+    reidgen bench --plugin examples/own_parts.py --methods baseline,snr,half-norm,style-noise,spread --seeds 1
     reidgen train --plugin examples/own_parts.py --method baseline --backbone narrow
 
 A plug-in holds a list ROWS of methods and backbones, and the classes that they name. What each class must be is said in
@@ -15,6 +15,21 @@ from torch.nn import functional
 
 from reidgen.contracts import Backbone, Batch, Given, Loss, Module, Output, Step
 from reidgen.methods import BackboneRow, Method, Part
+
+
+class HalfNorm(Module):
+    """In the place of BatchNorm2d: a share of it, the rest Instance Norm without parameters."""
+
+    def __init__(self, channels: int, *, share: float = 0.5) -> None:
+        super().__init__(channels)
+        self.share, self.batch = share, nn.BatchNorm2d(channels)
+
+    def take_over(self, norm: nn.BatchNorm2d) -> None:
+        self.batch.load_state_dict(norm.state_dict())  # the weights that the backbone came with
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        mixed: Tensor = self.share * self.batch(map_BCHW) + (1 - self.share) * functional.instance_norm(map_BCHW)
+        return mixed
 
 
 class StyleNoise(Module):
@@ -89,6 +104,7 @@ class Narrow(Backbone):
 
 NOISE = Part(name="style-noise", build=StyleNoise, source="this file", places=(1, 2))
 ROWS = [
+    Method(name="half-norm", title="Half norm", source="this file", norm=Part(name="half-norm", build=HalfNorm)),
     Method(name="style-noise", title="Style noise", source="this file", modules=[NOISE]),
     Method(name="spread", title="Spread", source="this file", losses=[Part(name="spread", build=Spread)]),
     BackboneRow(name="narrow", build=Narrow, source="this file"),

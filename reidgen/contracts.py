@@ -206,11 +206,33 @@ class Loss(nn.Module):
 
 
 class TestStep:
-    """Contract of a test step: what may change behind the network, before or after distances. Used with `evaluate`.
+    """Contract of a test step: what stands between the network and the ranking. Built with its parameters as keywords.
 
-    embeddings(embedding_ND, camid_N, side_N): unit float32 (N, D) of all images of a split -> the same form; camid int64,
-    side int64 0 for query and 1 for gallery. distances(distance_QG): squared Euclidean of unit vectors -> any monotone
-    distance, smaller is closer. uses_target: whether unlabelled target images are used together, which tables must say.
+    embeddings(embedding_ND, camid_N, gallery_N): of all images of a split, queries and gallery: unit float32 (N, D), their
+      cameras int64, and whether each is of the gallery, bool -> embeddings of the same shape, again of unit length.
+    distances(distance_QG, query_QD, gallery_GD): squared Euclidean distances, float32 in 0..4, of Q queries and the
+      gallery (unit vectors) -> what the ranking sorts by, float32 (Q, G), smaller is closer.
+    A class has one of the two, or both. It sees no identity. uses_target: whether an image's result depends on other,
+    unlabelled images of the target, which every table must then say.
     """
 
     uses_target: ClassVar[bool] = False
+    __test__: ClassVar[bool] = False  # for pytest, that this is no test
+
+    def embeddings(self, embedding_ND: Tensor, camid_N: Tensor, gallery_N: Tensor) -> Tensor:
+        return embedding_ND
+
+    def distances(self, distance_QG: Tensor, query_QD: Tensor, gallery_GD: Tensor) -> Tensor:
+        return distance_QG
+
+
+def check_test_step(build: object, params: Mapping[str, Any]) -> TestStep:
+    """Return the test step, built. Raises RecipeError when it is none, changes nothing, or a parameter does not fit."""
+    if not isinstance(build, type) or not issubclass(build, TestStep):
+        raise RecipeError(f"{build!r} is no reidgen.contracts.TestStep")
+    if build.embeddings is TestStep.embeddings and build.distances is TestStep.distances:
+        raise RecipeError(f"the test step {build.__name__} changes neither embeddings nor distances")
+    try:
+        return build(**params)
+    except TypeError as error:
+        raise RecipeError(f"the test step {build.__name__} cannot be built: {error}") from error

@@ -14,7 +14,7 @@ import torch
 from conftest import SMALL, quiet
 
 from reidgen import grid, registry, training
-from reidgen.contracts import Backbone, Batch, Loss, Module, Output
+from reidgen.contracts import Backbone, Batch, Loss, Module, Output, TestStep, check_test_step
 from reidgen.errors import PluginError, RecipeError
 from reidgen.evaluation import evaluate
 from reidgen.losses import dual_causality_loss
@@ -218,14 +218,19 @@ def test_the_example_runs_in_two_processes_and_stands_in_the_table(
     plugins = load_plugins([str(EXAMPLE)])
     assert len(EXAMPLE.read_text().splitlines()) < 120
     monkeypatch.setattr(grid, "devices_of", lambda device: ["cpu", "cpu"])
-    methods = ["baseline", "style-noise", "spread"]
+    methods = ["baseline", "half-norm", "style-noise", "spread"]
     said: list[str] = []
     grid.bench(
         SMALL.change(plugins=plugins), methods=methods, seeds=[0], data=small_data, results=tmp_path,
         device="cpu", report=lambda what, done, total: None, say=said.append,
     )  # fmt: skip
     rows = read_rows(tmp_path)
-    assert set(rows["method"]) == set(methods) and set(rows["title"]) == {"Baseline", "Style noise", "Spread"}
+    assert set(rows["method"]) == set(methods) and set(rows["title"]) == {
+        "Baseline",
+        "Half norm",
+        "Style noise",
+        "Spread",
+    }
     assert "Style noise" in make_table(rows).markdown()
     log = pd.read_csv(next(tmp_path.glob("runs/*/spread-*/log.csv")))
     assert {"loss", "cross_entropy", "triplet", "spread"} <= set(log)
@@ -354,3 +359,34 @@ def test_an_augmentation_and_a_second_view_are_parts_too(small_data: Path, tmp_p
     # shared losses see the first view only; BatchNorm sees both, so that they are near baseline's and not the same
     assert logs["twin"]["cross_entropy"].iloc[0] == pytest.approx(logs["baseline"]["cross_entropy"].iloc[0], rel=0.1)
     assert logs["erase"]["loss"].iloc[0] != logs["baseline"]["loss"].iloc[0]
+
+
+class Centred(TestStep):
+    """The mean of each camera's embeddings is taken away."""
+
+    uses_target = True
+
+    def __init__(self, *, share: float = 1.0) -> None:
+        self.share = share
+
+    def embeddings(self, embedding_ND: torch.Tensor, camid_N: torch.Tensor, gallery_N: torch.Tensor) -> torch.Tensor:
+        means = torch.stack([embedding_ND[camid_N == camera].mean(dim=0) for camera in camid_N])
+        return torch.nn.functional.normalize(embedding_ND - self.share * means, dim=1)
+
+
+def test_a_test_step_is_checked_when_it_is_built() -> None:
+    step = check_test_step(Centred, {"share": 1.0})
+    camid = torch.tensor([0, 0, 1, 1])
+    pulled = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]), dim=1)
+    found = step.embeddings(pulled, camid, camid > 0)
+    torch.testing.assert_close(found[0], -found[1])  # about their camera's own middle the two lie opposite each other
+    assert step.uses_target
+    same = torch.rand(2, 3)
+    assert step.distances(same, pulled[:2], pulled[1:]) is same
+    for build, params, message in (
+        (Erase, {}, "is no reidgen.contracts.TestStep"),
+        (type("Nothing", (TestStep,), {}), {}, "changes neither embeddings nor distances"),
+        (Centred, {"shar": 1}, "cannot be built: .*shar"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            check_test_step(build, params)
