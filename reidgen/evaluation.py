@@ -113,6 +113,8 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
             queries.append(per_query.assign(target=target, split=split))
         table = pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)
         per_query = pd.concat(queries)[["target", "split", "path", "pid", "camid", "ap", "first_match", "inp"]]
+        names = {"person": per_query["pid"].map(prepared.person), "camera": per_query["camid"].map(prepared.camera)}
+        per_query = per_query.assign(**names)
         run.write_results(target, table, per_query)
     return table
 

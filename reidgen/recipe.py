@@ -170,7 +170,7 @@ def load_recipe(name: str) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"{unknown('recipe', name, RECIPES)}, or the path of a TOML file")
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
     if (base := settings.pop("base", "paper")) not in RECIPES:

@@ -20,7 +20,10 @@ def prepare(
         str | None, typer.Option(help="For own crops: a regular expression with the groups pid and camid.")
     ] = None,
     accept_counts: Annotated[
-        bool, typer.Option("--accept-counts", help="Take a set whose counts are not the catalogue's, and note it.")
+        bool, typer.Option("--accept-counts", help="Take a set whose counts are not as expected, and note it.")
+    ] = False,
+    accept_duplicates: Annotated[
+        bool, typer.Option("--accept-duplicates", help="Take own crops with a picture in two parts, and note it.")
     ] = False,
     listing: Annotated[
         bool, typer.Option("--list", help="Show every data set, what is prepared and how to get the rest.")
@@ -50,7 +53,12 @@ def prepare(
     """
     from reidgen.catalogue import expand
 
-    making = {"--from": source is not None, "--pattern": pattern is not None, "--accept-counts": accept_counts}
+    making = {
+        "--from": source is not None,
+        "--pattern": pattern is not None,
+        "--accept-counts": accept_counts,
+        "--accept-duplicates": accept_duplicates,
+    }
     _refuse_idle(names or [], making, {"--check": check or deep, "--splits": splits, "--list": listing})
     if source and len(names or []) > 1:
         _refuse_strangers(names or [], source)
@@ -66,8 +74,9 @@ def prepare(
         from reidgen.data.partitions import split_ids
 
         for name in expand(names or []):
-            for split, pids in split_ids(load_index(load_prepared(name, data))).items():
-                out().print(f"{name} split {split}: {' '.join(map(str, pids))}", soft_wrap=True)
+            prepared = load_prepared(name, data)
+            for split, pids in split_ids(load_index(prepared)).items():
+                out().print(f"{name} split {split}: {' '.join(map(prepared.person, pids))}", soft_wrap=True)
     elif listing or not names:
         from reidgen.data.listing import PURPOSE
         from reidgen.data.listing import listing as list_sets
@@ -79,8 +88,16 @@ def prepare(
 
         for name in expand(names):
             with progress() as report:
-                prepared = run_prepare(name, data=data, source=source, pattern=pattern, accept_counts=accept_counts,
-                                       report=report, say=lambda line: out().print(line, soft_wrap=True))  # fmt: skip
+                prepared = run_prepare(
+                    name,
+                    data=data,
+                    source=source,
+                    pattern=pattern,
+                    accept_counts=accept_counts,
+                    accept_duplicates=accept_duplicates,
+                    report=report,
+                    say=lambda line: out().print(line, soft_wrap=True),
+                )
             out().print(f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}", soft_wrap=True)
             for note in prepared.notes:
                 out().print(f"{name}: {note}", soft_wrap=True)
