@@ -15,7 +15,7 @@ from pathlib import Path
 from reidgen.data.lists import TABLES, common_root, read_table
 from reidgen.data.naming import number_of, same, shown
 from reidgen.data.readers import KINDS_IN_WORDS, check_folder, image_files
-from reidgen.entries import Dataset
+from reidgen.entries import Dataset, parse
 from reidgen.errors import DataError
 
 # What folders of parts are called, in any case, with "_", "-" or " " between the words.
@@ -121,9 +121,9 @@ def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
         raise DataError(f"{name}: no images in {root} ({KINDS_IN_WORDS}); give the folder that holds your crops")
     folders = _find_parts(name, root, images)
     inside = {part: _below(folder, images) for part, folder in folders.items()}
-    if pattern is None:
-        pattern = _choose(name, root, inside)
-    dataset = Dataset(name=name, pattern=pattern, folders={part: (one,) for part, one in folders.items()})
+    pattern = pattern or _choose(name, root, inside)
+    entry = {"pattern": pattern, "folders": {part: (one,) for part, one in folders.items()}}
+    dataset = parse(name, entry, where=f"--pattern for {name}")
     who = {part: {(dataset.match(path) or ("", ""))[0] for path in paths} for part, paths in inside.items()}
     return _with_junk(dataset, who)
 
@@ -359,8 +359,8 @@ def _question(name: str, root: Path, paths: list[str], what: str, patterns: Iter
     again = f"reidgen prepare {name} --from {shlex.quote(str(root))}"
     if not lines:
         return (
-            f"{name}: {what}; put the camera into the names (anna/c1_0001.jpg), or give a CSV: path,pid,camid with "
-            f"{again}/list.csv"
+            f"{name}: {what}; no --pattern finds what names do not hold: put the camera into them (anna/c1_0001.jpg), or "
+            f"write a CSV with path,pid,camid and run: {again}/list.csv"
         )
     return "\n".join(
         [

@@ -36,7 +36,7 @@ from reidgen.data.naming import shown
 from reidgen.data.obtain import Say, obtain
 from reidgen.data.partitions import matched
 from reidgen.data.readers import Found, locate, read
-from reidgen.entries import PARTS, Dataset, check_name, parse
+from reidgen.entries import PARTS, Dataset, check_name
 from reidgen.errors import DataError, unknown
 from reidgen.files import write_text
 from reidgen.runs import Progress
@@ -233,8 +233,7 @@ def _choose(name: str, data: Path, source: Path | None, pattern: str | None) -> 
             before = read_manifest(name, data)
         if before and pattern is None and asked_pattern(before.dataset) and before.root == source.resolve():
             pattern = before.dataset.pattern
-        own = own_dataset(name, source, pattern)
-        return parse(name, own.table(), where=f"--pattern for {name}")
+        return own_dataset(name, source, pattern)
     if pattern is not None:
         raise DataError(
             f"--pattern for {name} needs the folder too: reidgen prepare {name} --from DIR --pattern PATTERN"
