@@ -491,7 +491,7 @@ def test_own_crops_without_a_camera_ask_for_a_pattern(tmp_path: Path, paths: lis
 
 def test_a_few_names_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, *(f"anna/c{i}_1.jpg" for i in range(24)), "cover.jpg")
-    with pytest.raises(DataError, match=r"1 of 25 images, such as 'cover.jpg'; remove or rename them, or say how"):
+    with pytest.raises(DataError, match=r"1 of 25 images, such as 'cover.jpg'; remove or rename them, or"):
         own_dataset("mine", tmp_path)
 
 

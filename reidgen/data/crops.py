@@ -246,10 +246,11 @@ def _choose(name: str, root: Path, inside: dict[str, list[str]]) -> str:
     """
     paths = [path for some in inside.values() for path in some]
     fits: list[tuple[Reading, Names]] = []
-    unfit = paths
+    unfit, unclear = paths, False
     for reading in READINGS:
         names, left = _read(reading.pattern, reading.levels, paths)
         if not left and not reading.flat and any(_varies(some, reading.levels) for some in inside.values()):
+            unclear = True
             continue
         if not left:
             fits.append((reading, names))
@@ -260,7 +261,8 @@ def _choose(name: str, root: Path, inside: dict[str, list[str]]) -> str:
     if len(fits) > 1:
         fits = [one for one in fits if len({person for person, _ in one[1]}) > 1] or fits
     if not fits:
-        raise DataError(_question(name, root, paths, _complaint(paths, unfit)))
+        what = f"cannot tell which folder of names such as {shown(paths[0])!r} is the person"
+        raise DataError(_question(name, root, paths, what if unclear else _complaint(paths, unfit)))
     _, names = fits[0]
     for path, (_, camera) in zip(paths, names, strict=True):
         for other in _cameras(path):
@@ -324,10 +326,10 @@ def _difference(names: Names, others: Names) -> int | None:
 
 
 def _complaint(paths: list[str], unfit: list[str]) -> str:
-    few = len(unfit) < len(paths)
-    some = f"the names of {len(unfit):,} of {len(paths):,} images," if few else "names"
-    cure = "; remove or rename them, or say how" if few else ""
-    return f"cannot tell the camera from {some} such as {shown(unfit[0])!r}{cure}"
+    if len(unfit) == len(paths):
+        return f"cannot tell the camera from names such as {shown(unfit[0])!r}"
+    some = f"the names of {len(unfit):,} of {len(paths):,} images"
+    return f"cannot tell the camera from {some}, such as {shown(unfit[0])!r}; remove or rename them, or"
 
 
 def _question(name: str, root: Path, paths: list[str], what: str, patterns: Iterable[str] = ()) -> str:
@@ -357,14 +359,15 @@ def _question(name: str, root: Path, paths: list[str], what: str, patterns: Iter
         if len(told) == 3:
             break
     again = f"reidgen prepare {name} --from {shlex.quote(str(root))}"
+    what += "" if what.endswith(" or") else ";"
     if not lines:
         return (
-            f"{name}: {what}; no --pattern finds what names do not hold: put the camera into them (anna/c1_0001.jpg), or "
+            f"{name}: {what} put the camera into the names (anna/c1_0001.jpg), add a --pattern, or "
             f"write a CSV with path,pid,camid and run: {again}/list.csv"
         )
     return "\n".join(
         [
-            f"{name}: {what}; add to {again} the pattern that reads them rightly, or give a CSV with path,pid,camid:",
+            f"{name}: {what} add to {again} the pattern that reads them rightly, or give a CSV with path,pid,camid:",
             *lines,
         ]
     )
