@@ -93,11 +93,10 @@ _OFFERS = (
     (r"(?P<pid>[^/]+)/[^/]*?(?P<camid>\d+)\.[^/.]+", 1),
 )
 
-_NO_PERSON = re.compile(  # dates, days and the like hold people, but are none
-    r"(?:images?|imgs?|pictures?|photos?|frames?|crops?|all[ _-]?(?:images?|imgs?)|jpe?g|png|data|dataset"
-    r"|(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*|\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d.*"
-    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|(?:day|session|site|scene|batch|location)[ _-]?\d+)",
-    re.IGNORECASE,
+_IMAGES = r"images?|imgs?|pictures?|photos?|frames?|crops?|all[ _-]?(?:images?|imgs?)|jpe?g|png|data|dataset"
+_TIMES = (  # days and the like hold people, but are none
+    r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*|\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d.*"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|(?:day|session|site|scene|batch|location)[ _-]?\d+"
 )
 
 
@@ -130,8 +129,7 @@ def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
 
 def never_a_person(name: str) -> bool:
     """Tell whether a folder's name is that of a part, of a camera, or such as `images`."""
-    camera = re.fullmatch(_CAMERA_FOLDER, name, re.IGNORECASE)
-    return _word(name) in _PART or bool(camera) or bool(_NO_PERSON.fullmatch(name))
+    return _word(name) in _PART or bool(re.fullmatch(f"{_CAMERA_FOLDER}|{_IMAGES}|{_TIMES}", name, re.IGNORECASE))
 
 
 def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
@@ -302,7 +300,7 @@ def _varies(paths: list[str], levels: int) -> bool:
     above = set()
     for path in paths:
         folders = path.split("/")[: -levels - 1]
-        above.add(tuple(one for one in folders if not _NO_PERSON.fullmatch(one) or one[0].isdigit()))
+        above.add(tuple(one for one in folders if not re.fullmatch(_IMAGES, one, re.IGNORECASE)))
     return len(above) > 1
 
 

@@ -166,14 +166,14 @@ def image_files(root: Path, folder: str) -> Files:
     of a name that is no UTF-8 stands as \\xNN, see `images.file_of`.
     """
     images: list[str] = []
-    links: list[str] = []
+    links: list[tuple[int, str]] = []  # depth first: the shortest name stands for a folder
     twice: list[str] = []
     others = Counter[str]()
     folder = str(PurePosixPath(folder))
     folders, start = [f"{root}/{folder}"], len(f"{root}/./" if folder == "." else f"{root}/")
     seen = _above(folders[0])  # a link upwards would read the whole again
     while folders or links:
-        here = folders.pop() if folders else heapq.heappop(links)
+        here = folders.pop() if folders else heapq.heappop(links)[1]
         try:
             facts = os.stat(here)  # noqa: PTH116 - texts are several times faster than paths
             if (facts.st_dev, facts.st_ino) in seen:
@@ -186,7 +186,7 @@ def image_files(root: Path, folder: str) -> Files:
                         case "folder":
                             folders.append(one.path)
                         case "link":
-                            heapq.heappush(links, one.path)
+                            heapq.heappush(links, (one.path.count("/"), one.path))
                         case "image":
                             images.append(_text(one.path[start:]))
                         case kind:
