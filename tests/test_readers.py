@@ -221,6 +221,16 @@ def test_each_layout_is_found_from_above_and_from_its_only_part(tmp_path: Path, 
         assert locate(dataset, root / folders.pop().split("|")[0]) == root
 
 
+@pytest.mark.parametrize("name", ["cuhk03-np-detected", "cuhk03-np-labelled"])
+def test_cuhk03_is_read_from_its_bare_parts(tmp_path: Path, name: str) -> None:
+    """As the new protocol's archive is handed round: bounding_box_train, query and bounding_box_test alone."""
+    word = "detected" if name.endswith("detected") else "labeled"
+    root = layouts.build(name, tmp_path, form="market") / word
+    bare = root.rename(tmp_path / "elsewhere")
+    found = read(get_dataset(name), bare)
+    assert found.root == bare and set(found.rows["part"]) == {"train", "query", "gallery"}
+
+
 def test_a_list_stands_for_its_set(tmp_path: Path) -> None:
     root = layouts.build("msmt17-v1", tmp_path)
     assert locate(get_dataset("msmt17-v1"), root / "list_val.txt") == root

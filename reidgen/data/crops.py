@@ -138,18 +138,20 @@ def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
     What a list does not name is no business of the set's, and is not looked for.
     """
     if dataset.lists:
-        return []
-    files, known = image_files(root, "."), set(read)
+        files = {root / file for some in dataset.lists.values() for file in some}
+        val = sum(one.split == "val" for file in files if dataset.list_format == "table" for one in read_table(file, root))
+        return [f"left out: {val:,} images of val, as there is a test part beside it"] if val else []
+    found, known = image_files(root, "."), set(read)
     sentences = []
     folders = sorted(one for some in dataset.folders.values() for one in some)
-    if beside := Counter(_top(path, folders) for path in files.images if path not in known):
+    if beside := Counter(_top(path, folders) for path in found.images if path not in known):
         counted = ", ".join(f"{shown(folder)} ({count:,} images)" for folder, count in sorted(beside.items()))
         sentences.append(f"left out, as no part of the set: {counted}")
-    if files.others:
-        kinds = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(files.others.items()))
+    if found.others:
+        kinds = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(found.others.items()))
         sentences.append(f"left out, as no images: {kinds}")
-    if files.twice:
-        what = f"{len(files.twice):,} links to folders that are read already, such as {shown(files.twice[0])}"
+    if found.twice:
+        what = f"{len(found.twice):,} links to folders that are read already, such as {shown(found.twice[0])}"
         sentences.append(f"left out: {what}")
     return sentences
 

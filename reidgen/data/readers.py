@@ -248,7 +248,8 @@ def _named(dataset: Dataset, root: Path) -> pd.DataFrame:
     """
     rows: list[tuple[str, str, str, str, str]] = []
     unfit: list[str] = []
-    nobody = {one for some in dataset.folders.values() for options in some for one in options.split("|")}
+    folders = {one for some in dataset.folders.values() for options in some for one in options.split("|")}
+    nobody = folders | {PurePosixPath(one).name for one in folders}
     for part, folder, images in _parts(dataset, root):
         prefix = f"{PurePosixPath(folder)}/"
         table = dataset.list_format == "table" and part in dataset.lists
