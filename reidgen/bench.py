@@ -1,5 +1,7 @@
-"""The grid: methods x seeds on a source or on a protocol's cells, each run evaluated on its targets. Runs what is missing."""
+"""The grid: methods x seeds on a source or a protocol's cells, each run evaluated on its targets. Runs what is missing."""
 
+import copy
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,107 +11,233 @@ import pandas as pd
 from torch.distributed import is_torchelastic_launched
 
 from reidgen.catalogue import family_of, load_catalogue, split_all
-from reidgen.data.batches import source_digest
 from reidgen.data.manifest import Prepared, load_prepared
 from reidgen.devices import devices_of
 from reidgen.entries import Protocol
-from reidgen.errors import RecipeError, SharedImagesError
-from reidgen.evaluation import evaluate, sound_sets
+from reidgen.errors import BusyError, InterruptedRunError, RecipeError, ReidgenError, SharedImagesError
+from reidgen.evaluation import evaluate, sound_sets, tested_part
 from reidgen.pool import spread
 from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, read_csv
-from reidgen.training import stop_signals, train
+from reidgen.training import check_weights, planned_run, stop_signals, train
+
+# what is being done, runs that are done (of the present one a part), runs in all
+GridProgress = Callable[[str, float, int], None]
+Outcome = tuple[Run, dict[str, str]]  # a finished run, and target -> why it was refused
+WAIT = 10.0  # seconds between two looks at runs that another process holds
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """One run of the grid: what it is called, its recipe, and target -> digest of what it is evaluated on."""
+class Cell:
+    """One run of the grid: what it is called, its recipe, its folder, and target -> digest of what it is evaluated on."""
 
     name: str
     recipe: Recipe
+    run: Run
     targets: dict[str, str]
+
+    @property
+    def trained(self) -> bool:
+        return self.run.done.is_file()
+
+    @property
+    def unevaluated(self) -> list[str]:
+        """The targets whose rows are missing."""
+        return [
+            target
+            for target, digest in self.targets.items()
+            if not (self.trained and self.run.evaluated(target, digest))
+        ]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run of the grid that ended in an error: its recipe, and the sentence."""
+
+    recipe: Recipe
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a bench left behind. sources: source -> the hash its rows carry, its targets; of those with a finished run."""
+
+    sources: dict[str, tuple[str, list[str]]]
+    failures: list[Failure]
 
 
 def bench(
     recipe: Recipe,
     *,
     methods: list[str],
-    seeds: int,
+    seeds: Sequence[int],
     data: Path,
     results: Path,
     protocol: Protocol | None = None,
     targets: Sequence[str] = (),
     device: str = "auto",
-    report: Progress,
+    report: GridProgress,
     say: Callable[[str], None],
-) -> dict[str, tuple[str, list[str]]]:
-    """Train and evaluate every missing cell of methods x seeds; return source -> the hash its rows carry, its targets.
+) -> Grid:
+    """Train and evaluate every missing cell of methods x seeds; return what there is then, and what failed.
 
-    The source is the recipe's. Its targets are `targets`, or else the prepared sets of the catalogue, one of each family, so
-    that no people count twice in a mean; with `protocol`, its cells instead, those that are prepared. Safe to stop and
-    repeat at any moment: finished runs and evaluated targets are skipped, an unfinished run goes on. With several GPUs
-    ("auto" or "cuda") each run has one to itself, in a process of its own. A target that shares images with a source, or
-    is damaged, is left out, with one line that says so. `say` gets one line per run, and one for whatever is not
-    prepared or left out. Raises what `resolve`, `train` and `evaluate` raise.
+    See `plan_cells` for the sources and targets. Safe to stop and repeat at any moment: finished runs and evaluated
+    targets are skipped, an unfinished run goes on. With several GPUs ("auto", "cuda" or "cuda:0,1") each run has one to
+    itself, in a process of its own. A run that ends in an error is noted and the others go on; a run that another process
+    holds is put off until nothing else is left. A target that shares images with a source is left out. `say` gets one
+    line per run, and one for whatever is not prepared, left out, put off or failed. `report` counts runs, the present one
+    in part. Raises what `plan_cells` raises, and InterruptedRunError.
     """
     if is_torchelastic_launched():
         raise RecipeError("bench uses every GPU of the machine by itself, one run each; repeat it without torchrun")
-    sound = sound_sets(data, say=say)
-    cells = _cells(recipe, protocol, targets, sound, data=data, say=say)
-    grid = [(source, seed, method) for source in cells for seed in range(seeds) for method in methods]
-    chosen = [
-        _Cell(
-            f"[{number}/{len(grid)}]{f' {source}:' if protocol else ''}",
-            recipe.change(method=method, seed=seed, source=source),
-            {target: sound[target].digest for target in cells[source]},
-        )
-        for number, (source, seed, method) in enumerate(grid, start=1)
-    ]
-    done: dict[str, tuple[str, list[str]]] = {}
-    refused: set[tuple[str, str]] = set()
-    for cell, run, refusals in _ended(chosen, refused, data=data, results=results, device=device, report=report):
+    devices = devices_of(device)
+    cells = plan_cells(
+        recipe, methods=methods, seeds=seeds, data=data, results=results, protocol=protocol, targets=targets, say=say
+    )
+    if untrained := [cell for cell in cells if not cell.trained]:
+        check_weights(untrained[0].recipe)
+    grid, refused = Grid({}, []), set[tuple[str, str]]()
+    for cell, ended in _ended(cells, refused, data=data, results=results, devices=devices, report=report, say=say):
         source = cell.recipe.source
-        if source not in done and (single := run.facts().get("single")):
+        if isinstance(ended, ReidgenError):
+            grid.failures.append(Failure(cell.recipe, str(ended)))
+            say(f"{cell.name} {cell.recipe.row.label} s{cell.recipe.seed}: failed: {ended}")
+            continue
+        run, refusals = ended
+        if source not in grid.sources and (single := run.facts().get("single")):
             say(f"{source}: {single} training identities have a single image and are left out")
         for target, sentence in refusals.items():
             if (source, target) not in refused:
                 refused.add((source, target))
                 say(f"left out: {sentence}")
-        done[source] = str(run.facts()["hash"]), cells[source]
-        say(f"{cell.name} {_summary(run, cells[source])}")
-    return done
+        grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
+        say(f"{cell.name} {_summary(run, list(cell.targets))}")
+    return grid
+
+
+def plan_cells(
+    recipe: Recipe,
+    *,
+    methods: list[str],
+    seeds: Sequence[int],
+    data: Path,
+    results: Path,
+    protocol: Protocol | None,
+    targets: Sequence[str],
+    say: Callable[[str], None],
+) -> list[Cell]:
+    """Return the cells of the grid, those that are finished too, having trained, packed and downloaded nothing.
+
+    The source is the recipe's. Its targets are `targets`, or else the prepared sets of the catalogue, one of each family, so
+    that no people count twice in a mean; with `protocol`, its cells instead, those that are prepared. A damaged set is
+    left out; `say` gets a line on it, and on what is not prepared.
+    Raises DataError when a source is not prepared and a run with it not finished, or when a target is not prepared or
+    holds no query.
+    """
+    remarks: list[str] = []  # told once it is known that there is something to run
+    sound = sound_sets(data, say=remarks.append)
+    sources = _cells(recipe, protocol, targets, sound, data=data, say=remarks.append)
+    grid = [(source, seed, method) for source in sources for seed in seeds for method in methods]
+    cells = []
+    for number, (source, seed, method) in enumerate(grid, start=1):
+        chosen = recipe.change(method=method, seed=seed, source=source)
+        cells.append(
+            Cell(
+                f"[{number}/{len(grid)}]{f' {source}:' if protocol else ''}",
+                chosen,
+                planned_run(chosen, data=data, results=results),
+                {target: sound[target].digest for target in sources[source]},
+            )
+        )
+    for line in remarks:
+        say(line)
+    return cells
 
 
 def _ended(
-    cells: list[_Cell], refused: set[tuple[str, str]], *, data: Path, results: Path, device: str, report: Progress
-) -> Iterator[tuple[_Cell, Run, dict[str, str]]]:
-    """Yield every cell with its run and its refused targets, when it has ended: one after the other, or one per GPU."""
-    work = partial(_run, data=data, results=results)
-    if len(devices := devices_of(device)) == 1:
-        for cell in cells:
+    cells: list[Cell],
+    refused: set[tuple[str, str]],
+    *,
+    data: Path,
+    results: Path,
+    devices: list[str],
+    report: GridProgress,
+    say: Callable[[str], None],
+) -> Iterator[tuple[Cell, Outcome | ReidgenError]]:
+    """Yield every cell with what it gave, when it has ended; those that another process holds come back at the end."""
+    left = cells
+    while left:
+        busy: list[Cell] = []
+        work = partial(_run, data=data, results=results)
+        for cell, ended in _round(left, work, refused, devices=devices, report=report, done=len(cells) - len(left)):
+            if isinstance(ended, BusyError):
+                busy.append(cell)
+            else:
+                yield cell, ended
+        if len(busy) == len(left):
+            report(f"{len(busy)} runs wait for another process", len(cells) - len(busy), len(cells))
+            time.sleep(WAIT)
+        elif busy:
+            names = ", ".join(f"{cell.recipe.row.label} s{cell.recipe.seed}" for cell in busy)
+            say(f"put off, as another process is at work on them: {names}")
+        left = busy
 
-            def show(what: str, done: int, total: int, name: str = cell.name) -> None:
-                report(f"{name} {what}", done, total)
 
+def _round(
+    cells: list[Cell],
+    work: Callable[..., Outcome],
+    refused: set[tuple[str, str]],
+    *,
+    devices: list[str],
+    report: GridProgress,
+    done: int,
+) -> Iterator[tuple[Cell, Outcome | ReidgenError]]:
+    """Yield each cell with what it gave: one after the other, or one per device. done: cells of earlier rounds."""
+    total = done + len(cells)
+    ended: Outcome | ReidgenError
+    if len(devices) == 1:
+        for number, cell in enumerate(cells, start=done):
             known = {target for source, target in refused if source == cell.recipe.source}
             left = {target: digest for target, digest in cell.targets.items() if target not in known}
-            yield cell, *work(replace(cell, targets=left), device, report=show)
+            try:
+                ended = work(replace(cell, targets=left), devices[0], report=_within(report, cell, number, total))
+            except InterruptedRunError:
+                raise
+            except ReidgenError as error:
+                ended = copy.copy(error)  # without its traceback, which would keep the run's tensors in memory
+            yield cell, ended
         return
+    what = f"{total} runs on {len(devices)} devices"
     with stop_signals() as stop:
-        report(f"{len(cells)} runs on {len(devices)} devices", 0, len(cells))
-        for ended, (number, outcome) in enumerate(spread(work, cells, devices=devices, stop=stop), start=1):
-            report(f"{len(cells)} runs on {len(devices)} devices", ended, len(cells))
-            yield cells[number], *outcome
+        report(what, done, total)
+        outcomes = spread(work, cells, devices=devices, stop=stop)
+        for count, (number, ended) in enumerate(outcomes, start=done + 1):
+            report(what, count, total)
+            yield cells[number], ended
+
+
+def _within(report: GridProgress, cell: Cell, number: int, total: int) -> Progress:
+    """Return the progress of one run as part of the grid's: training is nine tenths of it, the targets share the rest."""
+    share = 0.0
+
+    def show(what: str, done: int, of: int) -> None:
+        nonlocal share
+        if what.startswith(f"{cell.recipe.row.label} s"):
+            share = 0.9 * done / max(of, 1)
+        target = next((place for place, name in enumerate(cell.targets) if what.startswith(f"{name}: ")), None)
+        if target is not None:
+            share = 0.9 + 0.1 * (target + done / max(of, 1)) / len(cell.targets)
+        report(f"grid, {cell.name} {what}", number + min(share, 1.0), total)
+
+    return show
 
 
 def _silent(what: str, done: int, total: int) -> None:
     """Report nothing: of several processes none may draw the bar."""
 
 
-def _run(
-    cell: _Cell, device: str, *, data: Path, results: Path, report: Progress = _silent
-) -> tuple[Run, dict[str, str]]:
+def _run(cell: Cell, device: str, *, data: Path, results: Path, report: Progress = _silent) -> Outcome:
     """Train a cell and evaluate it on what it lacks; return its run, and target -> why it was refused."""
     run = train(cell.recipe, data=data, results=results, device=device, report=report)
     refused = {}
@@ -138,10 +266,9 @@ def _cells(
         for line in lines:
             say(line)
         return cells
-    source_digest(recipe, data=data)  # a source that is not prepared, or damaged, ends here
     if asked:
         for name in asked:
-            load_prepared(name, data)
+            tested_part(load_prepared(name, data))
         return {recipe.source: list(asked)}
     if missing := [name for name in sets if name not in sound]:
         say(f"{len(missing)} sets of the catalogue are not prepared, so not evaluated (see: reidgen prepare --list)")
@@ -156,15 +283,15 @@ def _cells(
     return {recipe.source: targets}
 
 
-def rows_of(grid: dict[str, tuple[str, list[str]]], rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
-    """Return the rows that belong to a grid as `bench` returns it: of its sources only those that carry its hash.
+def rows_of(sources: Mapping[str, tuple[str, list[str]]], rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
+    """Return the rows that belong to a grid's sources as `bench` returns them: of its sources only those that carry its hash.
 
     alone: nothing else, and only the grid's targets; without it the rows of other sources stay as they are.
     """
-    digest = rows["source"].map({source: digest for source, (digest, _) in grid.items()})
+    digest = rows["source"].map({source: digest for source, (digest, _) in sources.items()})
     if not alone:
         return rows[digest.isna() | (digest == rows["hash"])]
-    cells = [(source, target) for source, (_, targets) in grid.items() for target in targets]
+    cells = [(source, target) for source, (_, targets) in sources.items() for target in targets]
     return rows[(digest == rows["hash"]) & pd.MultiIndex.from_frame(rows[["source", "target"]]).isin(cells)]
 
 
@@ -178,6 +305,6 @@ def _summary(run: Run, targets: list[str]) -> str:
     mean = f"mean of {len(unseen)} unseen {100 * unseen.mean():.1f}" if len(unseen) else "no unseen target"
     recipe = run.recipe()
     return (
-        f"{recipe.method} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; mAP "
+        f"{run.method().label} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; mAP "
         f"{f'{seen} (seen), ' if seen else ''}{mean}"
     )

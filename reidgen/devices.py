@@ -1,39 +1,95 @@
 """Where the work runs, and what that machine is called."""
 
+import contextlib
 import math
 import os
 import platform
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from reidgen.errors import RecipeError
+from reidgen.errors import OutOfMemoryError, RecipeError
+
+KINDS = "auto, cpu, cuda, cuda:N, mps or xpu"
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+    """Return the device called `name`: "auto" (CUDA where there is one, else the CPU), or a name of PyTorch's such as
+    "cpu", "cuda:1", "mps" or "xpu". "gpu" is "cuda", and a number N is "cuda:N".
 
-    Raises RecipeError when the name is unknown or the device is not there.
+    Raises RecipeError when the name is unknown, names several devices, or the device is not there.
     """
+    if "," in name:
+        raise RecipeError(
+            f"--device {name} names several devices, which only bench uses, one run each; give one of them, or train on "
+            "several with torchrun"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    called = f"cuda:{name}" if name.isdecimal() else {"gpu": "cuda"}.get(name, name)
     try:
-        device = torch.device(name)
+        device = torch.device(called)
     except RuntimeError as error:
-        raise RecipeError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise RecipeError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RecipeError(f"no device {name}: {torch.cuda.device_count()} CUDA devices here; use --device cpu or auto")
+        raise RecipeError(f"unknown device {name!r}; use {KINDS}") from error
+    if device.type not in ("cpu", "cuda", "mps", "xpu"):
+        raise RecipeError(f"device {name!r} is not supported; use {KINDS}")
+    found = _count(device.type)
+    if (device.index or 0) >= found:
+        raise RecipeError(f"no device {name}: {found} {device.type.upper()} devices here; use --device cpu or auto")
     return device
 
 
+def _count(kind: str) -> int:
+    """Return the number of devices of a kind that this machine has, and PyTorch can use."""
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    return {"cuda": torch.cuda.device_count, "xpu": torch.xpu.device_count}.get(kind, lambda: 1)()
+
+
 def devices_of(name: str) -> list[str]:
-    """Return the names of the devices that `name` means for independent work: all GPUs of the machine where it is "auto"
-    or "cuda" and there are several, else `name` alone. Raises RecipeError as `choose_device` does."""
-    if choose_device(name).type == "cuda" and name in ("auto", "cuda") and torch.cuda.device_count() > 1:
+    """Return the names of the devices that `name` means for independent work: those with commas between ("cuda:0,1"),
+    all GPUs of the machine where it is "auto" or "cuda" and there are several, else `name` alone.
+
+    Raises RecipeError as `choose_device` does, and when a device is named twice.
+    """
+    kind, colon, numbers = name.rpartition(":")
+    several = [f"{kind}{colon}{one.strip()}" for one in numbers.split(",")] if colon else name.split(",")
+    if len(several) > 1:
+        chosen = [str(choose_device(one.strip())) for one in several]
+        if len(set(chosen)) < len(chosen):
+            raise RecipeError(f"--device {name} names a device twice; name each once")
+        return chosen
+    if choose_device(name).type == "cuda" and name in ("auto", "cuda", "gpu") and torch.cuda.device_count() > 1:
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return [name]
+
+
+@contextlib.contextmanager
+def enough_memory(work: str, lower: str) -> Iterator[None]:
+    """Turn the end of memory, on a CPU or a GPU, into one sentence: what was done, and what to lower.
+
+    Raises OutOfMemoryError. (Where the system kills the process instead, nobody is left to say it.)
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        asked = _ASKED.search(str(error))
+        size = f" ({asked[1]} more were asked for)" if asked else ""
+        gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
+        where = "the GPU's memory" if gpu else "this computer's memory"
+        raise OutOfMemoryError(f"{work}: {where} is full{size}; {lower}") from error
+
+
+_ASKED = re.compile(r"(?:[Tt]ried to allocate|Unable to allocate) ([\d.]+ (?:bytes|[KMGTP]i?B))")
+_FULL = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in _FULL)
 
 
 def free_memory(device: torch.device) -> float:
@@ -55,12 +111,14 @@ def device_name(device: torch.device) -> str:
     """Return the name of the hardware for result rows, as "NVIDIA H100 80GB HBM3" or "AMD EPYC, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "xpu":
+        return torch.xpu.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{model}, mps" if device.type == "mps" else f"{model}, {torch.get_num_threads()} threads"
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

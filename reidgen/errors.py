@@ -26,12 +26,24 @@ class RecipeError(ReidgenError):
     """A setting, method, recipe or source is unknown or does not fit the others."""
 
 
+class PluginError(RecipeError):
+    """A plug-in cannot be imported, holds no rows, takes a known name, or is not the one a run was trained with."""
+
+
 class WeightsError(ReidgenError):
     """A weight file is missing, unreadable or does not fit the network."""
 
 
 class RunError(ReidgenError):
     """A run folder is in use, incomplete, or made by something else; or training diverged."""
+
+
+class BusyError(RunError):
+    """Another process holds the folder; it is named."""
+
+
+class OutOfMemoryError(ReidgenError):
+    """The computer's or the device's memory is too small for the work; what to lower is named."""
 
 
 class EmptyTableError(ReidgenError):

@@ -1,8 +1,8 @@
 """A trained run on a target: embeddings, ranking, result rows and per-query numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reidgen.catalogue import family_of, load_catalogue, split_all, trained_whole
-from reidgen.data.batches import one_ahead, standardize, to_float, training_images
+from reidgen.catalogue import split_all
+from reidgen.data.batches import Origin, one_ahead, standardize, to_float, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
+from reidgen.data.naming import shown
 from reidgen.data.pack import load_pack
-from reidgen.devices import choose_device, memory_format
-from reidgen.errors import DataError, RunError, SharedImagesError, WeightsError
+from reidgen.devices import choose_device, enough_memory, memory_format
+from reidgen.errors import DataError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.ranking import rank
@@ -39,13 +40,12 @@ class Sides(NamedTuple):
 def load_network(run: Run, device: torch.device) -> ReIDNet:
     """Return the trained network of a finished run, in evaluation mode on `device`.
 
-    Raises RunError when the run is not finished or has lost its weights, WeightsError when they are of another network.
+    Raises RunError when the run is not finished, or its weights are lost or damaged; WeightsError when they are of
+    another network.
     """
     recipe, facts = run.recipe(), run.facts()
-    if not run.weights.is_file():
-        raise RunError(f"{run.folder} has lost its weights.safetensors; remove the folder and train again")
-    state = read_state_dict(run.weights)
-    network = build_network(recipe.method, recipe.backbone, classes=int(facts["classes"]))
+    state = read_state_dict(run.sound_weights())
+    network = build_network(run.method(), recipe.backbone, classes=int(facts["classes"]))
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -55,6 +55,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     return network.to(device=device, memory_format=memory_format(device)).eval()  # type: ignore[call-overload, no-any-return]
 
 
+@enough_memory("embedding", "lower evaluation.BATCH, use --device cpu, or train with a smaller height and width")
 @torch.inference_mode()
 def embed(
     network: ReIDNet, pixels: NDArray[np.uint8], *, rows_N: NDArray[np.int64], dtype: str = "float32", report: Progress
@@ -83,16 +84,17 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
     prepared = load_prepared(target, data)
     place = choose_device(device)
     with run.lock():
-        recipe, facts = run.recipe(), run.facts()
+        recipe, facts, method = run.recipe(), run.facts(), run.method()
         tested = tested_part(prepared)
-        refuse_shared_images(recipe, target, tested, data=data)
+        sources = origins_of(facts)
+        refuse_shared_images(sources, prepared, tested, data=data)
         network = load_network(run, place)
         paths, embedding_ND = embed_tested(network, prepared, tested, recipe=recipe, report=report)
         common = {
             "source": recipe.source,
             "target": target,
-            "seen": int(is_seen(recipe, target)),
-            "method": recipe.method,
+            "seen": int(is_seen(sources, prepared)),
+            "method": method.label,
             "backbone": recipe.backbone,
             "seed": recipe.seed,
             "recipe": recipe.name,
@@ -102,9 +104,9 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
             **{key: facts[key] for key in ("version", "commit", "torch", "device")},
             "dtype": recipe.dtype,
             "date": now(),
-            "title": "",
-            "row": "",
-            "threads": facts.get("threads", 0),
+            "title": method.full_title,
+            "row": method.digest,
+            "threads": facts["threads"],
         }
         rows, queries = [], []
         for split, part in tested.groupby("split", sort=True):
@@ -113,8 +115,11 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
             queries.append(per_query.assign(target=target, split=split))
         table = pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)
         per_query = pd.concat(queries)[["target", "split", "path", "pid", "camid", "ap", "first_match", "inp"]]
-        names = {"person": per_query["pid"].map(prepared.person), "camera": per_query["camid"].map(prepared.camera)}
-        per_query = per_query.assign(**names)
+        per_query = per_query.assign(
+            path=per_query["path"].map(shown),  # a name of several lines stays one
+            person=per_query["pid"].map(prepared.person),
+            camera=per_query["camid"].map(prepared.camera),
+        )
         run.write_results(target, table, per_query)
     return table
 
@@ -188,34 +193,41 @@ def _rank_split(
     return numbers, per_query
 
 
-def is_seen(recipe: Recipe, target: str) -> bool:
-    """Tell whether the target belongs to the family of a source, whose cameras the network was trained on."""
-    sets = load_catalogue()
-    return family_of(target, sets) in {family_of(split_all(source)[0], sets) for source in recipe.sources}
+def origins_of(facts: Mapping[str, Any]) -> list[Origin]:
+    """Return the sources of a finished run, as it recorded them when it was trained."""
+    return [Origin(**one) for one in facts["sources"]]
 
 
-def refuse_shared_images(recipe: Recipe, target: str, tested: pd.DataFrame, *, data: Path) -> None:
+def is_seen(sources: Iterable[Origin], target: Prepared) -> bool:
+    """Tell whether the target belongs to the family of a source, whose cameras the network was trained on.
+
+    The target's family is that of its manifest: what the working folder's own datasets.toml says changes nothing.
+    """
+    return (target.dataset.family or target.name) in {source.family for source in sources}
+
+
+def refuse_shared_images(sources: Iterable[Origin], target: Prepared, tested: pd.DataFrame, *, data: Path) -> None:
     """Raise SharedImagesError when the target's queries or gallery were trained on.
 
     They were when a source trained on all images of the target's family, or on a file with the same bytes; within one
     set a file is told by its path, as Market-1501 itself may hold equal files in both parts. Sources are compared as
     they are prepared in `data`; of a run brought from elsewhere the names alone can be.
     """
-    sets, here = load_catalogue(), prepared_names(data)
-    for source in recipe.sources:
-        name, _ = split_all(source)
-        if trained_whole(source, target, sets):
+    here = prepared_names(data)
+    for source in sources:
+        if source.whole and source.family == (target.dataset.family or target.name):
             raise SharedImagesError(
-                f"target {target} shows people whose images were all trained on, by source {source}"
+                f"target {target.name} shows people whose images were all trained on, by source {source.name}"
             )
+        name, _ = split_all(source.name)
         if name not in here:
             continue
-        key = "path" if name == target else "sha256"
-        shared = set(training_images(source, data=data)[1][key]) & set(tested[key])
+        key = "path" if name == target.name else "sha256"
+        shared = set(training_images(source.name, data=data)[1][key]) & set(tested[key])
         if shared:
             raise SharedImagesError(
-                f"target {target} shares {len(shared)} image files with the training images of source {source}; "
-                "its result would not be one on unseen cameras"
+                f"target {target.name} shares {len(shared)} image files with the training images of source "
+                f"{source.name}; its result would not be one on unseen cameras"
             )
 
 

@@ -1,8 +1,10 @@
 """Files that are either whole or absent: written under a temporary name, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +26,19 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise ReidgenError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def writable(folder: Path) -> bool:
+    """Tell whether the rights of an existing folder, or of its disk, let this process write there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,3 +51,54 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_NO_FALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def _room(path: Path) -> Path:
+    return path.with_name(f".{path.name}.room.part")
+
+
+def reserve(path: Path, size: int) -> None:
+    """Take `size` bytes of the disk beside `path`, into which `fill` writes later: a disk that fills up is no loss.
+
+    Raises ReidgenError when there is not so much room. File systems that copy on write give no such promise.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _room(path).open("wb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except (AttributeError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _NO_FALLOCATE:
+                    raise
+                file.write(bytes(size))  # not on this system, or not on this file system
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            _room(path).unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def fill(path: Path, content: bytes) -> None:
+    """Write `path`, whole or not at all, in the room that `reserve` took, or in new room where it took none.
+
+    Raises ReidgenError as `replacing`; the room is free again then.
+    """
+    room = _room(path)
+    try:
+        with room.open("r+b" if room.is_file() else "wb") as file:
+            file.write(content)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        room.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            room.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> ReidgenError:
+    return ReidgenError(f"cannot write {path}: {error.strerror or error}; free some space or choose another folder")

@@ -1,4 +1,4 @@
-"""Losses that every method shares, and the dual causality loss of SNR. Pure; computed in float32.
+"""The shipped losses: those that every method shares, and the dual causality loss of SNR. Computed in float32.
 
 Shapes: B images of a batch, D features; every batch has two identities or more and two images or more of each.
 """
@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reidgen.contracts import Batch, Given, Loss, Output, Step
+from reidgen.errors import RecipeError, unknown
 from reidgen.models.norms import Pooled
 
 COSINE = {"cosine": 0.25, "cosine-b": 0.5}  # the factor of a squared difference of unit vectors
+DISTANCES = (*COSINE, "euclidean")
 Triplets = tuple[Tensor, Tensor]  # int64 (B,), (B,): the positive and the negative of each anchor
 
 
@@ -103,7 +106,11 @@ def dual_causality_loss(
     if len(pid_B) != len(pooled.restored):
         raise ValueError(f"pid_B needs one identity per image: got {len(pid_B)} for {len(pooled.restored)} images")
 
-    sets = [pooled.normalized, *[pooled.restored] * plus, *[pooled.contaminated] * minus]
+    sets = [pooled.normalized]
+    if plus:
+        sets.append(pooled.restored)
+    if minus:
+        sets.append(pooled.contaminated)
     if triplets is None:
         near, far = zip(*(hardest(all_distances(x_BC, distance), pid_B) for x_BC in sets), strict=True)
     else:  # all sets at once: few kernels
@@ -113,5 +120,85 @@ def dual_causality_loss(
     if plus:
         terms += [near[1] - near[0], far[0] - far[1]]
     if minus:
-        terms += [near[0] - near[-1], far[-1] - far[0]]
+        contaminated = len(sets) - 1
+        terms += [near[0] - near[contaminated], far[contaminated] - far[0]]
     return functional.softplus(torch.stack(terms)).mean(1).sum()
+
+
+def first_view(rows: Tensor, batch: Batch) -> Tensor:
+    """Return the rows of the batch's first view: all of them where there is no other."""
+    return rows if len(rows) == batch.images else rows[: batch.images]
+
+
+class CrossEntropy(Loss):
+    """Cross entropy of the identities, of the first view's images; smoothing: label smoothing, 0..1 [A]."""
+
+    def __init__(self, given: Given, *, smoothing: float = 0.1) -> None:
+        super().__init__(given)
+        self.smoothing = smoothing
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        logits, pid = first_view(output.logits, batch), first_view(batch.pid, batch)
+        return functional.cross_entropy(logits.float(), pid, label_smoothing=self.smoothing)
+
+
+class Triplet(Loss):
+    """`triplet_loss` of the features before the neck, of the first view's images."""
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        return triplet_loss(first_view(output.feature, batch), first_view(batch.pid, batch))
+
+
+class DualCausality(Loss):
+    """Sum of `dual_causality_loss` over the places of SNR modules, each times its weight; of the first view's images.
+
+    weights: lambda of each place in order, or one number for all. triplets: "random" or "hard"; distance: see
+    `pair_distance`. Raises RecipeError when the weights do not match the places, a word is unknown, or neither of L+
+    and L- counts.
+    """
+
+    reads = "pooled"
+
+    def __init__(
+        self,
+        given: Given,
+        *,
+        plus: bool = True,
+        minus: bool = True,
+        distance: str = "cosine",
+        triplets: str = "random",
+        weights: tuple[float, ...] = (1.0,),
+    ) -> None:
+        super().__init__(given)
+        if distance not in DISTANCES:
+            raise RecipeError(unknown("snr.distance", distance, DISTANCES))
+        if triplets not in ("random", "hard"):
+            raise RecipeError(unknown("snr.triplets", triplets, ("random", "hard")))
+        if not plus and not minus:
+            raise RecipeError("snr.plus and snr.minus are both off; one of the two terms must count")
+        if len(weights) == 1:
+            weights = weights * len(given.places)
+        if len(weights) != len(given.places):
+            raise RecipeError(
+                f"snr.weights needs one number, or one for each of the places {', '.join(map(str, given.places))}; "
+                f"got {len(weights)}"
+            )
+        self.plus, self.minus, self.distance, self.mined = plus, minus, distance, triplets == "hard"
+        self.weights = dict(zip(given.places, weights, strict=True))
+
+    def draw(self, step: Step) -> Triplets | tuple[()]:
+        first = step.view == 0
+        return () if self.mined else draw_triplets(step.pid[first], step.generator("triplets"))
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        total = output.feature.new_zeros(())
+        for place, pooled in output.offered[self.reads].items():
+            total = total + self.weights[place] * dual_causality_loss(
+                Pooled(*(first_view(part, batch) for part in pooled)),
+                first_view(batch.pid, batch),
+                distance=self.distance,
+                triplets=None if self.mined else (self.drawn[0], self.drawn[1]),
+                plus=self.plus,
+                minus=self.minus,
+            )
+        return total

@@ -1,88 +1,369 @@
-"""The methods as data: one row says what differs from Baseline, where, and who says so. No torch here.
+"""The methods as data: one row says which parts differ from Baseline, where they stand, and who says so. No torch here.
 
-Places are numbered 0 (the stem) to 4 (the last stage). A module stands *after* its place (after the stage's last
-ReLU), or, with `before_relu`, between the residual sum and that ReLU. To try another reading of a paper, add a row.
+A row names parts: a module in the place of BatchNorm2d (`norm`) or at places (`modules`), and losses beside those of the
+recipe. What a part must be is said in `reidgen.contracts`. Places are numbered 0 (the stem) to 4 (the last stage); a
+module stands *after* its place (after the stage's last ReLU), or, with `before_relu`, between the residual sum and that
+ReLU; at the place IMAGES it meets the standardized images. To try another reading of a paper, add a row.
 
 Evidence tags: [S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,
 [D] recollection of the paper, unconfirmed.
 """
 
-from dataclasses import dataclass
+import dataclasses
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from reidgen.errors import RecipeError, unknown
+
+IMAGES = -1  # the place before the stem: 3 channels, height and width of the recipe
+Value = str | bool | int | float | tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A class, its parameters, and where it stands.
+
+    name: what `--set NAME.parameter=value` and the log call it; a module and the loss that reads it share one.
+    build: the class; shipped ones by their path, "reidgen.losses:Triplet", so that this room needs no torch.
+    params: every parameter of its own with its value, which the class takes as keywords. tags: parameter -> who says so.
+    places: of a module at places; of a norm, (): everywhere. before_relu: see above.
+    digest: SHA-256 of the plug-in that it comes from, "" for what ships with reidgen.
+    """
+
+    name: str
+    build: str | type
+    source: str = ""
+    params: Mapping[str, Value] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    places: tuple[int, ...] = ()
+    before_relu: bool = False
+    digest: str = ""
+
+    def at(self, *places: int, before_relu: bool = False) -> Self:
+        """Return the part standing at these places."""
+        return dataclasses.replace(self, places=places, before_relu=before_relu)
+
+    def but(self, **params: Value) -> Self:
+        """Return the part with some of its parameters changed."""
+        return dataclasses.replace(self, params={**self.params, **params})
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides a result, as JSON has it."""
+        facts = {key: getattr(self, key) for key in ("name", "build", "places", "before_relu", "digest")}
+        params = {key: list(value) if isinstance(value, tuple) else value for key, value in self.params.items()}
+        return {**facts, "places": list(self.places), "params": params}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One way to normalize a ReID network, as a difference from Baseline.
+    """One row: how a ReID network and its training differ from Baseline.
 
-    norm: what stands where the backbone has BatchNorm2d: "bn", "in" or "sn".
-    module: what is added at `places`: "in", "snr", "snr-conv", "snr-g2" or "" for nothing.
-    plus, minus: whether the clarification loss L+ and the destruction loss L- count.
+    norm: what stands in the place of BatchNorm2d, at its `places` or everywhere. modules: what is added, each at its
+    places. losses: what is added to the recipe's. views: how many augmented views of each image a batch holds.
     tables: the paper's tables ("main", "loss", "stage", "design") that hold this row.
+    changed: parameters that `--set` changed, as "distance=euclidean"; they are part of the name in every table.
+    origin: "reidgen", or the plug-in that the row comes from.
     """
 
     name: str
     title: str
     source: str
-    norm: str = "bn"
-    module: str = ""
-    places: tuple[int, ...] = ()
-    before_relu: bool = False
-    plus: bool = False
-    minus: bool = False
-    tables: tuple[str, ...] = ()
+    norm: Part | None = None
+    modules: Sequence[Part] = ()
+    losses: Sequence[Part] = ()
+    views: int = 1
+    tables: Sequence[str] = ()
+    changed: tuple[str, ...] = ()
+    origin: str = "reidgen"
 
+    @property
+    def parts(self) -> list[Part]:
+        """All parts: the norm, the modules, the losses."""
+        return [*([self.norm] if self.norm else []), *self.modules, *self.losses]
+
+    @property
+    def label(self) -> str:
+        """The name of the variant in rows and tables: `snr`, or `snr(distance=euclidean)`."""
+        return self.name + (f"({','.join(self.changed)})" if self.changed else "")
+
+    @property
+    def full_title(self) -> str:
+        """The title of the variant: `SNR`, or `SNR (distance=euclidean)`."""
+        return self.title + (f" ({', '.join(self.changed)})" if self.changed else "")
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits that stand for all parts, places and parameters, and for the plug-ins they come from."""
+        facts = self.facts()
+        for key in ("name", "title", "source", "changed", "origin"):
+            del facts[key]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the whole row as JSON has it, for the run folder."""
+        return {
+            **{key: getattr(self, key) for key in ("name", "title", "source", "views", "origin")},
+            "changed": list(self.changed),
+            "norm": self.norm.facts() if self.norm else None,
+            "modules": [part.facts() for part in self.modules],
+            "losses": [part.facts() for part in self.losses],
+        }
+
+    def with_parts(self, change: Callable[[Part], Part]) -> Self:
+        """Return the row with every part replaced by what `change` makes of it."""
+        return dataclasses.replace(
+            self,
+            norm=change(self.norm) if self.norm else None,
+            modules=tuple(map(change, self.modules)),
+            losses=tuple(map(change, self.losses)),
+        )
+
+    def set(self, settings: Mapping[str, Value]) -> Self:
+        """Return the row with those of the settings that it has: "part.parameter" -> value, of the kind of the default.
+
+        A setting of a part that the row lacks changes nothing; one that repeats the default is no change.
+        Raises RecipeError when the part has no such parameter (the nearest is named) or the value is of another kind.
+        """
+        row, changed = self, list[str]()
+        for key, value in settings.items():
+            part_name, _, parameter = key.partition(".")
+            own = {name for part in self.parts if part.name == part_name for name in part.params}
+            if not own:
+                continue
+            if parameter not in own:
+                raise RecipeError(f"--set {key}: {unknown(f'parameter of {part_name}', parameter, sorted(own))}")
+            before = row
+
+            def change(
+                part: Part, part_name: str = part_name, parameter: str = parameter, value: Value = value
+            ) -> Part:
+                if part.name != part_name or parameter not in part.params:
+                    return part
+                return part.but(**{parameter: _like(part.params[parameter], value, f"{part_name}.{parameter}")})
+
+            if (row := row.with_parts(change)) != before:
+                several = len({part.name for part in self.parts}) > 1
+                changed.append(f"{f'{part_name}.' if several else ''}{parameter}={_words(value)}")
+        return dataclasses.replace(row, changed=(*self.changed, *changed))
+
+
+def _like(default: Value, value: Value, key: str) -> Value:
+    """Return the value in the kind of the default. A number may stand for a tuple: one for every place."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, tuple) and (number or isinstance(value, tuple)):
+        return tuple(map(float, value)) if isinstance(value, tuple) else (float(value),)
+    if isinstance(default, float) and number:
+        return float(value)  # type: ignore[arg-type]
+    if type(value) is not type(default):
+        raise RecipeError(f"{key} must be like {_words(default)!r} ({type(default).__name__}); got {value!r}")
+    return value
+
+
+def _words(value: Value) -> str:
+    if isinstance(value, tuple):
+        return "/".join(map(_words, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_setting(text: str) -> tuple[str, Value]:
+    """Return the key and the value of one `--set part.parameter=value`. Raises RecipeError when it is none.
+
+    >>> read_setting("snr.weights=1,1,0.5,0.5"), read_setting("snr.distance=euclidean")
+    (('snr.weights', (1, 1, 0.5, 0.5)), ('snr.distance', 'euclidean'))
+    """
+    key, equals, words = text.partition("=")
+    if not equals or key.count(".") != 1:
+        raise RecipeError(f"--set {text}: write part.parameter=value, for example snr.distance=euclidean")
+    for attempt in (words, f"[{words}]"):
+        try:
+            value = tomllib.loads(f"value = {attempt}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+        if isinstance(value, list):
+            value = tuple(value)
+        if isinstance(value, str | bool | int | float | tuple):
+            return key.strip(), value
+    return key.strip(), words.strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneRow:
+    """A backbone: its class, as in a Part, and who says so. digest, origin: as of a Part and a Method."""
+
+    name: str
+    build: str | type
+    source: str
+    digest: str = ""
+    origin: str = "reidgen"
+
+
+BACKBONES: dict[str, BackboneRow] = {
+    row.name: row
+    for row in (
+        BackboneRow(name="resnet50", build="reidgen.models.backbones:ResNet50", source="[S]; He et al., CVPR 2016"),
+        BackboneRow(name="resnet18", build="reidgen.models.backbones:ResNet18", source="He et al., CVPR 2016"),
+        BackboneRow(
+            name="mobilenet_v2", build="reidgen.models.backbones:MobileNetV2", source="Sandler et al., CVPR 2018"
+        ),
+        BackboneRow(name="tiny", build="reidgen.models.backbones:Tiny", source="four small stages, for a CPU"),
+    )
+}
+
+# The losses of every row; their parameters are settings of the recipe.
+CROSS_ENTROPY = Part(
+    name="cross_entropy",
+    build="reidgen.losses:CrossEntropy",
+    source="identity classification, label smoothing [A]",
+    params={"smoothing": 0.1},
+)
+TRIPLET = Part(
+    name="triplet", build="reidgen.losses:Triplet", source="batch-hard, soft margin; Hermans et al., 2017 [A]"
+)
+
+IN = Part(name="in", build="reidgen.models.norms:InstanceNorm2d", source="affine Instance Norm [A]")
+SN = Part(name="sn", build="reidgen.models.norms:SwitchableNorm2d", source="Luo et al., ICLR 2019")
+SNR = Part(
+    name="snr",
+    build="reidgen.models.norms:SNR",
+    source="Jin et al., CVPR 2020 [S]",
+    params={"reduction": 16, "gates": 1},
+    tags={"reduction": "[A]", "gates": "1: a and 1 - a [S]; 2: independent [D]"},
+)
+SNR_CONV = Part(name="snr", build="reidgen.models.norms:SNRConv", source="R+ and R- from a 1x1 convolution each [A]")
+SNR_LOSS = Part(
+    name="snr",
+    build="reidgen.losses:DualCausality",
+    source="L_SNR = L+ + L- [S]",
+    params={
+        "plus": True,
+        "minus": True,
+        "distance": "cosine",
+        "triplets": "random",
+        "weights": (0.1, 0.1, 0.5, 0.5),
+    },
+    tags={
+        "plus": "the clarification loss L+ counts [S]",
+        "minus": "the destruction loss L- counts [S]",
+        "distance": "cosine: 0.5 - cos / 2 [D]; cosine-b: twice that, as 0.5 - cos is but for a constant [B]; euclidean [A]",
+        "triplets": "random: one positive and negative per anchor, alike in all three sets [B]; hard: mined [A]",
+        "weights": "lambda of each place in order, or one number for all [B, D]; [A] has 1",
+    },
+)
+STAGES = (1, 2, 3, 4)
+STAGE_WEIGHT = dict(zip(STAGES, (0.1, 0.1, 0.5, 0.5), strict=True))
 
 _ROWS = [
     Method(name="baseline", title="Baseline", source="[S]", tables=("main", "loss", "stage", "design")),
-    Method(name="a-in", title="Baseline-A-IN", source="every BatchNorm2d becomes IN [D]", norm="in", tables=("main",)),
-    Method(name="ibn", title="Baseline-IBN", source="IN at the end of stages 1 and 2, before the ReLU [D]; IBN-b, Pan et al., ECCV 2018",
-           module="in", places=(1, 2), before_relu=True, tables=("main",)),
-    Method(name="a-sn", title="Baseline-A-SN", source="every BatchNorm2d becomes Switchable Norm [D]; Luo et al., ICLR 2019",
-           norm="sn", tables=("main",)),
-    Method(name="in", title="Baseline-IN", source="IN after stages 1, 2, 3 [A]", module="in", places=(1, 2, 3), tables=("main",)),
-    Method(name="snr-no-loss", title="SNR w/o L_SNR", source="[S]", module="snr", places=(1, 2, 3, 4), tables=("loss",)),
-    Method(name="snr-no-plus", title="SNR w/o L+", source="[S]", module="snr", places=(1, 2, 3, 4), minus=True, tables=("loss",)),
-    Method(name="snr-no-minus", title="SNR w/o L-", source="[S]", module="snr", places=(1, 2, 3, 4), plus=True, tables=("loss",)),
-    *(
-        Method(name=f"snr-stage{place}", title=f"SNR after stage {place}", source="[S]", module="snr", places=(place,),
-               plus=True, minus=True, tables=("stage",))
-        for place in (1, 2, 3, 4)
+    Method(name="a-in", title="Baseline-A-IN", source="every BatchNorm2d becomes IN [D]", norm=IN, tables=("main",)),
+    Method(
+        name="ibn",
+        title="Baseline-IBN",
+        source="IN at the end of stages 1 and 2, before the ReLU [D]; IBN-b, Pan et al., ECCV 2018",
+        modules=[IN.at(1, 2, before_relu=True)],
+        tables=("main",),
     ),
-    Method(name="snr-conv", title="SNR-conv", source="R+ and R- from a 1x1 convolution each [A]", module="snr-conv",
-           places=(1, 2, 3, 4), plus=True, minus=True, tables=("design",)),
-    Method(name="snr-g2", title="SNR-g(.)2", source="two independent gates [D]", module="snr-g2", places=(1, 2, 3, 4),
-           plus=True, minus=True, tables=("design",)),
-    Method(name="snr", title="SNR", source="[S], places [A]", module="snr", places=(1, 2, 3, 4), plus=True, minus=True,
-           tables=("main", "loss", "stage", "design")),
-]  # fmt: skip
+    Method(
+        name="a-sn",
+        title="Baseline-A-SN",
+        source="every BatchNorm2d becomes Switchable Norm [D]; Luo et al., ICLR 2019",
+        norm=SN,
+        tables=("main",),
+    ),
+    Method(
+        name="in",
+        title="Baseline-IN",
+        source="IN after stages 1, 2, 3 [A]",
+        modules=[IN.at(1, 2, 3)],
+        tables=("main",),
+    ),
+    Method(name="snr-no-loss", title="SNR w/o L_SNR", source="[S]", modules=[SNR.at(*STAGES)], tables=("loss",)),
+    Method(
+        name="snr-no-plus",
+        title="SNR w/o L+",
+        source="[S]",
+        modules=[SNR.at(*STAGES)],
+        losses=[SNR_LOSS.but(plus=False)],
+        tables=("loss",),
+    ),
+    Method(
+        name="snr-no-minus",
+        title="SNR w/o L-",
+        source="[S]",
+        modules=[SNR.at(*STAGES)],
+        losses=[SNR_LOSS.but(minus=False)],
+        tables=("loss",),
+    ),
+    *(
+        Method(
+            name=f"snr-stage{place}",
+            title=f"SNR after stage {place}",
+            source="[S]",
+            modules=[SNR.at(place)],
+            losses=[SNR_LOSS.but(weights=(weight,))],
+            tables=("stage",),
+        )
+        for place, weight in STAGE_WEIGHT.items()
+    ),
+    Method(
+        name="snr-conv",
+        title="SNR-conv",
+        source="R+ and R- from a 1x1 convolution each [A]",
+        modules=[SNR_CONV.at(*STAGES)],
+        losses=[SNR_LOSS],
+        tables=("design",),
+    ),
+    Method(
+        name="snr-g2",
+        title="SNR-g(.)2",
+        source="two independent gates [D]",
+        modules=[SNR.but(gates=2).at(*STAGES)],
+        losses=[SNR_LOSS],
+        tables=("design",),
+    ),
+    Method(
+        name="snr",
+        title="SNR",
+        source="[S], places [A]",
+        modules=[SNR.at(*STAGES)],
+        losses=[SNR_LOSS],
+        tables=("main", "loss", "stage", "design"),
+    ),
+]
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
 
 
-def get_method(name: str) -> Method:
-    """Return the row of METHODS called `name`. Raises RecipeError, naming the nearest one."""
-    if name not in METHODS:
-        raise RecipeError(unknown("method", name, METHODS))
-    return METHODS[name]
+def method_from(facts: Mapping[str, Any]) -> Method:
+    """Return the row that `Method.facts` gave. Raises RecipeError when they are none."""
+
+    def part_from(found: Mapping[str, Any]) -> Part:
+        params = {key: tuple(value) if isinstance(value, list) else value for key, value in found["params"].items()}
+        return Part(**{**found, "params": params, "places": tuple(found["places"])})
+
+    try:
+        norm = facts["norm"]
+        return Method(
+            **{
+                **facts,
+                "changed": tuple(facts["changed"]),
+                "norm": part_from(norm) if norm else None,
+                "modules": tuple(map(part_from, facts["modules"])),
+                "losses": tuple(map(part_from, facts["losses"])),
+            }
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"that is no row of a method ({error!r})") from error
 
 
-def select_methods(words: str) -> list[str]:
-    """Return the methods that `words` asks for, once each: names, tables' names, "ablations" or "all", joined by commas.
+def title_of(label: str) -> str:
+    """Return the name that readers know a method by; a method that is not shipped keeps its name.
 
-    Raises RecipeError, naming the nearest method, for an unknown word.
-
-    >>> select_methods("main")
-    ['baseline', 'a-in', 'ibn', 'a-sn', 'in', 'snr']
-    >>> select_methods("snr, design")
-    ['snr', 'baseline', 'snr-conv', 'snr-g2']
+    >>> title_of("snr(distance=euclidean)"), title_of("mine")
+    ('SNR (distance=euclidean)', 'mine')
     """
-    chosen: list[str] = []
-    for word in (word.strip() for word in words.split(",")):
-        if word == "all":
-            chosen += METHODS
-        elif word == "ablations":
-            chosen += [name for name, row in METHODS.items() if set(row.tables) - {"main"}]
-        else:
-            chosen += [name for name, row in METHODS.items() if word in row.tables] or [get_method(word).name]
-    return list(dict.fromkeys(chosen))
+    name, bracket, changed = label.partition("(")
+    title = METHODS[name].title if name in METHODS else name
+    return f"{title} ({changed.replace(',', ', ')}" if bracket else title

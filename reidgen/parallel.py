@@ -113,7 +113,7 @@ def first_holds(lock: contextlib.AbstractContextManager[None]) -> Iterator[None]
 
 
 def share(rows: int) -> slice:
-    """Return which of a batch's rows are this rank's: the same number on every rank, in order of rank."""
+    """Return which of a view's rows are this rank's: the same number on every rank, in order of rank."""
     each = rows // count()
     return slice(number() * each, (number() + 1) * each)
 
@@ -128,9 +128,19 @@ def check_share(identities: int) -> None:
         )
 
 
-def gather(rows: Tensor) -> Tensor:
-    """Return the rows of all ranks in order of rank, with gradients; every rank must go on with them alike."""
-    return _Gather.apply(rows) if count() > 1 else rows
+def gather(rows: Tensor, views: int = 1) -> Tensor:
+    """Return the rows of all ranks, with gradients; every rank must go on with them alike.
+
+    views: of each image there are so many rows, all of the first view before those of the next, on each rank and in what
+    is returned, where the rows of a view are in order of rank.
+    """
+    if count() == 1:
+        return rows
+    gathered: Tensor = _Gather.apply(rows)
+    if views == 1:
+        return gathered
+    each = len(rows) // views
+    return gathered.view(count(), views, each, *rows.shape[1:]).transpose(0, 1).reshape(-1, *rows.shape[1:])
 
 
 def average(values: Tensor) -> Tensor:

@@ -18,13 +18,13 @@ Result = TypeVar("Result")
 
 def spread(
     work: Callable[[Job, str], Result], jobs: Sequence[Job], *, devices: Sequence[str], stop: threading.Event
-) -> Iterator[tuple[int, Result]]:
-    """Yield (number of the job, what `work(job, device)` returned) as they end, each job in a process of its own.
+) -> Iterator[tuple[int, Result | ReidgenError]]:
+    """Yield (number of the job, what `work(job, device)` returned or raised) as they end, each job in its own process.
 
     work: a function of a module; jobs and results go through pickle. The devices may be named alike ("cpu" twice).
-    The first ReidgenError of a job ends all: the others get SIGTERM, at which training keeps its state, and are waited
-    for. So they are when `stop` is set, which raises InterruptedRunError; when this process dies, each ends itself.
-    Raises also RunError when a process dies without a word (killed, or out of memory).
+    A ReidgenError of a job ends that job alone; so does its process's death without a word (killed, or out of memory),
+    which comes back as a RunError. When `stop` is set, all get SIGTERM, at which training keeps its state, and are
+    waited for; then InterruptedRunError is raised. When this process dies, each ends itself.
     """
     context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     waiting, free = deque(enumerate(jobs)), deque(devices)
@@ -53,8 +53,6 @@ def spread(
                     )
                 process.join()
                 free.append(device)
-                if isinstance(outcome, ReidgenError):
-                    raise outcome
                 yield number, outcome
     finally:
         for _, _, process in running.values():

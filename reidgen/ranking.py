@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reidgen.devices import enough_memory
 from reidgen.errors import DataError
 
 JUNK = -1  # Market-1501's pid for detections that are neither right nor wrong
@@ -65,6 +66,7 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+@enough_memory("ranking", "lower block_bytes, rank fewer gallery images, or use --device cpu")
 @torch.no_grad()
 @_full_precision()
 def rank(
@@ -89,7 +91,7 @@ def rank(
     block_bytes: size of one block of distances, B queries against the whole gallery (at least one query). Each
         distance is computed once. The peak beside the features is about 3 blocks (0.8 GB for 1,000,000 images). Near
         ties may fall otherwise with other blocks, where the matrix library then rounds the last bit otherwise.
-    Raises DataError when shapes disagree, a side is empty, an embedding is not finite, or no query has a match.
+    Raises DataError when shapes disagree, a side is empty, an embedding is not finite, or no query has a match; OutOfMemoryError.
 
     Source: Zheng et al., ICCV 2015 (Market-1501; CMC, mAP); Ye et al., TPAMI 2021 (mINP);
     torchreid@f8cd150:metrics/rank.py, whose argsort is unstable on ties (ours is stable) and which knows no junk.

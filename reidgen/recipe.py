@@ -10,21 +10,41 @@ import hashlib
 import json
 import math
 import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from reidgen.errors import RecipeError, unknown
-from reidgen.methods import get_method
+from reidgen.methods import CROSS_ENTROPY, TRIPLET, Method, Part, Value
+from reidgen.registry import get_backbone, get_method, load_plugins
 
-BACKBONES = ("resnet50", "resnet18", "mobilenet_v2", "tiny")
 CHOICES = {
-    "backbone": BACKBONES,
-    "snr_distance": ("cosine", "cosine-b", "euclidean"),
-    "snr_triplets": ("random", "hard"),
     "dtype": ("float32", "bfloat16"),
     "sampling": ("concat", "balanced"),
 }
+# key: least, most of its number, or of each of its numbers. Beyond them a run overflows or never ends.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "height": (32, 4096),
+    "width": (16, 4096),
+    "identities": (2, 4096),
+    "images": (2, 1024),
+    "batch": (4, 65_536),
+    "zoom": (0, 1),
+    "flip": (0, 1),
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+    "epochs": (1, 100_000),
+    "batches_per_epoch": (0, 100_000),
+    "lr": (0, 1e30),
+    "weight_decay": (0, 1e6),
+    "warmup_epochs": (0, 100_000),
+    "milestones": (0, 100_000),
+    "label_smoothing": (0, 1),
+    "snr_weights": (-1e6, 1e6),
+}
+MILESTONES = 100  # at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,35 +83,31 @@ class Recipe:
     milestones: tuple[float, ...] = (30.0, 50.0)  # epochs after which the rate is a tenth [BAU]
     # the losses
     label_smoothing: float = 0.1  # [A], behind a flag there
-    snr_distance: str = (
-        "cosine"  # 0.5 - cos / 2 [D]; "cosine-b": twice that, as 0.5 - cos is but for a constant [B]; [A]
-    )
-    snr_triplets: str = "random"  # one positive and negative per anchor, alike in all three sets [B]; "hard": mined [A]
-    snr_weights: tuple[float, ...] = (0.1, 0.1, 0.5, 0.5)  # lambda of stages 1..4 [B, D]; [A] has 1
+    # the parameters of the method's parts, and where parts from outside come from
+    settings: tuple[tuple[str, Value], ...] = ()  # ("part.parameter", value), as `--set` and the table [set] give them
+    plugins: tuple[str, ...] = ()  # files and modules, see `reidgen.registry`
 
     def __post_init__(self) -> None:
-        get_method(self.method)
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise RecipeError(unknown(key, str(getattr(self, key)), choices))
         if len(set(self.sources)) < len(self.sources):
             raise RecipeError(f"source {self.source!r} names a data set twice; name each once")
-        if len(self.snr_weights) != 4:
-            raise RecipeError(f"snr_weights needs one number per stage, 4 in all; got {len(self.snr_weights)}")
-        for key, least in {"identities": 2, "images": 2, "epochs": 1, "height": 32, "width": 16, "seed": 0}.items():
-            if getattr(self, key) < least:
-                raise RecipeError(f"{key} must be at least {least}; got {getattr(self, key)}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-                raise RecipeError(f"{field.name} must be finite; got {value}")
-        for key in ("zoom", "flip", "brightness", "contrast", "label_smoothing"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise RecipeError(f"{key} must lie in 0..1; got {getattr(self, key)}")
-        for key in ("lr", "weight_decay", "warmup_epochs", "batches_per_epoch"):
-            if getattr(self, key) < 0:
-                raise RecipeError(f"{key} must not be negative; got {getattr(self, key)}")
+        if len(self.milestones) > MILESTONES:
+            raise RecipeError(f"milestones has {len(self.milestones):,} numbers; give {MILESTONES} at most")
+        for key, (least, most) in BOUNDS.items():
+            self._check_bounds(key, least, most)
+
+    def _check_bounds(self, key: str, least: float, most: float) -> None:
+        """Raise RecipeError when a number of the setting is not finite, or not within its bounds."""
+        value = getattr(self, key)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise RecipeError(f"{key} must be finite; got {value}")
+            if not least <= number <= most:
+                bounds = f"{_number(least)} to {_number(most)}"
+                what = "the batch (identities x images)" if key == "batch" else key
+                raise RecipeError(f"{what} must lie within {bounds}; got {_number(number)}")
 
     @property
     def batch(self) -> int:
@@ -119,27 +135,51 @@ class Recipe:
         warm = min(1.0, 0.01 + 0.99 * epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
         return self.lr * warm * float(0.1 ** sum(epoch >= milestone for milestone in self.milestones))
 
+    def known(self) -> Self:
+        """Return the recipe itself. Raises RecipeError when its method, backbone or a parameter is not known."""
+        get_backbone(self.backbone)
+        assert self.row
+        return self
+
+    @property
+    def row(self) -> Method:
+        """The method's row with the recipe's settings. Raises RecipeError for an unknown method or parameter."""
+        return get_method(self.method).set(dict(self.settings))
+
+    @property
+    def losses(self) -> list[Part]:
+        """The losses of every row."""
+        return [CROSS_ENTROPY.but(smoothing=self.label_smoothing), TRIPLET]
+
     def hash(self, *digests: str) -> str:
         """Return 8 hex digits that stand for every setting but method, source and seed, and for the digests given.
 
+        A setting counts where it is not the default (so that one that comes later changes no hash); the defaults of
+        this class never change. The method's own parameters do not count: a run is told by this and by its row's digest.
         `digests`: of the source's index and of the weight file, which decide the result and are not in the recipe.
         Two rows may share a table only if their hashes agree.
         """
-        settings = dataclasses.asdict(self)
-        for key in ("name", "method", "source", "seed"):
-            del settings[key]
-        if self.sampling == "concat":
-            del settings["sampling"]  # runs from before there was a choice keep their hash
-        if not self.compile:
-            del settings["compile"]
+        aside = {"name", "method", "source", "seed", "settings", "plugins"}
         if self.weights not in ("imagenet", "none"):
-            del settings["weights"]  # the file's digest counts, not its place
-        return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:8]
+            aside.add("weights")  # the file's digest counts, not its place
+        used = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in aside and getattr(self, field.name) != field.default
+        }
+        backbone = get_backbone(self.backbone).digest  # of the plug-in that it comes from
+        return hashlib.sha256(json.dumps([used, digests, backbone], sort_keys=True).encode()).hexdigest()[:8]
 
     def to_toml(self) -> str:
-        """Return the recipe as TOML, one line per setting."""
-        values = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
-        return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+        """Return the recipe as TOML, one line per setting, the parameters of parts in a table [set]."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        settings = values.pop("settings")
+        text = "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+        return text + "".join(["\n[set]\n", *(f"{key} = {_toml(value)}\n" for key, value in settings)]) * bool(settings)
+
+
+def _toml(value: Value | tuple[str, ...]) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -158,36 +198,117 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, *, without: Sequence[str] = ()) -> Recipe:
     """Return a shipped recipe by its name, or one from a TOML file of single settings.
 
-    The file's key `base` names the shipped recipe that it starts from ("paper" where it is absent).
-    Raises RecipeError for an unknown recipe, an unknown key (the nearest one is named) or a value of the wrong type.
+    The file's key `base` names the shipped recipe that it starts from ("paper" where it is absent); its table [set] holds
+    parameters of parts (`snr.distance = "euclidean"`), its list `plugins` files and modules, which are imported.
+    without: keys that the file must not have, as the command takes them from elsewhere.
+    Raises RecipeError for an unknown recipe, an unknown key (the nearest one is named) or a value of the wrong type,
+    PluginError for a plug-in that cannot be used.
     """
     if name in RECIPES:
         return RECIPES[name]
     path = Path(name)
     if not path.is_file():
         raise RecipeError(f"{unknown('recipe', name, RECIPES)}, or the path of a TOML file")
+    recipe = read_recipe(path)
+    if barred := [key for key in without if key in _read_toml(path)]:
+        raise RecipeError(
+            f"{path}: a grid has its methods and seeds from --methods and --seeds; leave out {' and '.join(barred)}"
+        )
+    plugins = [str(path.parent / one) if (path.parent / one).is_file() else one for one in recipe.plugins]
+    return recipe.change(plugins=load_plugins(plugins)).known()
+
+
+def refuse_idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> None:
+    """Raise RecipeError when a setting belongs to no part of any of the methods, and so would change nothing."""
+    parts = {part.name: part for name in methods for part in get_method(name).parts}
+    for key, _ in settings:
+        if (name := key.partition(".")[0]) not in parts:
+            known = ", ".join(f"{one.name}.{parameter}" for one in parts.values() for parameter in one.params)
+            raise RecipeError(
+                f"--set {key}: {', '.join(methods)} has no part {name!r} that it could change; what can be set: "
+                f"{known or 'nothing'}"
+            )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe of a TOML file, as `load_recipe` does, without importing any plug-in: a run's own record."""
+    settings = _read_toml(path)
+    base = settings.pop("base", "paper")
+    if not isinstance(base, str) or base not in RECIPES:
+        raise RecipeError(f"{path}: {unknown('base recipe', base if isinstance(base, str) else _short(base), RECIPES)}")
+    parts = settings.pop("set", {})
+    recipe = _override(RECIPES[base], {"name": path.stem, **settings}, str(path))
+    return dataclasses.replace(recipe, settings=_flat(parts, str(path)))
+
+
+def _flat(parts: object, where: str) -> tuple[tuple[str, Value], ...]:
+    """Return the table [set] as ("part.parameter", value)."""
+    found: list[tuple[str, Value]] = []
+    for part, own in parts.items() if isinstance(parts, dict) else [("", None)]:
+        for parameter, value in own.items() if isinstance(own, dict) else [("", None)]:
+            value = tuple(value) if isinstance(value, list) else value
+            if not isinstance(value, str | bool | int | float | tuple):
+                raise RecipeError(f'{where}: [set] holds lines such as snr.distance = "euclidean"')
+            found.append((f"{part}.{parameter}", value))
+    return tuple(found)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file says; a byte order mark before it is passed over."""
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path}: not a recipe: its values are nested too deeply; give single settings") from error
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
-    if (base := settings.pop("base", "paper")) not in RECIPES:
-        raise RecipeError(f"{path}: {unknown('base recipe', str(base), RECIPES)}")
-    return _override(RECIPES[base], {"name": path.stem, **settings}, str(path))
+
+
+def _number(number: float) -> str:
+    """Return a number for a sentence: whole ones with commas, the longest and the fractions short."""
+    if isinstance(number, int) and abs(number) < 10**19:
+        return f"{number:,}"
+    return f"a number of {number.bit_length() * 3 // 10} digits" if isinstance(number, int) else f"{number:g}"
+
+
+def _short(value: object) -> str:
+    """Return a value for a sentence, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _override(base: Recipe, settings: dict[str, Any], where: str) -> Recipe:
     kinds = {field.name: type(getattr(base, field.name)) for field in dataclasses.fields(base)}
     for key, value in settings.items():
-        if key not in kinds:
-            raise RecipeError(f"{where}: {unknown('setting', key, kinds)}")
-        kind = kinds[key]
-        if kind is tuple and isinstance(value, list) and all(isinstance(item, int | float) for item in value):
-            settings[key] = tuple(float(item) for item in value)
-        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-            settings[key] = float(value)
-        elif type(value) is not kind:
-            raise RecipeError(f"{where}: {key} must be a {kind.__name__}; got {value!r}")
-    return dataclasses.replace(base, **settings)
+        if key not in kinds or key == "settings":
+            raise RecipeError(f"{where}: {unknown('setting', key, [one for one in kinds if one != 'settings'])}")
+        if key == "plugins" and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            settings[key] = tuple(value)
+        else:
+            settings[key] = _typed(value, kinds[key], f"{where}: {key}")
+    try:
+        return dataclasses.replace(base, **settings)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _typed(value: object, kind: type, where: str) -> object:
+    """Return a value of a TOML file as the kind that its setting has; whole numbers may stand for fractions."""
+    try:
+        if kind is tuple and isinstance(value, list) and all(type(item) in (int, float) for item in value):
+            return tuple(float(item) for item in value)
+        if kind is float and type(value) is int:
+            return float(value)
+    except OverflowError as error:
+        raise RecipeError(f"{where} is too large a number") from error
+    if type(value) is not kind:
+        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise RecipeError(f"{where} must be {wanted.get(kind, 'a list of numbers')}; got {_short(value)}")
+    return value

@@ -1,10 +1,12 @@
 """Run folders and result rows: where they lie, how they are read and written, and where they came from. No torch here.
 
-    <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>/
-        recipe.toml  log.csv  state.pt (only while unfinished)  weights.safetensors  done
-        results.csv  per_query.csv.gz
+    <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>-<row8>/
+        recipe.toml  row.json  log.csv  state.pt (only while unfinished)  weights.safetensors  done
+        results.csv  per_query.csv.gz  results.csv.sha256
 
-`done` is written last in training. A target's rows appear in results.csv after its per-query numbers were written.
+`done` is written last in training, with the digests of the files before it and a check of its own. A target's rows
+appear in results.csv after its per-query numbers were written, and last the digests of both. Folders of reidgen 0.1.0
+lack these digests (but that of the weights): there a mean must equal its per-query numbers.
 """
 
 import contextlib
@@ -13,20 +15,24 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import RunError
-from reidgen.files import replacing, write_text
-from reidgen.recipe import Recipe, load_recipe
+from reidgen.errors import BusyError, RecipeError, RunError
+from reidgen.files import replacing, sha256_file, write_text
+from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal
+from reidgen.methods import Method, method_from
+from reidgen.recipe import Recipe, read_recipe
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
@@ -64,6 +70,28 @@ COLUMNS: dict[str, str] = {
     "row": "str",
     "threads": "int64",
 }
+# One line per query of each (target, split): its AP and INP, empty where it has no match; first_match is 0 there.
+QUERIES: dict[str, str] = {
+    "target": "str",
+    "split": "int64",
+    "path": "str",
+    "pid": "int64",
+    "camid": "int64",
+    "ap": "float64",
+    "first_match": "int64",
+    "inp": "float64",
+}
+TOLERANCE = 5e-6  # between a mean and its per-query numbers, both of six digits
+Facts = dict[str, Any]
+_FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
+    "sources": list,
+    "classes": int,
+    "threads": int,
+    "seconds": (int, float),
+    **dict.fromkeys(("weights_sha256", "recipe_sha256", "row_sha256", "hash", "row", "source_data"), str),
+    **dict.fromkeys(("device", "torch", "version", "commit", "date"), str),
+}
+_RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
 # What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
 ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0}
 
@@ -77,6 +105,20 @@ class Run:
     @property
     def recipe_file(self) -> Path:
         return self.folder / "recipe.toml"
+
+    @property
+    def row_file(self) -> Path:
+        return self.folder / "row.json"
+
+    @property
+    def hash(self) -> str:
+        """The recipe's hash: rows of other hashes are not comparable."""
+        return self.folder.name.rsplit("-", 2)[1]
+
+    @property
+    def row_digest(self) -> str:
+        """The digest of the method's row."""
+        return self.folder.name.rsplit("-", 2)[2]
 
     @property
     def log(self) -> Path:
@@ -103,39 +145,116 @@ class Run:
         return self.folder / "per_query.csv.gz"
 
     def recipe(self) -> Recipe:
-        """Return the recipe of the run. Raises RunError when its file is missing."""
-        if not self.recipe_file.is_file():
-            raise self._damaged(self.recipe_file)
-        return load_recipe(str(self.recipe_file))
+        """Return the recipe of the run; no plug-in is imported.
 
-    def _damaged(self, file: Path) -> RunError:
-        return RunError(f"{file} is missing or damaged; remove the folder {self.folder} and run again")
+        Raises RunError when its file is missing or is not the one that was trained.
+        """
+        self._recorded(self.recipe_file, "recipe")
+        return read_recipe(self.recipe_file)
 
-    def facts(self) -> dict[str, str | int | float]:
-        """Return what training wrote into `done`. Raises RunError when the run is not finished."""
+    def method(self) -> Method:
+        """Return the row that the run was trained with, as it was then.
+
+        Raises RunError when its file is missing or is not the one that was trained.
+        """
+        self._recorded(self.row_file, "row")
+        try:
+            return method_from(json.loads(self.row_file.read_text(encoding="utf-8")))
+        except (ValueError, RecipeError) as error:
+            raise RunError(f"{self.row_file} holds no method's row ({error}); {_RESTORE}") from error
+
+    def _recorded(self, file: Path, what: str) -> None:
+        """Raise RunError when a file is missing, or is not the one that `done` vouches for, once there is a `done`."""
+        if not file.is_file():
+            raise RunError(f"{file} is missing; {_RESTORE}")
+        try:
+            if self.done.is_file() and self.facts()[f"{what}_sha256"] != text_digest(file):
+                raise RunError(f"{file} is not the {what} that this run was trained with; {_RESTORE}")
+        except OSError as error:
+            raise _unreadable(file, error) from error
+
+    def facts(self) -> Facts:
+        """Return what training wrote into `done`. Raises RunError when the run is not finished or the file is damaged."""
         if not self.done.is_file():
             raise RunError(
                 f"{self.folder} is not finished; repeat its reidgen train command, it goes on where it stopped"
             )
         try:
-            facts: dict[str, str | int | float] = json.loads(self.done.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise self._damaged(self.done) from error
-        if not isinstance(facts, dict) or not facts.keys() >= {"hash", "classes", "source_data", "seconds", "version"}:
-            raise self._damaged(self.done)
+            facts: Facts = json.loads(self.done.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged_done() from error
+        if isinstance(facts, dict) and facts.get("version") == "0.1.0" and "check" not in facts:
+            raise RunError(
+                f"{self.folder} was trained by reidgen 0.1.0: its rows stand in tables, to use it train it again"
+            )
+        if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in _FACTS.items()):
+            raise self._damaged_done()
+        if not passes_check(facts):
+            raise self._damaged_done()
         return facts
+
+    def _damaged_done(self) -> RunError:
+        return RunError(
+            f"{self.done} is damaged or cannot be read, so nothing tells what was trained; restore it from a copy, "
+            "or remove it and repeat the reidgen train command to train this run anew"
+        )
+
+    def sound_weights(self) -> Path:
+        """Return the file of the weights. Raises RunError when it is missing or not the one that training wrote."""
+        digest = self.facts()["weights_sha256"]
+        anew = f"restore it from a copy, or remove {self.done} and repeat the reidgen train command to train it anew"
+        if not self.weights.is_file():
+            raise RunError(f"{self.folder} has lost its weights.safetensors; {anew}")
+        try:
+            found = sha256_file(self.weights)
+        except OSError as error:
+            raise _unreadable(self.weights, error) from error
+        if found != digest:
+            raise RunError(f"{self.weights} is damaged: it is not the file that training wrote; {anew}")
+        return self.weights
+
+    def training_log(self) -> pd.DataFrame:
+        """Return log.csv, one row per epoch. Raises RunError when it is missing or damaged, which harms no result."""
+        digest = self.facts().get("log_sha256") if self.done.is_file() else None
+        with contextlib.suppress(OSError, ValueError):
+            if digest in (None, text_digest(self.log)):
+                return pd.read_csv(self.log)
+        raise RunError(
+            f"{self.log} is missing or damaged; its training curves are left out, the weights and results are good"
+        )
+
+    def queries(self, columns: Iterable[str] = QUERIES) -> pd.DataFrame:
+        """Return some columns of the per-query numbers; ap and inp are NaN where a query has no match.
+
+        Raises RunError when the file is missing, damaged, or not the one that was written with results.csv.
+        """
+        kinds = {name: QUERIES[name] for name in columns}
+        if sealed(self.per_query, by=self.results) is not False:
+            with contextlib.suppress(OSError, EOFError, zlib.error, ValueError, KeyError):
+                return pd.read_csv(
+                    self.per_query, usecols=list(kinds), dtype=kinds, keep_default_na=False, compression="gzip",
+                    na_values={name: [""] for name in ("ap", "inp")},
+                )  # fmt: skip
+        raise RunError(f"{self.per_query} is missing or damaged; {self.again()}")
+
+    def again(self) -> str:
+        """Return how the results of this run are made again: nothing but time is lost, the weights are good."""
+        targets = "NAME"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = pd.read_csv(self.results, usecols=["target"], dtype="str")["target"].dropna()
+            targets = ",".join(dict.fromkeys(name for name in found if re.fullmatch(r"[\w.+-]+", name))) or targets
+        return f"reidgen evaluate {self.folder} --target {targets} makes it again (the weights are good)"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises RunError at once when another process holds it."""
+        """Hold the folder for this process. Raises BusyError at once when another process holds it."""
         lock = filelock.FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-            for left in self.folder.rglob(".*.part"):  # by a process that was killed
-                left.unlink(missing_ok=True)
+            self._clear()  # what a process left that was killed
         except filelock.Timeout as error:
-            raise RunError(
+            raise BusyError(
                 f"another process is writing {self.folder}; wait for it or stop it, then try again"
             ) from error
         except OSError as error:
@@ -143,47 +262,114 @@ class Run:
         try:
             yield
         finally:
+            with contextlib.suppress(OSError):
+                self._clear()
             lock.release()
 
+    def _clear(self) -> None:
+        for left in self.folder.rglob(".*.part"):
+            left.unlink(missing_ok=True)
+
     def evaluated(self, target: str, digest: str) -> bool:
-        """Return whether results.csv holds rows of `target` for the index with this digest, and its queries are there too."""
-        rows = read_csv(self.results)
-        return self.per_query.is_file() and bool(((rows["target"] == target) & (rows["data"] == digest[:8])).any())
+        """Tell whether results.csv holds all rows of `target` for the index with this digest, and its queries agree.
+
+        What is damaged, torn or was changed by hand counts as not evaluated.
+        """
+        try:
+            rows = read_csv(self.results)
+            rows = rows[(rows["target"] == target) & (rows["data"] == digest[:8])]
+            if rows.empty or not self.per_query.is_file():
+                return False
+            if sealed(self.per_query, by=self.results):
+                return target in _targets(self, sha256_file(self.per_query))
+            queries = self.queries()
+        except (RunError, OSError):
+            return False
+        return not disagreement(rows, queries[queries["target"] == target])
 
     def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame) -> None:
-        """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock."""
+        """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock.
+
+        Rows and numbers of other targets stay, but not those of a damaged file, which count as not evaluated again.
+        """
         text = per_query.to_csv(index=False, float_format="%.6g")
         titles, _, lines = text.partition("\n")
-        kept, old = self._queries_but(target, titles), read_csv(self.results)
-        if kept:
-            text = lines
-        else:
-            old = old.iloc[:0]  # rows that have lost their queries are evaluated again
-            write_text(self.results, to_csv(old))
+        kept, old = self._queries_but(target, titles), self._rows_but(target)
+        unseal(self.results)
         with replacing(self.per_query) as temporary:
-            temporary.write_bytes(kept + gzip.compress(text.encode(), mtime=0))
-        write_text(
-            self.results, to_csv(pd.concat([part for part in (old[old["target"] != target], rows) if len(part)]))
-        )
+            temporary.write_bytes(kept + gzip.compress((lines if kept else text).encode(), mtime=0))
+        write_text(self.results, to_csv(pd.concat([part for part in (old, rows) if len(part)])))
+        seal(self.results, self.per_query)
+
+    def _rows_but(self, target: str) -> pd.DataFrame:
+        """Return the rows of the other targets, but those that are damaged or differ from their per-query numbers."""
+        try:
+            rows = read_csv(self.results)
+        except RunError:
+            return pd.DataFrame(columns=list(COLUMNS))
+        rows = rows[rows["target"] != target]
+        if sealed(self.results) is None:
+            with contextlib.suppress(RunError):
+                of = dict(list(self.queries().groupby("target")))
+                wrong = [name for name, part in rows.groupby("target") if name in of and disagreement(part, of[name])]
+                rows = rows[~rows["target"].isin(wrong)]
+        return rows
 
     def _queries_but(self, target: str, titles: str) -> bytes:
-        """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be joined."""
+        """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be joined.
+
+        Nothing, where it is missing, damaged or of other columns.
+        """
         try:
+            if sealed(self.per_query, by=self.results) is False:
+                return b""
             packed = self.per_query.read_bytes()
             lines = io.StringIO(gzip.decompress(packed).decode()).readlines()
-        except FileNotFoundError:
-            return b""
         except (OSError, EOFError, zlib.error, ValueError):
-            lines = []
+            return b""
+        first = lines[0].rstrip("\n") if lines else ""
+        if first != titles and first and titles.startswith(f"{first},"):  # written before there were all columns
+            behind = "," * (titles.count(",") - first.count(",")) + "\n"
+            lines = [f"{titles}\n", *(line.rstrip("\n") + behind for line in lines[1:])]
+            packed = gzip.compress("".join(lines).encode(), mtime=0)
         if not lines or lines[0].rstrip("\n") != titles:
-            raise RunError(f"{self.per_query} is damaged; remove it and evaluate again")
+            return b""
         kept = [lines[0], *(line for line in lines[1:] if not line.startswith(f"{target},"))]
         return packed if len(kept) == len(lines) else gzip.compress("".join(kept).encode(), mtime=0)
 
 
+@functools.lru_cache(maxsize=4)
+def _targets(run: Run, digest: str) -> frozenset[str]:
+    """Return the targets that have per-query numbers, in the file with this digest."""
+    return frozenset(run.queries(["target"])["target"])
+
+
+def disagreement(rows: pd.DataFrame, queries: pd.DataFrame) -> str:
+    """Return how result rows of one run differ from its per-query numbers, "" where they agree.
+
+    Each target of the rows must have the same splits on both sides, and each row the mean, the CMC and the counts of
+    its queries, to the six digits that both are written with.
+    """
+    matched = queries["first_match"] > 0
+    found = queries.assign(queries=1, unmatched=(~matched).astype("int64"), mAP=queries["ap"], mINP=queries["inp"])
+    for k in (1, 5, 10):
+        found[f"rank{k}"] = (queries["first_match"] <= k).astype("float64").where(matched)
+    how = {"queries": "sum", "unmatched": "sum"} | dict.fromkeys(("mAP", "mINP", "rank1", "rank5", "rank10"), "mean")
+    means = found[found["target"].isin(rows["target"])].groupby(["target", "split"]).agg(how)
+    rows = rows.drop_duplicates(["target", "split"], keep="last").set_index(["target", "split"]).sort_index()
+    for one in means.index.symmetric_difference(rows.index).tolist():
+        return f"split {one[1]} of {one[0]} has {'no row' if one in means.index else 'no per-query numbers'}"
+    for name in how:
+        wrong = (rows[name] - means[name]).abs() > TOLERANCE
+        for one in wrong.index[wrong].tolist():
+            row, mean = rows[name][one], means[name][one]
+            return f"{name} of {one[0]} (split {one[1]}) is {row:g}, its per-query numbers say {mean:g}"
+    return ""
+
+
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
     """Return the run folder of a recipe; `digest` is `recipe.hash(...)`."""
-    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}"
+    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}-{recipe.row.digest}"
     return Run(results / "runs" / recipe.source / name)
 
 
@@ -219,16 +405,55 @@ def to_csv(rows: pd.DataFrame) -> str:
 def read_csv(path: Path) -> pd.DataFrame:
     """Return the rows of one file, none where it is absent; columns that came later get their default.
 
-    Raises RunError when it is no file of result rows.
+    A file that a command wrote must be as it was written; one made by hand, or by reidgen 0.1.0, is read as it is.
+    Raises RunError when it is no file of result rows, torn, or changed since it was written.
     """
     if not path.is_file():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+    if sealed(path) is False:
+        raise RunError(f"{path} is not as it was written: damaged, torn or changed by hand; {_remedy(path)}")
     try:
         rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
         missing = {name: value for name, value in ADDED.items() if name not in rows}
-        return rows.assign(**missing)[list(COLUMNS)]
+        rows = rows.assign(**missing)[list(COLUMNS)]
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except (ValueError, KeyError) as error:
-        raise RunError(f"{path} holds no result rows of this version; move it away and run again") from error
+        raise RunError(f"{path} is damaged or holds no result rows of this version; {_remedy(path)}") from error
+    if what := _impossible(rows):
+        raise RunError(f"{path} holds {what}; {_remedy(path)}")
+    return rows
+
+
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write a file of rows that `read_csv` can prove."""
+    unseal(path)
+    write_text(path, to_csv(rows))
+    seal(path)
+
+
+def _impossible(rows: pd.DataFrame) -> str:
+    """Return what no result row can hold, "" where all is well: a line that was cut, or a number out of its range."""
+    if rows.isna().to_numpy().any():
+        return "a line that was cut"
+    for name, kind in COLUMNS.items():
+        if kind == "float64" and not rows[name].between(0, 1).all():
+            return f"{name} = {rows.loc[~rows[name].between(0, 1), name].iloc[0]:g}, which is no fraction"
+        if kind == "int64" and (rows[name] < 0).any():
+            return f"{name} = {rows[name].min()}"
+    return ""
+
+
+def _remedy(path: Path) -> str:
+    run = Run(path.parent)
+    if path == run.results and run.recipe_file.exists():
+        return f"{run.again()}, and so does reidgen bench"
+    kept = f"; if it is right as it is, remove {seal_of(path)}" if seal_of(path).is_file() else ""
+    return f"restore it from a copy, or move it away and run again{kept}"
+
+
+def _unreadable(path: Path, error: OSError) -> RunError:
+    return RunError(f"{path} cannot be read ({error.strerror or error}); look at its permissions and its disk")
 
 
 def read_rows(results: Path) -> pd.DataFrame:

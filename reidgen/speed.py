@@ -19,7 +19,7 @@ from reidgen.runs import Progress, Run
 from reidgen.training import Trainer
 
 SECONDS, SLOW = 1.0, 5.0  # how long each thing is repeated, and what takes too long for that
-MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices of the product
+MATRIX, MATRIX_CPU = 8192, 2048  # rows of the square matrices of the product, on an accelerator and on a CPU
 COPY_BYTES = 256 << 20
 QUERIES, GALLERY, PER_PERSON = 200, 19_281, 20  # Market-1501's gallery
 
@@ -62,10 +62,26 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
     for number, kind in enumerate(kinds):
         report(f"speed: {kind.method}", 2 + 2 * number, steps)
         trainer = Trainer(kind, source, Run(Path("none")), place)
-        features = trainer.network.backbone.channels[-1]
+        features = trainer.network.backbone.dim
         rows += [_training(trainer, flops, data), _embedding(trainer, flops)]
     report("speed: ranking", steps - 1, steps)
     return [*rows, _ranking(features, place)]
+
+
+def pace(recipe: Recipe, *, device: str) -> tuple[float, float]:
+    """Return how many images a second this machine trains and embeds with a recipe, measured on noise for some seconds."""
+    place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza", compile=False)
+    trainer = Trainer(recipe, _noise(recipe), Run(Path("none")), place)
+    pixels, images_B = trainer.source.packs[0], np.arange(recipe.batch)
+    images_BHWC = trainer.source.read(images_B).to(place)
+    trainer.network.train()
+    training = recipe.batch / seconds(lambda: trainer.learn(images_BHWC, images_B), place)
+    network, rows_N = trainer.network.eval(), np.arange(min(len(pixels), 256))
+
+    def run() -> Tensor:
+        return embed(network, pixels, rows_N=rows_N, dtype=recipe.dtype, report=lambda what, done, total: None)
+
+    return training, len(rows_N) / seconds(run, place)
 
 
 def table(rows: Sequence[Speed]) -> str:
@@ -107,13 +123,13 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _matrix_product(device: torch.device, dtype: str) -> float:
     """Return the floating point operations per second of a large product, in TF32 where convolutions use it."""
-    rows = MATRIX[device.type]
+    rows = MATRIX_CPU if device.type == "cpu" else MATRIX
     left, right = (torch.rand(rows, rows, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     out = torch.empty_like(left)
     before = torch.get_float32_matmul_precision()
@@ -137,7 +153,9 @@ def _noise(recipe: Recipe) -> Source:
     label_N = np.repeat(np.arange(classes), recipe.images)
     zero_N = np.zeros_like(label_N)
     pixels = np.random.default_rng(0).integers(0, 256, (len(label_N), recipe.height, recipe.width, 3), dtype=np.uint8)
-    return Source((pixels,), np.arange(len(label_N)), label_N, zero_N, zero_N, classes=classes, single=0, digest="")
+    return Source(
+        (pixels,), np.arange(len(label_N)), label_N, zero_N, zero_N, classes=classes, single=0, digest="", origins=()
+    )
 
 
 def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
@@ -156,11 +174,10 @@ def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
 
 def _training(trainer: Trainer, flops: float, data: float) -> Speed:
     recipe, source, device = trainer.recipe, trainer.source, trainer.device
-    pixels_NHWC, label_B = source.pixels_on(device), torch.from_numpy(source.label_N[: recipe.batch])
-    index_B = torch.arange(recipe.batch)
+    pixels_NHWC, images_B = source.pixels_on(device), np.arange(recipe.batch)
 
     def step() -> None:
-        trainer.learn(pixels_NHWC[index_B.to(device, non_blocking=True)], label_B)
+        trainer.learn(pixels_NHWC[torch.from_numpy(images_B).to(device, non_blocking=True)], images_B)
 
     trainer.network.train()
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:

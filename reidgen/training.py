@@ -1,6 +1,10 @@
 """The only training loop: every method, backbone and source goes through `train`."""
 
 import contextlib
+import dataclasses
+import functools
+import glob
+import hashlib
 import io
 import json
 import math
@@ -9,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -20,9 +24,9 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from reidgen import parallel
+from reidgen.contracts import Batch, Step
 from reidgen.data.batches import (
     Source,
     augment,
@@ -32,22 +36,22 @@ from reidgen.data.batches import (
     feed,
     load_source,
     source_digest,
-    stream_seed,
 )
-from reidgen.devices import device_name, memory_format
-from reidgen.errors import InterruptedRunError, RecipeError, RunError
-from reidgen.files import replacing, sha256_file, write_text
-from reidgen.losses import Triplets, draw_triplets, dual_causality_loss, triplet_loss
-from reidgen.methods import get_method
+from reidgen.devices import device_name, enough_memory, memory_format
+from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError
+from reidgen.files import fill, replacing, reserve, sha256_file, write_text
+from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.backbones import weight_file
-from reidgen.models.network import ReIDNet, build_network
+from reidgen.models.network import build_losses, build_network, check_row, named_losses
 from reidgen.models.norms import share_batch_norm
 from reidgen.recipe import Recipe
+from reidgen.registry import load_plugins
 from reidgen.runs import Progress, Run, now, provenance, run_of
+from reidgen.seeds import stream_seed
 
 CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.5
-LOSSES = ("loss", "cross_entropy", "triplet", "snr")
+LOWER = "lower identities or images (of a batch), height or width in a recipe file, or take a smaller --backbone"
 
 
 def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", report: Progress) -> Run:
@@ -59,30 +63,69 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     Under torchrun the ranks share each batch, see `reidgen.parallel`; the batches, and but for rounding the result, are
     those of one process. Every rank returns the run; rank 0 alone writes.
     Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device, or
-    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C or SIGTERM, with the state kept.
+    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept,
+    OutOfMemoryError.
     """
+    load_plugins(recipe.plugins)  # in a process of its own they are not there yet
+    row = recipe.row
+    check_row(row, recipe.backbone, recipe.losses)
     with parallel.joined(device) as place:
         parallel.check_share(recipe.identities)
-        digest = recipe.hash(source_digest(recipe, data=data), _weights_digest(recipe))
-        run = run_of(recipe, results=results, digest=digest)
+        run = planned_run(recipe, data=data, results=results)
         if any(parallel.any_rank(run.done.is_file())):
             return run
         with parallel.first_holds(run.lock()):
             if run.done.is_file():  # by another process, since we looked
                 return run
-            source = load_source(recipe, data=data, report=report)
-            trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
-            parallel.first(lambda: _begin(run, recipe))
-            trainer.fit(report)
+            check_weights(recipe)  # before gigabytes of pixels are packed
+            with enough_memory("training", LOWER):
+                source = load_source(recipe, data=data, report=report)
+                trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
+                parallel.first(lambda: _begin(run, recipe))
+                trainer.fit(report)
     return run
 
 
+def planned_run(recipe: Recipe, *, data: Path, results: Path) -> Run:
+    """Return the folder that a recipe's run has or will have; its hash needs the source and the weight file.
+
+    Where the source is not prepared any more, the run that was finished with it, if there is exactly one.
+    Raises DataError when a source is neither prepared nor was trained on, WeightsError when the weight file is missing.
+    """
+    weights = _weights_digest(recipe)
+    try:
+        return run_of(recipe, results=results, digest=recipe.hash(source_digest(recipe, data=data), weights))
+    except DataError:
+        start, row = run_of(recipe, results=results, digest="").folder.name.rsplit("-", 1)
+        folder = results / "runs" / recipe.source
+        runs = [Run(file.parent) for file in folder.glob(f"{glob.escape(start)}*-{row}/done")]
+        there = [(run, run.facts()) for run in runs]
+        same = [run for run, facts in there if recipe.hash(str(facts["source_data"]), weights) == facts["hash"]]
+        if len(same) == 1:
+            return same[0]
+        raise
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Raise WeightsError when the recipe's weights cannot be had or do not fit; they are downloaded where necessary."""
+    if recipe.weights != "none":
+        with torch.random.fork_rng(devices=[]):
+            build_network(recipe.row, recipe.backbone, classes=1, weights=recipe.weights)
+
+
 def _begin(run: Run, recipe: Recipe) -> None:
-    for older in (run.results, run.per_query, run.folder / "stress.csv", run.folder / "attack.csv"):
+    for older in (
+        run.results,
+        seal_of(run.results),
+        run.per_query,
+        run.folder / "stress.csv",
+        run.folder / "attack.csv",
+    ):
         older.unlink(missing_ok=True)  # of weights that are gone
     if (patterns := run.folder / "attack").is_dir():
         shutil.rmtree(patterns)
     write_text(run.recipe_file, recipe.to_toml())
+    write_text(run.row_file, json.dumps(recipe.row.facts(), indent=2, ensure_ascii=False) + "\n")
 
 
 def _weights_digest(recipe: Recipe) -> str:
@@ -97,61 +140,52 @@ class Trainer:
     def __init__(self, recipe: Recipe, source: Source, run: Run, device: torch.device) -> None:
         self.recipe, self.source, self.run, self.device = recipe, source, run, device
         torch.backends.cudnn.benchmark = True  # every batch has the same shape
-        self.method = get_method(recipe.method)
+        self.row = recipe.row
         self.per_epoch = batches_per_epoch(recipe, len(source.label_N))
         self.steps = self.per_epoch * recipe.epochs
+        domains = len(source.packs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed("weights", recipe.seed))
-            self.network: ReIDNet = build_network(
-                recipe.method, recipe.backbone, classes=source.classes, weights=recipe.weights
-            )
+            self.network = build_network(self.row, recipe.backbone, classes=source.classes, weights=recipe.weights)
+            self.losses = build_losses(self.row, recipe.losses, self.network, domains=domains)
         if parallel.count() > 1:
             share_batch_norm(self.network.backbone)
         self.network.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
-        self.parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.losses.to(device)
+        self.names = ("loss", *self.losses)
+        self.parameters = [
+            one for part in (self.network, self.losses) for one in part.parameters() if one.requires_grad
+        ]
         self.optimizer = torch.optim.Adam(
             self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
         )
-        self.losses = _compiled(self._losses) if recipe.compile else self._losses
+        self.measure = _compiled(self._measure) if recipe.compile else self._measure
         self.share = parallel.share(recipe.batch)
+        self.labels = [torch.from_numpy(values) for values in (source.label_N, source.camid_N, source.domain_N)]
         self.step = self.saved = 0
         self.seconds = 0.0
         self.rows: list[dict[str, float]] = []
-        self.sums = torch.zeros(len(LOSSES), device=device)  # of this epoch
+        self.sums = torch.zeros(len(self.names), device=device)  # of this epoch
         if run.state.is_file():
             self._resume()
 
     def fit(self, report: Progress) -> None:
         """Train to the end, write weights, then `done`."""
-        labels = torch.from_numpy(self.source.label_N)
-        saved = reported = time.monotonic()
-        reported_step = self.step
+        parallel.first(self._reserve)
         feeding = feed(self.source, self._batches(), share=self.share, device=self.device)
         self.network.train()
+        self.losses.train()
         with stop_signals() as stop, contextlib.closing(feeding):
-            began = time.monotonic()
+            watch = _Watch(self, report)
             for images_B, pixels in feeding:
-                epoch, within = divmod(self.step, self.per_epoch)
-                self.learn(pixels, labels[torch.from_numpy(images_B)])
+                self.learn(pixels, images_B)
                 self.step += 1
-                ended = time.monotonic()
-                diverged = False
-                if (last := within + 1 == self.per_epoch) or ended - reported > REPORT_SECONDS:
-                    loss = float(self.sums[0]) / (within + 1)
-                    diverged = not math.isfinite(loss)
-                    ended = time.monotonic()  # on a GPU the number comes when the work is done
-                    speed = (self.step - reported_step) * self.recipe.batch / max(ended - reported, 1e-9)
-                    what = f"{self.recipe.method} s{self.recipe.seed}, epoch {epoch + 1}/{self.recipe.epochs}"
-                    report(f"{what}, loss {loss:.2f}, {speed:.0f} images/s", self.step, self.steps)
-                    reported, reported_step = ended, self.step
-                self.seconds += ended - began
-                diverged, stopping, saving = parallel.any_rank(
-                    diverged, stop.is_set(), ended - saved > CHECKPOINT_SECONDS
-                )
+                last = self.step % self.per_epoch == 0
+                diverged, stopping, saving = parallel.any_rank(watch.look(last), stop.is_set(), watch.save_is_due())
                 if diverged:
                     self._refuse()
                 if last:
-                    self._end_epoch(epoch)
+                    self._end_epoch()
                 if stopping:
                     self._save()
                     raise InterruptedRunError(
@@ -160,8 +194,8 @@ class Trainer:
                     )
                 if saving:
                     self._save()
-                    saved = time.monotonic()
-                began = time.monotonic()
+                    watch.saved()
+                watch.begin()
         parallel.first(self._finish)
         if any(parallel.any_rank(stop.is_set())):  # since the last step
             raise InterruptedRunError(f"stopped; {self.run.folder} is complete, the same command goes on behind it")
@@ -174,44 +208,50 @@ class Trainer:
             yield from batches[within:]
             within = 0
 
-    def learn(self, pixels_BHWC: Tensor, label_B: Tensor) -> None:
-        """Do one step on the pixels of this rank's rows, uint8 on the device, and the labels of the whole batch."""
-        recipe = self.recipe
-        drawn = draw_augmentation(recipe, step=self.step)[self.share].to(self.device, non_blocking=True)
-        triplets = None
-        if recipe.snr_triplets == "random":
-            generator = torch.Generator().manual_seed(stream_seed("triplets", recipe.seed, self.step))
-            positive, negative = draw_triplets(label_B, generator)
-            triplets = positive.to(self.device, non_blocking=True), negative.to(self.device, non_blocking=True)
-        images = augment(pixels_BHWC, drawn).contiguous(memory_format=memory_format(self.device))
-        losses = self.losses(images, label_B.to(self.device, non_blocking=True), triplets)
+    def learn(self, pixels_BHWC: Tensor, images_B: NDArray[np.int64]) -> None:
+        """Do one step on the pixels of this rank's rows, uint8 on the device, and the numbers of the whole batch's images."""
+        step = self._draw(images_B)
+        images, batch = self._load(pixels_BHWC, step)
+        losses = self.measure(images, batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr_at(self.step / self.per_epoch)
+            group["lr"] = self.recipe.lr_at(self.step / self.per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         losses[0].backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients(self.parameters)
         self.optimizer.step()
         self.sums += losses.detach()
 
-    def _losses(self, images: Tensor, label_B: Tensor, triplets: Triplets | None) -> Tensor:
-        """Return the four LOSSES of a batch of standardized images, float32 (4,)."""
-        recipe = self.recipe
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
-            feature_BD, logits = self.network(images)
-        cross_entropy = functional.cross_entropy(logits.float(), label_B, label_smoothing=recipe.label_smoothing)
-        triplet = triplet_loss(feature_BD, label_B)
-        snr = torch.zeros((), device=self.device)
-        if self.method.plus or self.method.minus:
-            for where, pooled in self.network.pooled().items():
-                snr = snr + recipe.snr_weights[where - 1] * dual_causality_loss(
-                    pooled,
-                    label_B,
-                    distance=recipe.snr_distance,
-                    triplets=triplets,
-                    plus=self.method.plus,
-                    minus=self.method.minus,
-                )
-        return torch.stack([cross_entropy + triplet + snr, cross_entropy, triplet, snr])
+    def _draw(self, images_B: NDArray[np.int64]) -> Step:
+        """Return what parts may know of this step, and leave in each part what it draws, on the device."""
+        rows = torch.from_numpy(images_B)
+        views = torch.arange(self.row.views).repeat_interleave(len(rows))
+        own = torch.cat([torch.arange(len(rows))[self.share] + view * len(rows) for view in range(self.row.views)])
+        pid, camid, domain = (values[rows].repeat(self.row.views) for values in self.labels)
+        step = Step(pid, camid, domain, views, own, seed=self.recipe.seed, number=self.step)
+        for name, module in self.network.drawing():
+            module.drawn = self._move(module.draw(dataclasses.replace(step, where=name)))
+        for _, loss in named_losses(self.losses):
+            loss.drawn = self._move(loss.draw(step))
+        return step
+
+    def _load(self, pixels_BHWC: Tensor, step: Step) -> tuple[Tensor, Batch]:
+        """Return the augmented images of this rank, all views, and what losses see of the whole batch, on the device."""
+        views = [draw_augmentation(self.recipe, step=self.step, view=view) for view in range(self.row.views)]
+        (drawn,) = self._move((torch.cat([view[self.share] for view in views]),))
+        pixels = pixels_BHWC if len(views) == 1 else pixels_BHWC.repeat(len(views), 1, 1, 1)
+        images = augment(pixels, drawn).contiguous(memory_format=memory_format(self.device))
+        pid, camid, domain, view = self._move((step.pid, step.camid, step.domain, step.view))
+        return images, Batch(pid, camid, domain, view, images=self.recipe.batch)
+
+    def _move(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
+
+    def _measure(self, images: Tensor, batch: Batch) -> Tensor:
+        """Return the losses of a batch of standardized images in the order of `names`, float32: first their sum."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.dtype == "bfloat16"):
+            output = self.network(images)
+        losses = [loss(output, batch) for _, loss in named_losses(self.losses)]
+        return torch.stack([functools.reduce(torch.add, losses), *losses])
 
     def _refuse(self) -> NoReturn:
         lr = self.recipe.lr_at((self.step - 1) / self.per_epoch)
@@ -221,15 +261,22 @@ class Trainer:
             "try a smaller lr or dtype float32 in a recipe file"
         )
 
-    def _end_epoch(self, epoch: int) -> None:
-        means = dict(zip(LOSSES, (self.sums / self.per_epoch).tolist(), strict=True))
+    def _end_epoch(self) -> None:
+        epoch = self.step // self.per_epoch
+        means = dict(zip(self.names, (self.sums / self.per_epoch).tolist(), strict=True))
         lr = self.recipe.lr_at((self.step - 1) / self.per_epoch)
         before = self.rows[-1]["seconds"] if self.rows else 0.0
         speed = self.per_epoch * self.recipe.batch / max(self.seconds - before, 1e-9)
-        self.rows.append({"epoch": epoch + 1, **means, "lr": lr, "images_per_s": speed, "seconds": self.seconds})
-        text = pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g")
-        parallel.first(lambda: write_text(self.run.log, text))
+        self.rows.append({"epoch": epoch, **means, "lr": lr, "images_per_s": speed, "seconds": self.seconds})
+        parallel.first(self._write_log)
         self.sums.zero_()
+
+    def _log(self) -> str:
+        return pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g")
+
+    def _write_log(self) -> None:
+        with contextlib.suppress(ReidgenError):  # a full disk ends no training: the state and `_finish` hold it too
+            write_text(self.run.log, self._log())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -239,6 +286,7 @@ class Trainer:
             "rows": self.rows,
             "sums": self.sums,
             "network": self.network.state_dict(),
+            "losses": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -252,18 +300,23 @@ class Trainer:
     def _write_state(self) -> None:
         buffer = io.BytesIO()  # so that a full disk meets our own write, with its clear error
         torch.save(self._state(), buffer)
-        with replacing(self.run.state) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        with replacing(self.run.state) as temporary, temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.write(trailer(buffer.getbuffer()))  # torch does not check the bytes that it reads
 
     def _resume(self) -> None:
         try:
-            state = torch.load(self.run.state, map_location=self.device, weights_only=True)
+            content = without_trailer(self.run.state.read_bytes())
+            if content is None:
+                raise ValueError("its bytes do not fit their digest")
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
             if state["version"] != provenance()["version"]:
                 raise RunError(
                     f"{self.run.folder} was begun by reidgen {state['version']}, this is {provenance()['version']}; "
                     "remove the folder to begin anew, or finish it with the older version"
                 )
             self.network.load_state_dict(state["network"])
+            self.losses.load_state_dict(state["losses"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
             self.saved = self.step
@@ -276,18 +329,25 @@ class Trainer:
             ValueError,
             TypeError,
             AttributeError,
+            OSError,
         ) as error:
             raise RunError(f"{self.run.state} cannot be read; remove it to begin this run anew ({error})") from error
 
     def _finish(self) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        with replacing(self.run.weights) as temporary:
-            temporary.write_bytes(safetensors.torch.save(tensors))
+        content = safetensors.torch.save(tensors)
+        log = self._log().encode()
         facts = {
-            "weights_sha256": sha256_file(self.run.weights),
-            "hash": self.run.folder.name.rpartition("-")[2],
+            "weights_sha256": hashlib.sha256(content).hexdigest(),
+            "recipe_sha256": text_digest(self.run.recipe_file),
+            "row_sha256": text_digest(self.run.row_file),
+            "log_sha256": hashlib.sha256(log).hexdigest(),
+            "hash": self.run.hash,
+            "row": self.row.digest,
+            "sources": [origin._asdict() for origin in self.source.origins],
             "classes": self.source.classes,
             "single": self.source.single,
+            "weights_unused": self.network.unused_weights,
             "source_data": self.source.digest,
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
@@ -297,8 +357,74 @@ class Trainer:
             **provenance(),
             "date": now(),
         }
-        write_text(self.run.done, json.dumps(facts, indent=2) + "\n")
+        try:
+            fill(self.run.weights, content)
+            fill(self.run.log, log)
+            fill(self.run.done, f"{json.dumps(with_check(facts), indent=2)}\n".encode())
+        except ReidgenError as error:
+            raise RunError(f"{error}; {self._keep()}") from error
         self.run.state.unlink(missing_ok=True)
+
+    def _reserve(self) -> None:
+        """Take the room of what `_finish` writes: a disk that is too full is met before training, not behind it."""
+        size = sum(tensor.nbytes for tensor in self.network.state_dict().values())
+        reserve(self.run.weights, size + 1024 * len(self.network.state_dict()))  # with safetensors' header
+        reserve(self.run.log, 256 * (self.recipe.epochs + 1))
+        reserve(self.run.done, 4096)
+
+    def _keep(self) -> str:
+        """Write the state when training cannot be finished, and say which one is kept: this, an older one or none."""
+        with contextlib.suppress(ReidgenError):
+            self._write_state()
+            self.saved = self.step
+        if not self.saved:
+            return "no state could be written either, so this run begins anew"
+        return f"the state of step {self.saved} of {self.steps} is kept, the same command goes on from there"
+
+
+class _Watch:
+    """The clock of a training: what is reported how often, and when a checkpoint is due."""
+
+    def __init__(self, trainer: Trainer, report: Progress) -> None:
+        self.trainer, self.report = trainer, report
+        self.began = self.written = self.reported = time.monotonic()
+        self.reported_step = trainer.step
+
+    def begin(self) -> None:
+        """Begin to count the seconds of a step: what is written between two steps does not count."""
+        self.began = time.monotonic()
+
+    def look(self, last: bool) -> bool:
+        """Count the step's seconds, report what is due, and return whether the loss is no longer finite.
+
+        The loss is looked at, which on a GPU waits for the work, at the last step of an epoch and every REPORT_SECONDS.
+        """
+        trainer, diverged, ended = self.trainer, False, time.monotonic()
+        if last or ended - self.reported > REPORT_SECONDS:
+            steps = trainer.step % trainer.per_epoch or trainer.per_epoch
+            loss = float(trainer.sums[0]) / steps
+            diverged = not math.isfinite(loss)
+            ended = time.monotonic()
+            self._report(loss, ended)
+        trainer.seconds += ended - self.began
+        return diverged
+
+    def _report(self, loss: float, ended: float) -> None:
+        trainer, recipe = self.trainer, self.trainer.recipe
+        steps = trainer.step - self.reported_step
+        speed = steps * recipe.batch / max(ended - self.reported, 1e-9)
+        epoch = (trainer.step - 1) // trainer.per_epoch + 1
+        what = f"{trainer.row.label} s{recipe.seed}, epoch {epoch}/{recipe.epochs}"
+        self.report(f"{what}, loss {loss:.2f}, {speed:.0f} images/s", trainer.step, trainer.steps)
+        self.reported, self.reported_step = ended, trainer.step
+
+    def save_is_due(self) -> bool:
+        """Return whether the last checkpoint is older than CHECKPOINT_SECONDS."""
+        return time.monotonic() - self.written > CHECKPOINT_SECONDS
+
+    def saved(self) -> None:
+        """Note that a checkpoint was written."""
+        self.written = time.monotonic()
 
 
 def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -316,7 +442,10 @@ def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets, so that training stops between two steps; a second one stops hard."""
+    """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that training stops between two steps; a second stops hard.
+
+    SIGHUP, a terminal that was closed, is left alone where nohup ignores it.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -327,7 +456,10 @@ def stop_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

@@ -36,7 +36,7 @@ def naive_forward(self: SNR, map_BCHW: Tensor) -> Tensor:
     removed = map_BCHW - normalized
     gate = self.gate(removed.mean((2, 3)))[:, :, None, None]
     restored, contaminated = normalized + gate * removed, normalized + (1 - gate) * removed
-    self.pooled = Pooled(*(map_.mean((2, 3)) for map_ in (normalized, restored, contaminated)))
+    self.offered = Pooled(*(map_.mean((2, 3)) for map_ in (normalized, restored, contaminated)))
     return restored
 
 
@@ -48,13 +48,13 @@ def measure(form: str) -> None:
     image_N = np.arange(recipe.batch)
     label_N, zero_N = image_N // recipe.images, np.zeros_like(image_N)
     noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.height, recipe.width, 3), dtype=np.uint8)
-    source = Source((noise,), image_N, label_N, zero_N, zero_N, classes=751, single=0, digest="")
+    source = Source((noise,), image_N, label_N, zero_N, zero_N, classes=751, single=0, digest="", origins=())
     trainer = Trainer(recipe, source, Run(Path("none")), torch.device("cpu"))
     trainer.network.train()
     times = []
     for _ in range(1 + STEPS):
         wall, cpu = time.perf_counter(), time.process_time()
-        trainer.learn(source.pixels_NHWC, torch.from_numpy(label_N))
+        trainer.learn(source.pixels_NHWC, np.arange(len(label_N)))
         times.append((time.perf_counter() - wall, time.process_time() - cpu))
     data = []
     for _ in range(1 + STEPS):
@@ -80,16 +80,18 @@ def differences() -> list[dict[str, object]]:
         for module, forward in ((ours, SNR.forward), (naive, naive_forward)):
             inputs = start.clone().requires_grad_()
             out = forward(module, inputs)
-            assert module.pooled is not None
+            assert module.offered is not None
             loss = (
-                (out * weight).sum() + module.pooled.restored.square().sum() + module.pooled.contaminated.square().sum()
+                (out * weight).sum()
+                + module.offered.restored.square().sum()
+                + module.offered.contaminated.square().sum()
             )
             loss.backward()  # type: ignore[no-untyped-call]
             grads = torch.cat(
                 [parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None]
             )
             assert inputs.grad is not None
-            found.append((out, torch.cat(module.pooled[1:]), inputs.grad, grads))
+            found.append((out, torch.cat(module.offered[1:]), inputs.grad, grads))
         names = ("value", "pooled", "gradient of the input", "gradient of the parameters")
         off = {name: ((a - b).norm() / b.norm()).item() for name, a, b in zip(names, *found, strict=True)}
         rows.append({"form": f"differences at {channels} x {height} x {width}", **off})

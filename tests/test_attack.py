@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, quiet
+from conftest import SMALL, finish, quiet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -382,6 +382,7 @@ def test_bad_input_is_refused_before_any_long_work(
     shutil.copytree(runs[0].folder, whole)
     text = (whole / "recipe.toml").read_text()
     (whole / "recipe.toml").write_text(text.replace('"synth-plaza"', '"synth-plaza-all"'))
+    finish(Run(whole))
     with pytest.raises(
         SharedImagesError, match="shows people whose images were all trained on, by source synth-plaza-all"
     ):

@@ -25,7 +25,7 @@ def run(
     bench(
         SMALL.change(lr=lr),
         methods=methods,
-        seeds=seeds,
+        seeds=range(seeds),
         data=data,
         results=results,
         targets=targets,
@@ -107,8 +107,8 @@ def test_a_protocol_runs_the_cells_that_are_prepared(small_data: Path, tmp_path:
     said: list[str] = []
 
     def go(methods: list[str]) -> dict[str, tuple[str, list[str]]]:
-        return bench(SMALL, methods=methods, seeds=1, data=small_data, results=tmp_path, protocol=protocol,
-                     device="cpu", report=quiet, say=said.append)  # fmt: skip
+        return bench(SMALL, methods=methods, seeds=[0], data=small_data, results=tmp_path, protocol=protocol,
+                     device="cpu", report=quiet, say=said.append).sources  # fmt: skip
 
     grid = go(["baseline", "in"])
     assert {source: targets for source, (_, targets) in grid.items()} == {
@@ -139,6 +139,6 @@ def test_a_protocol_runs_the_cells_that_are_prepared(small_data: Path, tmp_path:
 def test_a_protocol_of_which_nothing_is_prepared_ends_at_once(small_data: Path, tmp_path: Path) -> None:
     protocol = Protocol(name="mine", title="", paper="", cells={"synth-mall": ("synth-night",)})
     with pytest.raises(DataError, match="nothing of the protocol mine can be run; source synth-mall is left out"):
-        bench(SMALL, methods=["snr"], seeds=1, data=small_data, results=tmp_path, protocol=protocol,
+        bench(SMALL, methods=["snr"], seeds=[0], data=small_data, results=tmp_path, protocol=protocol,
               device="cpu", report=quiet, say=lambda line: None)  # fmt: skip
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import pytest
 from test_prepare import crops, picture
 from typer.testing import CliRunner
 
+from reidgen.catalogue import load_catalogue
 from reidgen.cli import app
 from reidgen.data import check as module
 from reidgen.data.check import check, stamp_files
@@ -98,11 +99,12 @@ def test_the_command(mine: Prepared, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_list(mine: Prepared, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_of_named_sets_says_all(mine: Prepared, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    result = CliRunner().invoke(app, ["prepare", "--list", "--data", str(mine.folder.parent)])
+    words = ["prepare", "--list", "mine", "duke", "viper", "market", "--data", str(mine.folder.parent)]
+    result = CliRunner().invoke(app, words)
     lines = result.output.splitlines()
-    assert result.exit_code == 0 and max(map(len, lines)) <= width
+    assert result.exit_code == 0 and max(map(len, lines[:-2])) <= width
     text = " ".join(result.output.split())
     for words in (
         "duke",
@@ -116,3 +118,23 @@ def test_the_list(mine: Prepared, width: int, monkeypatch: pytest.MonkeyPatch) -
         assert words in text
     place = next(number for number, line in enumerate(lines) if line.startswith("mine "))
     assert lines[place + 1].startswith("prepared, 0 MB") and lines[place + 2].startswith("own ")
+
+
+def test_the_list_has_a_line_for_each_set_and_is_never_cut(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    (mine.folder.parent / "bad").mkdir()
+    (mine.folder.parent / "bad" / "manifest.json").write_text("[]")
+    result = CliRunner().invoke(app, ["prepare", "--list", "--data", str(mine.folder.parent)])
+    lines = [line.split() for line in result.output.splitlines()[1:-2]]
+    assert [line[0] for line in lines] == [*load_catalogue(), "bad", "mine"]
+    rows = {line[0]: " ".join(line[1:]) for line in lines}
+    assert rows["market"] == "open 1,501 32,217 is downloaded"  # Zheng et al.: 12,936 + 3,368 + 15,913 without junk
+    assert rows["viper"].startswith("open 632 1,264") and rows["duke"].endswith("--from DIR")
+    assert rows["mine"] == "prepared 12" and rows["bad"] == "damaged see: --list bad"
+    assert rows["synth-mall"] == "built-in is drawn"
+    result = CliRunner().invoke(app, ["prepare", "--list", "--data", str(mine.folder.parent), "--json"])
+    sets = {one["name"]: one for one in json.loads(result.stdout)}
+    assert list(sets) == [*load_catalogue(), "bad", "mine"] and not result.stderr
+    assert (sets["mine"]["state"], sets["mine"]["counts"]["query"]["images"]) == ("prepared", 6)
+    assert sets["bad"]["state"] == "damaged" and "prepare the set again" in sets["bad"]["how"]
+    assert sets["duke"]["state"] == "withdrawn" and sets["market"]["counts"]["train"]["images"] == 12936

@@ -19,18 +19,21 @@ from reidgen.cli import app
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+PLACES = {"--data", "--results", "--device"}
+RECIPE = {"--recipe", "--backbone", "--weights", "--epochs", "--compile"}
 OPTIONS = {
-    "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"},
-    "train": {"--method", "--source", "--seed", "--recipe", "--backbone", "--weights", "--epochs", "--compile", "--data", "--results", "--device"},
-    "evaluate": {"--target", "--data", "--results", "--device"},
-    "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--recipe", "--backbone", "--weights", "--epochs", "--compile", "--data", "--results", "--device"},
+    "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"}
+    | {"--accept-duplicates", "--json", "--quiet"},
+    "train": {"--method", "--source", "--seed", "--quiet"} | RECIPE | PLACES,
+    "evaluate": {"--target", "--json", "--quiet"} | PLACES,
+    "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--dry-run", "--quiet"} | RECIPE | PLACES,
     "table": {"--paper", "--against", "--explain", "--results"},
     "report": {"--images", "--results"},
-    "show": {"--target", "--data", "--results", "--device"},
-    "stress": {"--target", "--where", "--picture", "--data", "--results", "--device"},
-    "speed": {"--methods", "--recipe", "--backbone", "--compile", "--device"},
-    "attack": {"--target", "--from", "--losses", "--bound", "--data", "--results", "--device"},
-}  # fmt: skip
+    "show": {"--target", "--quiet"} | PLACES,
+    "stress": {"--target", "--where", "--picture", "--quiet"} | PLACES,
+    "speed": {"--methods", "--recipe", "--backbone", "--compile", "--device", "--quiet"},
+    "attack": {"--target", "--from", "--losses", "--bound", "--quiet"} | PLACES,
+}
 
 
 def reidgen(*words: str | Path) -> Result:
@@ -89,7 +92,7 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
         (["bench"], "run: reidgen prepare synth-plaza"),
         (["train", "--recipe", "quik"], "unknown recipe 'quik'; did you mean 'quick'?"),
         (["train", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean 'resnet50'?"),
-        (["train", "--epochs", "0"], "epochs must be at least 1; got 0"),
+        (["train", "--epochs", "0"], "epochs must lie within 1 to 100,000; got 0"),
         (["prepare", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
         (["prepare", "market", "--from", "nowhere"], "nowhere"),
         (["prepare", "market", "--from", "empty"], "empty"),
@@ -101,7 +104,17 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
         (["prepare", "--pattern", "x"], "--pattern needs the name of the data set"),
         (["prepare", "--accept-counts"], "--accept-counts needs the name of the data set"),
         (["prepare", "--splits"], "--splits needs the name of a prepared set"),
-        (["prepare", "--list", "market"], "--list shows every set; leave out market"),
+        (["prepare", "--list", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
+        (["prepare", "--json", "market"], "--json goes with --list"),
+        (["bench", "--seeds", "0"], "--seeds 0: give 1 to 1,000 seeds, or seeds such as 2,4"),
+        (["bench", "--seeds", "1,x"], "--seeds '1,x' is neither a number of seeds nor seeds such as 2,4"),
+        (["bench", "--seeds", "9" * 5000], "is neither a number of seeds nor seeds such as"),
+        (["train", "--seed", str(10**20)], "seed must lie within 0 to 9,223,372,036,854,775,807"),
+        (["train", "--device", "cuda:0,1"], "--device cuda:0,1 names several devices, which only bench uses"),
+        (["bench", "--results", "r" * 300], f"cannot use {'r' * 300}: File name too long"),
+        (["train", "--source", "s" * 300], "unknown data set 'sss"),
+        (["train", "--recipe", "r" * 300], "File name too long"),
+        (["evaluate", "r" * 300, "--target", "synth"], "File name too long"),
         (["prepare", "--check", "--from", "x", "mine"], "--check prepares nothing, so --from would do nothing"),
         (["prepare", "--deep", "--accept-counts"], "--check prepares nothing, so --accept-counts would do nothing"),
         (["prepare", "--splits", "mine", "--pattern", "x"], "--splits prepares nothing, so --pattern would do nothing"),

@@ -56,12 +56,24 @@ def test_a_target_is_replaced_and_others_stay_also_one_whose_name_it_begins(tmp_
         write(target, 1.0)
     assert sorted(pd.read_csv(run.per_query)["target"]) == ["cams", "cams-2", "target"]
     run.per_query.write_bytes(run.per_query.read_bytes()[:-9])
-    with pytest.raises(RunError, match=r"per_query\.csv\.gz is damaged; remove it and evaluate again"):
-        write("cams", 0.5)
+    assert not run.evaluated("cams-2", "x") and not run.evaluated("cams", "x")
+    write("cams", 0.5)  # what has lost its queries keeps its rows and counts as not evaluated
+    assert run.evaluated("cams", "x") and not run.evaluated("cams-2", "x")
+    assert sorted(read_csv(run.results)["target"]) == ["cams", "cams-2", "target"]
     run.per_query.unlink()
-    assert not run.evaluated("cams-2", "x")
-    write("cams", 0.5)  # what has lost its queries is evaluated again
-    assert read_csv(run.results)["target"].tolist() == ["cams"]
+    assert not run.evaluated("cams", "x")
+
+
+def test_numbers_of_before_names_were_kept_stay(tmp_path: Path) -> None:
+    run, blank = Run(tmp_path), {name: ["x"] if kind == "str" else [1] for name, kind in COLUMNS.items()}
+    old = pd.DataFrame({"target": ["old"], "split": [0], "path": ["a, b.jpg"], "ap": [0.5]})
+    for target, queries in (("old", old), ("new", old.assign(target="new", person="anna", camera="hall"))):
+        run.write_results(target, pd.DataFrame({**blank, "target": [target], "mAP": [0.5]}), queries)
+    found = pd.read_csv(run.per_query, keep_default_na=False)
+    assert found.to_dict("records") == [
+        {"target": "old", "split": 0, "path": "a, b.jpg", "ap": 0.5, "person": "", "camera": ""},
+        {"target": "new", "split": 0, "path": "a, b.jpg", "ap": 0.5, "person": "anna", "camera": "hall"},
+    ]
 
 
 def test_rows_and_per_query_numbers_agree(run: Run, small_data: Path) -> None:
@@ -111,6 +123,9 @@ def test_a_query_without_a_match_is_reported_not_dropped(
     prepare("lonely", data=small_data, source=folder)
     row = evaluated(run, "lonely", small_data).iloc[0]
     assert row["queries"] == 12 and row["unmatched"] == 3
+    named = pd.read_csv(run.per_query, dtype=str).query("target == 'lonely'")
+    assert (named["person"] == named["path"].str.split("/").str[0]).all() and set(named["person"]) > {"003"}
+    assert set(named["camera"]) == {"1"}
     queries = pd.read_csv(run.per_query)
     queries = queries[queries["target"] == "lonely"]
     assert queries["ap"].isna().sum() == 3 and row["mAP"] == pytest.approx(queries["ap"].mean(), abs=1e-5)
@@ -163,7 +178,9 @@ def test_what_cannot_be_evaluated_says_why(run: Run, small_data: Path, tmp_path:
     with pytest.raises(RunError, match="is not finished"):
         evaluated(unfinished, "synth-night", small_data)
     unfinished.done.write_text("{")
-    with pytest.raises(RunError, match="missing or damaged; remove the folder"):
+    with pytest.raises(
+        RunError, match=r"damaged or cannot be read, .*; restore it from a copy, or remove it and repeat"
+    ):
         evaluated(unfinished, "synth-night", small_data)
     unfinished.done.write_text(run.done.read_text())
     with pytest.raises(RunError, match=r"has lost its weights\.safetensors"):

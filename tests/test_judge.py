@@ -242,7 +242,10 @@ def test_what_a_list_gives_to_no_part_is_said(tmp_path: Path) -> None:
     lines = [f"p{pid}/c{cam}_{i}.jpg,p{pid},{cam},{'val' if pid == 2 else 'test'}" for pid in range(3) for cam in (1, 2) for i in (0, 1)]  # fmt: skip
     (root / "list.csv").write_text("\n".join(["path,pid,camid,split", *lines]))
     made = prepare("mine", data=tmp_path / "data", source=root / "list.csv")
-    assert made.counts["all"]["images"] == 8 and "left out: 4 images of val, as there is a test part beside it" in made.notes
+    assert (
+        made.counts["all"]["images"] == 8
+        and "left out: 4 images of val, as there is a test part beside it" in made.notes
+    )
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".txt", ".CSV"])

@@ -9,10 +9,11 @@ from torchvision import models as torchvision_models
 
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import METHODS, select_methods
+from reidgen.methods import BACKBONES, METHODS
 from reidgen.models import build_network
+from reidgen.models.backbones import build_backbone
 from reidgen.models.norms import SNR, SNRConv, SwitchableNorm2d
-from reidgen.recipe import BACKBONES
+from reidgen.registry import get_backbone, select_methods
 
 CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "tiny": 128}
 PID = torch.arange(8) // 2
@@ -22,16 +23,17 @@ PID = torch.arange(8) // 2
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
     torch.manual_seed(0)
-    network = build_network(method, backbone, classes=7)
+    row = METHODS[method]
+    network = build_network(row, backbone, classes=7)
     images = torch.randn(8, 3, 64, 32)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | SwitchableNorm2d):
             module.momentum = 1.0  # so that the running averages are those of this batch
-    feature, logits = network(images)
+    output = network(images)
+    feature, logits = output.feature, output.logits
     assert feature.shape == (8, CHANNELS[backbone]) and logits.shape == (8, 7)
-    row = METHODS[method]
-    pooled = network.pooled()
-    assert tuple(pooled) == (row.places if row.module.startswith("snr") else ())
+    pooled = output.offered.get("pooled", {})
+    assert tuple(pooled) == tuple(place for part in row.modules if part.name == "snr" for place in part.places)
     loss = nn.functional.cross_entropy(logits, PID) + feature.square().mean()
     for part in pooled.values():
         loss = loss + dual_causality_loss(part, PID, plus=True, minus=True)
@@ -41,7 +43,7 @@ def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
         if parameter.requires_grad:
             assert parameter.grad is not None, f"no gradient for {name}"
             assert torch.isfinite(parameter.grad).all(), f"gradient of {name} is not finite"
-            before_pooling = name == "backbone.after.4.weight" and row.module in ("snr", "snr-g2")
+            before_pooling = name == "backbone.after.4.weight" and isinstance(network.backbone.after[4], SNR)
             if not before_pooling:  # there the mean of gamma (F - mu) / sigma is 0 whatever gamma is
                 assert parameter.grad.abs().max() > 0, f"gradient of {name} is zero"
     assert not network.neck.bias.requires_grad
@@ -61,7 +63,7 @@ def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
     def count(method: str, kind: type[nn.Module]) -> int:
-        return sum(isinstance(module, kind) for module in build_network(method, backbone, classes=2).modules())
+        return sum(isinstance(module, kind) for module in build_network(METHODS[method], backbone, classes=2).modules())
 
     norms = count("baseline", nn.BatchNorm2d)
     assert norms >= 8
@@ -77,17 +79,13 @@ def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
 def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: int) -> None:
     """An inserted constant of -1 leaves nothing after the ReLU; MobileNetV2's stages 1 to 3 end without one."""
-    from reidgen.models.backbones import build_backbone
 
     class Minus(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.full_like(x, -1)
 
-    body = build_backbone(
-        backbone,
-        after_stage=lambda where, channels: nn.Identity(),
-        before_relu=lambda where, channels: Minus() if where == place else nn.Identity(),
-    )
+    body, _ = build_backbone(get_backbone(backbone))
+    body.put_before_relu(place, Minus())
     outputs: list[torch.Tensor] = []
     body.after[place].register_forward_hook(lambda module, given, out: outputs.append(out))
     body(torch.randn(2, 3, 64, 32))
@@ -100,7 +98,9 @@ def test_baseline_is_torchvision_with_the_last_stride_1(backbone: str, tmp_path:
     torch.manual_seed(0)
     theirs = getattr(torchvision_models, backbone)(weights=None)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    ours = build_network("baseline", backbone, classes=2, weights=str(tmp_path / "weights.pth")).eval().backbone
+    ours = (
+        build_network(METHODS["baseline"], backbone, classes=2, weights=str(tmp_path / "weights.pth")).eval().backbone
+    )
     for module in theirs.modules():  # undo the last stride in theirs as well
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
             last = module
@@ -124,7 +124,7 @@ def test_affine_parameters_carry_over_where_a_norm_is_replaced(method: str, tmp_
     with torch.no_grad():
         theirs.layer2[0].bn1.weight.uniform_(2, 3)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    network = build_network(method, "resnet18", classes=2, weights=str(tmp_path / "weights.pth"))
+    network = build_network(METHODS[method], "resnet18", classes=2, weights=str(tmp_path / "weights.pth"))
     assert torch.equal(network.backbone.stages[2][0].bn1.weight, theirs.layer2[0].bn1.weight)
     assert torch.equal(network.backbone.stages[4][1].conv2.weight, theirs.layer4[1].conv2.weight)
 
@@ -134,31 +134,31 @@ def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
 
     def attempt(state: object, backbone: str = "resnet18") -> None:
         torch.save(state, tmp_path / "weights.pth")
-        build_network("baseline", backbone, classes=2, weights=str(tmp_path / "weights.pth"))
+        build_network(METHODS["baseline"], backbone, classes=2, weights=str(tmp_path / "weights.pth"))
 
     attempt(state)
     with pytest.raises(WeightsError, match=r"lacks layer1\.0\.conv1\.weight$"):
         attempt({key: value for key, value in state.items() if key != "layer1.0.conv1.weight"})
-    with pytest.raises(WeightsError, match=r"has the unknown layer9\.weight"):
-        attempt(state | {"layer9.weight": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"has the unknown layer4\.2\.conv1\.weight"):  # of a deeper network
+        attempt(state | {"layer4.2.conv1.weight": torch.zeros(1)})
     with pytest.raises(WeightsError, match=r"conv1\.weight has \(1, 1\), the network \(64, 3, 7, 7\)"):
         attempt(state | {"conv1.weight": torch.zeros(1, 1)})
     with pytest.raises(WeightsError, match=r"lacks features\.0\.0\.weight, .* and \d+ more"):
         attempt(state, "mobilenet_v2")
-    with pytest.raises(WeightsError, match="holds no torchvision state dict"):
+    with pytest.raises(WeightsError, match="holds no state dict"):
         attempt([1, 2])
     with pytest.raises(WeightsError, match="loaded safely"):
         attempt(nn.Linear(2, 2))  # a pickled module could execute code
-    with pytest.raises(WeightsError, match="holds no torchvision state dict"):
+    with pytest.raises(WeightsError, match="holds no state dict"):
         attempt({1: torch.zeros(1)})
     for text in ("not weights", "", ".", "source,target\n", "table", "a", "b", "e", "G", "J", "Q", "s"):
         (tmp_path / "text.pth").write_text(text)
         with pytest.raises(WeightsError, match="loaded safely"):
-            build_network("baseline", "resnet18", classes=2, weights=str(tmp_path / "text.pth"))
+            build_network(METHODS["baseline"], "resnet18", classes=2, weights=str(tmp_path / "text.pth"))
     with pytest.raises(WeightsError, match="no weight file"):
-        build_network("baseline", "resnet18", classes=2, weights=str(tmp_path / "absent.pth"))
+        build_network(METHODS["baseline"], "resnet18", classes=2, weights=str(tmp_path / "absent.pth"))
     with pytest.raises(RecipeError, match="tiny has no ImageNet weights"):
-        build_network("baseline", "tiny", classes=2, weights="imagenet")
+        build_network(METHODS["baseline"], "tiny", classes=2, weights="imagenet")
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2"])
@@ -172,7 +172,7 @@ def test_imagenet_weights_come_from_torchvision_checked_by_hash(backbone: str, m
         return theirs.state_dict()
 
     monkeypatch.setattr(torchvision_models.WeightsEnum, "get_state_dict", answer)
-    network = build_network("snr", backbone, classes=2, weights="imagenet")
+    network = build_network(METHODS["snr"], backbone, classes=2, weights="imagenet")
     assert asked and asked[0][0].endswith("IMAGENET1K_V1") and asked[0][1]
     first = next(parameter for parameter in network.backbone.parameters())
     assert torch.equal(first, next(theirs.parameters()))
@@ -184,7 +184,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torchvision_models.WeightsEnum, "get_state_dict", fail)
     with pytest.raises(WeightsError, match=r"could not download ResNet50.*--weights FILE"):
-        build_network("snr", "resnet50", classes=2, weights="imagenet")
+        build_network(METHODS["snr"], "resnet50", classes=2, weights="imagenet")
 
 
 def test_methods_table() -> None:

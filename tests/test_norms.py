@@ -47,8 +47,8 @@ def test_snr_equals_the_equations_written_naively_in_value_and_gradient(gates: i
     weight = torch.randn(4, 32, 6, 3)
 
     fast = snr(inputs[0])
-    assert snr.pooled is not None
-    pooled = snr.pooled
+    assert snr.offered is not None
+    pooled = snr.offered
     ((fast * weight).sum() + pooled.restored.square().sum() + pooled.contaminated.square().sum()).backward()
     fast_grads = [parameter.grad.clone() for parameter in snr.parameters()]
     snr.zero_grad()
@@ -75,15 +75,15 @@ def test_snr_conv_equals_the_equations_written_naively() -> None:
     out = module(images)
     norm, _, minus, restored = naive(module, images)
     torch.testing.assert_close(out, restored, rtol=1e-5, atol=1e-5)
-    assert module.pooled is not None
-    torch.testing.assert_close(module.pooled.contaminated, (norm + minus).mean((2, 3)), rtol=1e-5, atol=1e-5)
+    assert module.offered is not None
+    torch.testing.assert_close(module.offered.contaminated, (norm + minus).mean((2, 3)), rtol=1e-5, atol=1e-5)
     assert module.eval()(images).shape == images.shape
 
 
 def test_the_pooled_style_normalized_feature_is_the_bias() -> None:
     snr = random_snr(32, SNR(32))
     snr(torch.randn(5, 32, 7, 4) * 3 + 2)
-    assert torch.equal(snr.pooled.normalized, snr.bias.detach().expand(5, 32))
+    assert torch.equal(snr.offered.normalized, snr.bias.detach().expand(5, 32))
     norm, *_ = naive(snr, torch.randn(5, 32, 7, 4) * 3 + 2)
     torch.testing.assert_close(norm.mean((2, 3)), snr.bias.expand(5, 32), rtol=0, atol=1e-5)
 
@@ -92,7 +92,7 @@ def test_restored_and_contaminated_parts_sum_to_what_was_removed() -> None:
     """R+ + R- = R, pooled: f~+ + f~- = bias + pool(F)."""
     snr, images = random_snr(32, SNR(32)), torch.randn(5, 32, 7, 4) + 1
     snr(images)
-    total = snr.pooled.restored + snr.pooled.contaminated
+    total = snr.offered.restored + snr.offered.contaminated
     torch.testing.assert_close(total, snr.bias + images.mean((2, 3)), rtol=1e-5, atol=1e-5)
     _, plus, minus, _ = naive(snr, images)
     norm = nn.functional.instance_norm(images, weight=snr.weight, bias=snr.bias)
@@ -108,7 +108,7 @@ def test_gradients_equal_finite_differences(make: Callable[[int], nn.Module]) ->
 
     def run(map_BCHW: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         out = torch.func.functional_call(module, dict(zip(names, values, strict=True)), map_BCHW)
-        pooled = getattr(module, "pooled", None)
+        pooled = getattr(module, "offered", None)
         return out, *(pooled[1:] if pooled else ())
 
     assert torch.autograd.gradcheck(run, (images, *parameters))
@@ -194,9 +194,9 @@ def test_snr_fits_behind_any_convolution_and_says_what_does_not_fit() -> None:
 def test_snr_can_be_copied_after_training_and_forgets_in_evaluation() -> None:
     snr = SNR(8)
     snr(torch.randn(2, 8, 4, 4))
-    assert snr.pooled is not None and copy.deepcopy(snr).pooled is None
+    assert snr.offered is not None and copy.deepcopy(snr).offered is None
     snr.eval()(torch.randn(2, 8, 4, 4))
-    assert snr.pooled is None
+    assert snr.offered is None
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -54,7 +54,7 @@ with parallel.joined("cpu"):
     report = stop_me if rank == "1" else quiet
     said["stopped"] = failed("a-in", "shared", report=report)
     shared = {method: fit(method, "shared") for method in ("a-in", "snr")}
-    said["diverged"] = failed("baseline", "diverged", lr=1e300)
+    said["diverged"] = failed("baseline", "diverged", lr=1e30)
     said["odd"] = failed("baseline", "odd", identities=3)
     blocked = results / "blocked"
     if rank == "0":

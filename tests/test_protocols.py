@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from reidgen.catalogue import family_of, load_catalogue, split_all, trained_whole, variants
-from reidgen.data.batches import training_images
-from reidgen.data.manifest import load_index, load_prepared, prepared_names
+from reidgen.data.batches import origins, training_images
+from reidgen.data.manifest import load_index, load_prepared
 from reidgen.data.prepare import prepare
 from reidgen.entries import Protocol
 from reidgen.errors import DataError, SharedImagesError
@@ -77,18 +77,37 @@ def test_a_leak_in_any_cell_is_refused(protocol: Protocol, data: Path) -> None:
     """The mutation: the digest of one file of a source in the place of a query's."""
     for source, targets in resolve(protocol, EVERY, SETS)[0].items():
         recipe = Recipe(source=source)
+        sources = origins(recipe, data=data)
         for number, target in enumerate(targets):
             rows, one = rows_tested(load_prepared(target, data)), recipe.sources[number % len(recipe.sources)]
             families = [family_of(split_all(name)[0], SETS) for name in recipe.sources]
-            assert is_seen(recipe, target) == (family_of(target, SETS) in families)
-            refuse_shared_images(recipe, target, rows, data=data)
+            prepared = load_prepared(target, data)
+            assert is_seen(sources, prepared) == (family_of(target, SETS) in families)
+            refuse_shared_images(sources, prepared, rows, data=data)
             stolen = training_images(one, data=data)[1].iloc[-1]
             key = "path" if one == target else "sha256"
             leaking = rows.assign(**{key: [stolen[key], *rows[key].iloc[1:]]})
             with pytest.raises(
                 SharedImagesError, match=f"target {target} shares 1 image files .* source {re.escape(one)}"
             ):
-                refuse_shared_images(recipe, target, leaking, data=data)
+                refuse_shared_images(sources, prepared, leaking, data=data)
+
+
+def refuse(source: str, target: str, tested: pd.DataFrame, data: Path) -> None:
+    refuse_shared_images(origins(Recipe(source=source), data=data), load_prepared(target, data), tested, data=data)
+
+
+def test_whether_a_target_was_seen_does_not_depend_on_the_working_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A datasets.toml in the working folder cannot make a family of what was prepared as two."""
+    sources, viper = origins(Recipe(source="market"), data=data), load_prepared("viper", data)
+    entry = viper.dataset
+    assert not is_seen(sources, viper)
+    kin = replace(viper, dataset=replace(entry, family="market"))  # as its manifest would say
+    assert is_seen(sources, kin)
+    monkeypatch.chdir(tmp_path)
+    assert not is_seen(sources, viper) and is_seen(sources, kin)
 
 
 def test_an_image_copied_into_a_target_is_refused(data: Path, tmp_path: Path) -> None:
@@ -105,27 +124,26 @@ def test_an_image_copied_into_a_target_is_refused(data: Path, tmp_path: Path) ->
     [(source, _)] = resolve(get_protocol("p1"), EVERY, SETS)[0].items()
     tested = rows_tested(load_prepared("viper", other))
     with pytest.raises(SharedImagesError, match=r"target viper shares 1 image files .* source cuhk-sysu"):
-        refuse_shared_images(Recipe(source=source), "viper", tested, data=other)
-    refuse_shared_images(Recipe(source="market"), "viper", tested, data=other)
+        refuse(source, "viper", tested, other)
+    refuse("market", "viper", tested, other)
 
 
 def test_a_source_that_was_trained_on_whole_has_no_seen_target(data: Path) -> None:
     def tested(name: str) -> pd.DataFrame:
         return rows_tested(load_prepared(name, data))
 
-    refuse_shared_images(Recipe(source="market"), "market", tested("market"), data=data)
-    refuse_shared_images(Recipe(source="msmt17-v1"), "msmt17-v2", tested("msmt17-v2"), data=data)
+    refuse("market", "market", tested("market"), data)
+    refuse("msmt17-v1", "msmt17-v2", tested("msmt17-v2"), data)
     for source, target in (("market-all", "market"), ("duke+msmt17-v2-all", "msmt17-v1"), ("cuhk02", "cuhk01")):
-        assert is_seen(Recipe(source=source), target)
-        rows = tested(target) if target in prepared_names(data) else tested("market").iloc[:0]
+        sources = origins(Recipe(source=source), data=data)
+        prepared = replace(load_prepared("market", data), dataset=SETS[target])
+        assert is_seen(sources, prepared)
         with pytest.raises(SharedImagesError, match=f"target {target} shows people whose images were all trained on"):
-            refuse_shared_images(Recipe(source=source), target, rows, data=data)
+            refuse_shared_images(sources, prepared, tested("market").iloc[:0], data=data)
     assert not trained_whole("cuhk01-all", "cuhk03-np-detected", SETS)
     # the classic splits of CUHK03 test people whom the new protocol trains on
     with pytest.raises(SharedImagesError, match="target cuhk03-detected shares"):
-        refuse_shared_images(
-            Recipe(source="cuhk03-np-detected"), "cuhk03-detected", tested("cuhk03-detected"), data=data
-        )
+        refuse("cuhk03-np-detected", "cuhk03-detected", tested("cuhk03-detected"), data)
 
 
 def test_one_file_of_both_parts_is_told_by_its_path(data: Path) -> None:
@@ -133,10 +151,10 @@ def test_one_file_of_both_parts_is_told_by_its_path(data: Path) -> None:
     tested = rows_tested(load_prepared("market", data))
     trained = load_index(load_prepared("market", data)).query("part == 'train'")
     equal = tested.assign(sha256=[trained["sha256"].iloc[0], *tested["sha256"].iloc[1:]])
-    refuse_shared_images(Recipe(source="market"), "market", equal, data=data)
+    refuse("market", "market", equal, data)
     same = tested.assign(path=[trained["path"].iloc[0], *tested["path"].iloc[1:]])
     with pytest.raises(SharedImagesError, match="target market shares 1 image files"):
-        refuse_shared_images(Recipe(source="market"), "market", same, data=data)
+        refuse("market", "market", same, data)
 
 
 def test_the_shipped_protocols_are_those_of_the_literature() -> None:

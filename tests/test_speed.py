@@ -7,6 +7,7 @@ from torch import nn
 from reidgen import speed as module
 from reidgen.data.batches import standardize
 from reidgen.errors import RecipeError
+from reidgen.methods import METHODS
 from reidgen.models.network import build_network
 from reidgen.recipe import Recipe
 from reidgen.speed import Speed, speed, table
@@ -15,7 +16,7 @@ from reidgen.speed import Speed, speed, table
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.0)
-    monkeypatch.setattr(module, "MATRIX", {"cpu": 64})
+    monkeypatch.setattr(module, "MATRIX_CPU", 64)
     monkeypatch.setattr(module, "COPY_BYTES", 1000)
     monkeypatch.setattr(module, "QUERIES", 7)
     monkeypatch.setattr(module, "GALLERY", 210)
@@ -31,7 +32,7 @@ def counted_by_hand(method: str, recipe: Recipe) -> float:
         assert isinstance(layer.weight, torch.Tensor)
         total += 2 * layer.weight.numel() * places
 
-    network = build_network(method, recipe.backbone, classes=4).eval()
+    network = build_network(METHODS[method], recipe.backbone, classes=4).eval()
     for layer in network.backbone.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(hook)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
-from reidgen.runs import COLUMNS, to_csv
+from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables import compare, looks
 from reidgen.tables.compare import MEAN, make_table
 
@@ -27,7 +27,7 @@ SCORES = {"mAP": 0.3, "rank1": 0.5, "rank5": 0.6, "rank10": 0.7, "mINP": 0.1}
 MADE = {
     "backbone": "tiny", "queries": 100, "gallery": 400, "unmatched": 0, "recipe": "quick", "hash": "1a2b3c4d5e6f7788",
     "data": "aaaa1111", "source_data": "bbbb2222", "version": "0.1.0", "commit": "abc1234", "torch": "2.9.1",
-    "device": "cpu", "dtype": "float32", "date": "2026-05-01T10:00:00",
+    "device": "cpu", "dtype": "float32", "date": "2026-05-01T10:00:00", **ADDED,
 }  # fmt: skip
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from reidgen.commands.options import Data
+from reidgen.commands.options import Data, Json, Quiet
 from reidgen.errors import DataError
-from reidgen.terminal import one_sentence, out, progress
+from reidgen.terminal import document, note, one_sentence, out, progress, result
 
 
 @one_sentence
@@ -26,7 +26,7 @@ def prepare(
         bool, typer.Option("--accept-duplicates", help="Take own crops with a picture in two parts, and note it.")
     ] = False,
     listing: Annotated[
-        bool, typer.Option("--list", help="Show every data set, what is prepared and how to get the rest.")
+        bool, typer.Option("--list", help="Show every data set and its state in short; of those named, all.")
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Prove prepared sets again (all, or those named) by names, sizes and times.")
@@ -36,8 +36,12 @@ def prepare(
         bool, typer.Option("--splits", help="Print who is tested in each split of a prepared set.")
     ] = False,
     data: Data = Path("data"),
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Find, download or take data sets, verify and index them; a folder's images stay where they are.
+    """Find, download or take data sets, verify and index them.
+
+    A folder's images stay where they are.
 
     Without --from a set is looked for in the data folder, as a folder or as the published archive, and is downloaded
     if its authors publish it. The built-in sets, synth, are drawn. Without a name: lists every set.
@@ -59,6 +63,8 @@ def prepare(
         "--accept-counts": accept_counts,
         "--accept-duplicates": accept_duplicates,
     }
+    if json and not (listing or not names):
+        raise DataError("--json goes with --list: reidgen prepare --list --json")
     _refuse_idle(names or [], making, {"--check": check or deep, "--splits": splits, "--list": listing})
     if source and len(names or []) > 1:
         _refuse_strangers(names or [], source)
@@ -66,9 +72,7 @@ def prepare(
         from reidgen.data.check import check_all
 
         with progress() as report:
-            check_all(
-                expand(names or []), data, deep=deep, report=report, say=lambda line: out().print(line, soft_wrap=True)
-            )
+            check_all(expand(names or []), data, deep=deep, report=report, say=result)
     elif splits:
         from reidgen.data.manifest import load_index, load_prepared
         from reidgen.data.partitions import split_ids
@@ -76,13 +80,9 @@ def prepare(
         for name in expand(names or []):
             prepared = load_prepared(name, data)
             for split, pids in split_ids(load_index(prepared)).items():
-                out().print(f"{name} split {split}: {' '.join(map(prepared.person, pids))}", soft_wrap=True)
+                result(f"{name} split {split}: {' '.join(map(prepared.person, pids))}")
     elif listing or not names:
-        from reidgen.data.listing import PURPOSE
-        from reidgen.data.listing import listing as list_sets
-
-        out().print(list_sets(data))
-        out().print(PURPOSE)
+        _print_listing(expand(names or []), data, json=json)
     else:
         from reidgen.data.prepare import prepare as run_prepare
 
@@ -96,11 +96,26 @@ def prepare(
                     accept_counts=accept_counts,
                     accept_duplicates=accept_duplicates,
                     report=report,
-                    say=lambda line: out().print(line, soft_wrap=True),
+                    say=note,
                 )
-            out().print(f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}", soft_wrap=True)
-            for note in prepared.notes:
-                out().print(f"{name}: {note}", soft_wrap=True)
+            result(f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}")
+            for line in prepared.notes:
+                note(f"{name}: {line}")
+
+
+def _print_listing(names: list[str], data: Path, *, json: bool) -> None:
+    """Print every set in short, or all about those named, or either as JSON."""
+    from reidgen.data.listing import PURPOSE, facts, in_full, in_short
+
+    if json:
+        document(facts(names, data))
+        return
+    if names:
+        out().print(in_full(names, data))
+    else:
+        result(in_short(data))
+    note("all about one: reidgen prepare --list NAME; to prepare it: reidgen prepare NAME")
+    note(PURPOSE)
 
 
 def _refuse_idle(names: list[str], making: dict[str, bool], asking: dict[str, bool]) -> None:
@@ -114,8 +129,6 @@ def _refuse_idle(names: list[str], making: dict[str, bool], asking: dict[str, bo
         raise DataError(f"{made[0]} needs the name of the data set: reidgen prepare NAME {made[0]} ...")
     if asking["--splits"] and not names:
         raise DataError("--splits needs the name of a prepared set: reidgen prepare --splits NAME")
-    if asking["--list"] and names:
-        raise DataError(f"--list shows every set; leave out {' '.join(names)}")
 
 
 def _refuse_strangers(names: list[str], source: Path) -> None:

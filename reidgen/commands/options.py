@@ -1,23 +1,63 @@
 """The options that several commands share: few, and the same everywhere."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reidgen.terminal import MANNER, one_sentence
+
 if TYPE_CHECKING:
     from reidgen.recipe import Recipe
 
-Data = Annotated[Path, typer.Option(envvar="REIDGEN_DATA", help="Folder of the prepared data sets.")]
-Results = Annotated[Path, typer.Option(help="Folder of runs and tables.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Source = Annotated[str, typer.Option(help="Data set to train on; several joined by +; market-all: all its images.")]
+
+@one_sentence
+def _folder(path: Path) -> Path:
+    """Return a folder's path with ~ expanded, as no shell does in a variable. Raises OSError for a name that is too long."""
+    home = path
+    with contextlib.suppress(RuntimeError):  # nobody knows this user's home: a folder called ~NAME
+        home = path.expanduser()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        home.stat()
+    return home
+
+
+def _speak_quietly(quiet: bool) -> bool:
+    MANNER.quiet = quiet
+    return quiet
+
+
+def _speak_json(json: bool) -> bool:
+    MANNER.json = json
+    return json
+
+
+Data = Annotated[Path, typer.Option(envvar="REIDGEN_DATA", callback=_folder, help="Folder of the prepared data sets.")]
+Results = Annotated[Path, typer.Option(envvar="REIDGEN_RESULTS", callback=_folder, help="Folder of runs and tables.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N, mps or xpu.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_speak_quietly, help="Only results and errors: no progress, no notes.")
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=_speak_json, help="Print one JSON document on stdout, all else on stderr."),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),
+]
 RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="paper, quick or FILE.toml; by default quick for synth, else paper.")
 ]
-Backbone = Annotated[str | None, typer.Option(help="resnet50, resnet18, mobilenet_v2 or tiny instead of the recipe's.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="resnet50, resnet18, mobilenet_v2, tiny, ... instead of the recipe's.")
+]
 Weights = Annotated[
     str | None, typer.Option(help="imagenet, none or a torchvision state dict instead of the recipe's.")
+]
+RunNames = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Run folders, their names, or the beginnings of their names.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")]
 Target = Annotated[str, typer.Option(help="A prepared data set, several joined by commas, or synth.")]
@@ -27,11 +67,90 @@ Compile = Annotated[
 Epochs = Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.")]
 
 
-def recipe_of(name: str | None, source: str, *, compile: bool, **settings: object) -> "Recipe":
-    """Return the recipe that the options of train and bench mean."""
+def _load_plugins(names: list[str] | None) -> list[str]:
+    """Import what --plugin names, before any other option is looked at; return what a recipe keeps of it."""
+    kept: list[str] = []
+    if names:
+        _load_into(kept, names)
+    return kept
+
+
+@one_sentence
+def _load_into(kept: list[str], names: list[str]) -> None:
+    from reidgen.registry import load_plugins
+
+    kept += load_plugins(names)
+
+
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        callback=_load_plugins,
+        is_eager=True,
+        help="A Python file, or a module, with methods or backbones of your own: code that runs. Repeatable.",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PART.NAME=VALUE",
+        help="A parameter of the methods that have it, such as snr.distance=euclidean (see: reidgen methods NAME).",
+    ),
+]
+
+
+def recipe_of(
+    name: str | None,
+    source: str | None,
+    *,
+    compile: bool,
+    grid: bool = False,
+    plugins: list[str] | None = None,
+    settings: list[str] | None = None,
+    **changes: object,
+) -> "Recipe":
+    """Return the recipe that the options of train and bench mean; without a source, the recipe file's own.
+
+    grid: of a whole grid, whose methods and seeds a recipe file cannot name.
+    """
     from reidgen.catalogue import DEFAULT_SYNTH
+    from reidgen.methods import read_setting
     from reidgen.recipe import load_recipe
 
-    names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")]
+    names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")] if source else []
     default = "quick" if all(name.startswith("synth-") for name in names) else "paper"
-    return load_recipe(name or default).change(source="+".join(names), compile=compile or None, **settings)
+    chosen = load_recipe(name or default, without=("method", "seed") if grid else ())
+    together = dict(chosen.settings) | dict(map(read_setting, settings or []))
+    return chosen.change(
+        source="+".join(names) or None,
+        compile=compile or None,
+        plugins=tuple(dict.fromkeys([*chosen.plugins, *(plugins or [])])),
+        settings=tuple(together.items()),
+        **changes,
+    ).known()
+
+
+def read_seeds(words: str) -> list[int]:
+    """Return the seeds that --seeds means: "3" is 0 to 2, "2,4" these two, "4," that one alone.
+
+    Raises RecipeError for anything else.
+
+    >>> read_seeds("3"), read_seeds("2,4"), read_seeds("4,")
+    ([0, 1, 2], [2, 4], [4])
+    """
+    from reidgen.errors import RecipeError
+
+    parts = [part.strip() for part in words.split(",")]
+    if parts[-1] == "" and len(parts) > 1:
+        parts.pop()
+    if not all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts):
+        raise RecipeError(f"--seeds {words[:40]!r} is neither a number of seeds nor seeds such as 2,4 (or 4, for one)")
+    numbers = [int(part) for part in parts]
+    if "," in words:
+        return list(dict.fromkeys(numbers))
+    if not 1 <= numbers[0] <= 1000:
+        raise RecipeError(f"--seeds {numbers[0]:,}: give 1 to 1,000 seeds, or seeds such as 2,4")
+    return list(range(numbers[0]))

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from reidgen.commands.options import Data, Device, Results, RunName, Target
+from reidgen.commands.options import Data, Device, Plugin, Quiet, Results, RunName, Target
 from reidgen.errors import RunError
-from reidgen.terminal import one_sentence, out, progress
+from reidgen.terminal import note, one_sentence, out, progress, result
 
 
 @one_sentence
@@ -15,11 +15,15 @@ def show(
     kind: Annotated[str, typer.Argument(help="ranks, maps, tsne, distances or gates.")],
     run: RunName,
     target: Target,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Draw pictures of a trained run into its folder: ranked lists, activation maps, t-SNE, distances, channel gates.
+    """Draw pictures of a trained run into its folder.
+
+    Ranked lists, activation maps, t-SNE, distances, channel gates.
 
     Example: reidgen show ranks snr-tiny-s0 --target synth-night
     """
@@ -31,7 +35,7 @@ def show(
 
     with progress() as report:
         files = run_show(found, kind, expand(target.split(",")), data=data, device=device, report=report)
-    out().print(f"written: {', '.join(map(str, files))}", soft_wrap=True)
+    result(f"written: {', '.join(map(str, files))}")
 
 
 @one_sentence
@@ -44,11 +48,15 @@ def stress(
     picture: Annotated[
         Path | None, typer.Option(help="Only write a PNG that shows every shift at every severity.")
     ] = None,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Measure how far a run falls when light, colour, sharpness or quality of the images move by known amounts.
+    """Measure how far a run falls when the images' style moves.
+
+    By known amounts of light, colour, sharpness or quality.
 
     Example: reidgen stress snr-tiny-s0 --target synth-night
     """
@@ -60,7 +68,7 @@ def stress(
         from reidgen.robustness.stress import write_sheet
 
         write_sheet(picture)
-        out().print(f"written: {picture}", soft_wrap=True)
+        result(f"written: {picture}")
         return
     if run is None or not target:
         raise RunError("which run on which target? For example: reidgen stress snr-tiny-s0 --target synth-night")
@@ -77,9 +85,9 @@ def stress(
         made = stress_table(rows)
         for grid in made.grids:
             out().print(grid.rich(), markup=True)
-    for note in made.notes:
-        out().print(f"note: {note}", soft_wrap=True)
-    out().print(f"rows in {found.folder / 'stress.csv'}; compare methods: reidgen table stress", soft_wrap=True)
+    for line in made.notes:
+        note(f"note: {line}")
+    note(f"rows in {found.folder / 'stress.csv'}; compare methods: reidgen table stress")
 
 
 @one_sentence
@@ -95,11 +103,15 @@ def attack(
     bound: Annotated[
         int, typer.Option(help="Grey levels that a pixel may move by, 1 to 255; each bound has its own patterns.")
     ] = 10,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Find one noise pattern for all images on the source's training images, and measure how far it breaks a run.
+    """Find a noise pattern that breaks a run, and measure how far.
+
+    The pattern is found on the source's training images.
 
     It exists to measure the robustness of your own models.
 
@@ -113,13 +125,21 @@ def attack(
     from reidgen.robustness.attack import attack as run_attack
 
     with progress() as report:
-        rows = run_attack(found, expand(target.split(",")), makers=others, losses=[loss.strip() for loss in losses.split(",")], bound=bound,
-                          data=data, device=device, report=report)  # fmt: skip
+        rows = run_attack(
+            found,
+            expand(target.split(",")),
+            makers=others,
+            losses=[loss.strip() for loss in losses.split(",")],
+            bound=bound,
+            data=data,
+            device=device,
+            report=report,
+        )
     scores = rows.groupby(["target", "pattern", "maker"], sort=False)[["mAP", "rank1", "drop"]].mean()
     for row in (100 * scores).reset_index().to_dict("records"):
         by = f" of {row['maker']}" if others and row["maker"] else ""
         numbers = f"mAP {row['mAP']:.1f}, Rank-1 {row['rank1']:.1f}, drop {row['drop']:.0f} %"
-        out().print(f"{row['target']}: {row['pattern']}{by}: {numbers}", soft_wrap=True)
+        result(f"{row['target']}: {row['pattern']}{by}: {numbers}")
     patterns = ", ".join(str(one.folder / "attack") for one in others or [found])
-    out().print(f"rows in {found.folder / 'attack.csv'}, patterns in {patterns}", soft_wrap=True)
-    out().print("compare: reidgen table attack")
+    note(f"rows in {found.folder / 'attack.csv'}, patterns in {patterns}")
+    note("compare: reidgen table attack")

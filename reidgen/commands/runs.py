@@ -1,7 +1,8 @@
 """Commands that train and evaluate: one run, one target, or the whole grid."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,96 +13,152 @@ from reidgen.commands.options import (
     Data,
     Device,
     Epochs,
+    Json,
+    Plugin,
+    Quiet,
     RecipeName,
     Results,
-    RunName,
+    RunNames,
+    Set,
     Source,
     Target,
     Weights,
+    read_seeds,
     recipe_of,
 )
 from reidgen.commands.tables import print_table
-from reidgen.errors import RecipeError
-from reidgen.terminal import one_sentence, out, progress
+from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
+from reidgen.terminal import document, note, one_sentence, progress, result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reidgen.entries import Protocol
+    from reidgen.recipe import Recipe
 
 
 @one_sentence
 def train(
     method: Annotated[
-        str, typer.Option(help="A name of the METHODS table: baseline, in, ibn, a-in, a-sn, snr, ...")
-    ] = "snr",
-    source: Source = "synth",
-    seed: Annotated[int, typer.Option(help="Decides the initial weights, batches and augmentation.")] = 0,
+        str | None, typer.Option(help="baseline, in, ibn, a-in, a-sn, snr (default), ...; see: reidgen methods")
+    ] = None,
+    source: Source = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides the initial weights, batches and augmentation; 0 by default.")
+    ] = None,
     recipe: RecipeName = None,
     backbone: Backbone = None,
     weights: Weights = None,
     epochs: Epochs = None,
     compile: Compile = False,
+    setting: Set = None,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Train one network; the same command resumes it.
 
     Example: reidgen train --method snr --source market --seed 0
     """
-    chosen = recipe_of(recipe, source, method=method, seed=seed, backbone=backbone, weights=weights, epochs=epochs, compile=compile)  # fmt: skip
+    chosen = recipe_of(
+        recipe,
+        source,
+        compile=compile,
+        plugins=plugin,
+        settings=setting,
+        method=method,
+        seed=seed,
+        backbone=backbone,
+        weights=weights,
+        epochs=epochs,
+    )
     from reidgen.catalogue import split_all
+    from reidgen.recipe import refuse_idle
+
+    refuse_idle(chosen.settings, [chosen.method])
     from reidgen.training import train as run_training
 
     with progress() as report:
         run = run_training(chosen, data=data, results=results, device=device, report=report)
     facts = run.facts()
-    out().print(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}", soft_wrap=True)
+    result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
-        out().print(
-            f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew"
-        )
+        note(f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew")
+    if unused := facts.get("weights_unused"):
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        note(f"{chosen.weights}: not used: {', '.join(unused[:3])}{more}")
     if single := facts.get("single"):
-        out().print(f"{chosen.source}: {single} identities have a single image and were left out", soft_wrap=True)
+        note(f"{chosen.source}: {single} identities have a single image and were left out")
     target = next((name for name, everything in map(split_all, chosen.sources) if not everything), "NAME")
-    out().print(f"next: reidgen evaluate {run.folder} --target {target}", soft_wrap=True)
+    note(f"next: reidgen evaluate {shlex.quote(str(run.folder))} --target {target}")
 
 
 @one_sentence
 def evaluate(
-    run: RunName,
+    runs: RunNames,
     target: Target,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Evaluate one trained run on a target: mAP, CMC and mINP.
+    """Evaluate trained runs on targets: mAP, CMC and mINP.
 
     Example: reidgen evaluate snr-tiny-s0 --target synth-night
+
+    Example: reidgen evaluate snr-tiny-s0 snr-tiny-s1 --target synth-night,synth-mall --json
     """
     from reidgen.catalogue import expand
     from reidgen.runs import find_run
 
-    found = find_run(run, results)
+    found = list(dict.fromkeys(find_run(name, results) for name in runs))
+    pairs = [(run, name) for run in found for name in expand(target.split(","))]
     from reidgen.evaluation import evaluate as run_evaluation
 
-    for name in expand(target.split(",")):
-        with progress() as report:
-            rows = run_evaluation(found, name, data=data, device=device, report=report)
-        mean, splits = rows.mean(numeric_only=True), len(rows)
-        spread = f" (mean of {splits} splits, mAP ± {100 * rows['mAP'].std():.1f})" if splits > 1 else ""
-        numbers = ", ".join(f"{name} {100 * mean[key]:.1f}" for name, key in
-                            {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}.items())  # fmt: skip
-        out().print(f"{name}{' (seen)' if rows['seen'].any() else ''}: {numbers}{spread}", soft_wrap=True)
-        if rows["unmatched"].sum():
-            out().print(
-                f"{name}: {rows['unmatched'].sum()} of {rows['queries'].sum()} queries have no match and do not count"
-            )
-    out().print(f"rows in {found.results}, per-query numbers in {found.per_query}", soft_wrap=True)
+    rows_of_all: list[dict[str, object]] = []
+    failed: list[str] = []
+    for run, name in pairs:
+        try:
+            with progress() as report:
+                rows = run_evaluation(run, name, data=data, device=device, report=report)
+        except InterruptedRunError:
+            raise
+        except ReidgenError as error:
+            if len(pairs) == 1:
+                raise
+            failed.append(f"{run.folder.name} on {name}: {error}")
+            continue
+        told = rows.assign(run=str(run.folder)).to_dict("records")
+        rows_of_all += [{str(key): None if value != value else value for key, value in row.items()} for row in told]
+        if not json:
+            _print_evaluation(rows, name, f"{run.folder.name}: " if len(found) > 1 else "")
+    if json:
+        document(rows_of_all)
+    for run in found:
+        note(f"rows in {run.results}, per-query numbers in {run.per_query}")
+    if failed:
+        raise RunError("\n".join([f"{len(failed)} of {len(pairs)} evaluations failed:", *failed]))
+
+
+def _print_evaluation(rows: "pd.DataFrame", target: str, before: str) -> None:
+    """Print the mean over a target's splits; before: what each line begins with."""
+    kinds = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}
+    mean, splits = rows.mean(numeric_only=True), len(rows)
+    spread = f" (mean of {splits} splits, mAP ± {100 * rows['mAP'].std():.1f})" if splits > 1 else ""
+    numbers = ", ".join(f"{word} {100 * mean[key]:.1f}" for word, key in kinds.items())
+    result(f"{before}{target}{' (seen)' if rows['seen'].any() else ''}: {numbers}{spread}")
+    if unmatched := rows["unmatched"].sum():
+        note(f"{before}{target}: {unmatched} of {rows['queries'].sum()} queries have no match and do not count")
 
 
 @one_sentence
 def bench(
-    source: Annotated[
-        str | None,
-        typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),
-    ] = None,
+    context: typer.Context,
+    source: Source = None,
     protocol: Annotated[
         str | None, typer.Option(help="Instead of a source: single, snr-multi, p1, p1-duke, p2, p3 or loo-duke.")
     ] = None,
@@ -112,43 +169,122 @@ def bench(
     methods: Annotated[
         str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
     ] = "main",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N-1 of every method.")] = 3,
+    seeds: Annotated[
+        str, typer.Option(help="N: seeds 0 to N-1 of every method; or seeds such as 2,4 (4, for one).")
+    ] = "3",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run, the disk it takes, and about how long.")
+    ] = False,
     recipe: RecipeName = None,
     backbone: Backbone = None,
     weights: Weights = None,
     epochs: Epochs = None,
     compile: Compile = False,
+    setting: Set = None,
+    plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Train methods x seeds on a source, evaluate on all targets, write the table; or all of a protocol.
+    """Train methods x seeds, evaluate on all targets, write the table.
 
-    Safe to stop and repeat: only what is missing runs.
+    On one source, or on the cells of a protocol. Safe to stop and repeat: only what is missing runs. A run that fails is
+    noted and the others go on; a run that another process holds comes last.
 
     Example: reidgen bench --source synth --methods main --seeds 3
 
     Example: reidgen bench --protocol p2 --methods baseline,snr
     """
     from reidgen.catalogue import expand
-    from reidgen.methods import select_methods
     from reidgen.protocols import get_protocol
+    from reidgen.recipe import refuse_idle
+    from reidgen.registry import select_methods
 
     if source and protocol:
         raise RecipeError(f"--protocol {protocol} has sources of its own; leave out --source {source}, or --protocol")
     if target and protocol:
         raise RecipeError(f"--protocol {protocol} has targets of its own; leave out --target {target}, or --protocol")
     cells = get_protocol(protocol) if protocol else None
-    first = next(iter(cells.cells)) if cells else source or "synth"
-    chosen = recipe_of(recipe, first, backbone=backbone, weights=weights, epochs=epochs, compile=compile)
+    chosen = recipe_of(
+        recipe,
+        next(iter(cells.cells)) if cells else source,
+        grid=True,
+        compile=compile,
+        plugins=plugin,
+        settings=setting,
+        backbone=backbone,
+        weights=weights,
+        epochs=epochs,
+    )
     names = select_methods(methods)
+    refuse_idle(chosen.settings, names)
+    chosen_seeds = read_seeds(seeds)
+    chosen_targets = expand(target.split(",")) if target else []
+    if dry_run:
+        _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, data, results, device)
+        return
     from reidgen.bench import bench as run_bench
     from reidgen.bench import rows_of
 
     with progress() as report:
-        grid = run_bench(chosen, methods=names, seeds=seeds, data=data, results=results, protocol=cells,
-                  targets=expand(target.split(",")) if target else (), device=device, report=report, say=lambda line: out().print(line, soft_wrap=True))  # fmt: skip
-    print_table(results, choose=lambda rows: rows_of(grid, rows, alone=cells is not None))
+        grid = run_bench(
+            chosen,
+            methods=names,
+            seeds=chosen_seeds,
+            data=data,
+            results=results,
+            protocol=cells,
+            targets=chosen_targets,
+            device=device,
+            report=report,
+            say=note,
+        )
+    if grid.sources:
+        print_table(results, choose=lambda rows: rows_of(grid.sources, rows, alone=cells is not None))
+    if grid.failures:
+        lines = [f"{len(grid.failures)} runs failed; the table holds the others. Each again, with what ended it:"]
+        for failure in grid.failures:
+            again = _again(context, methods=failure.recipe.method, seeds=f"{failure.recipe.seed},")
+            lines += [again, f"    {failure.recipe.source}: {failure.sentence}"]
+        raise RunError("\n".join(lines))
+
+
+def _print_forecast(
+    recipe: "Recipe",
+    methods: list[str],
+    seeds: list[int],
+    protocol: "Protocol | None",
+    targets: list[str],
+    data: Path,
+    results: Path,
+    device: str,
+) -> None:
+    from reidgen.bench import plan_cells
+    from reidgen.forecast import forecast
+
+    cells = plan_cells(
+        recipe, methods=methods, seeds=seeds, data=data, results=results, protocol=protocol, targets=targets, say=note
+    )
+    with progress() as report:
+        lines = forecast(cells, data=data, device=device, report=report)
+    for line in lines:
+        result(line)
+
+
+def _again(context: typer.Context, **instead: str) -> str:
+    """Return the command that was given, with some of its options replaced, as a shell takes it."""
+    words = ["reidgen", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        if name in ("quiet", "dry_run") or not (given or name in instead):
+            continue
+        value = instead.get(name, context.params[name])
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [parameter.opts[0]] if one is True else [parameter.opts[0], shlex.quote(str(one))]
+    return " ".join(words)
 
 
 @one_sentence
@@ -159,17 +295,23 @@ def speed(
     recipe: Annotated[str, typer.Option(help="paper, quick or FILE.toml.")] = "quick",
     backbone: Backbone = None,
     compile: Compile = False,
+    setting: Set = None,
+    plugin: Plugin = None,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Measure training, embedding and ranking on this machine, each against what the machine could do.
+    """Measure training, embedding and ranking on this machine.
+
+    Each against what the machine could do. Needs no data set.
 
     Example: reidgen speed --recipe paper --methods baseline,snr
     """
-    from reidgen.methods import select_methods
-    from reidgen.recipe import load_recipe
+    from reidgen.recipe import refuse_idle
+    from reidgen.registry import select_methods
 
-    chosen = load_recipe(recipe).change(backbone=backbone, compile=compile or None)
+    chosen = recipe_of(recipe, None, compile=compile, plugins=plugin, settings=setting, backbone=backbone)
     names = select_methods(methods)
+    refuse_idle(chosen.settings, names)
     from reidgen.devices import choose_device, device_name
     from reidgen.speed import speed as run_speed
     from reidgen.speed import table as speed_table
@@ -177,13 +319,13 @@ def speed(
     with progress() as report:
         rows = run_speed(chosen, methods=names, device=device, report=report)
     where = device_name(choose_device(device))
-    out().print(
+    compiled = ", compiled" if chosen.compile else ""
+    result(
         f"recipe {chosen.name}: {chosen.backbone}, {chosen.height}x{chosen.width}, batches of {chosen.batch}, "
-        f"{chosen.dtype}{', compiled' * chosen.compile}; {where}",
-        soft_wrap=True,
+        f"{chosen.dtype}{compiled}; {where}"
     )
-    out().print(speed_table(rows), soft_wrap=True)
-    out().print(
+    result(speed_table(rows))
+    note(
         "limit: if the machine did nothing but the work's matrix products, as fast as the one above (batches: its copy); "
         "data: share of a step that draws, reads and augments the batch"
     )

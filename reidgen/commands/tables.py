@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidgen.commands.options import Results
+from reidgen.commands.options import Plugin, Results
 from reidgen.errors import EmptyTableError, ReidgenError
 from reidgen.terminal import one_sentence, out
 
@@ -28,9 +28,10 @@ def table(
     explain: Annotated[
         str | None, typer.Option(metavar="CELL", help="Lead from a number, such as 'snr market duke', to its runs.")
     ] = None,
+    plugin: Plugin = None,
     results: Results = Path("results"),
 ) -> None:
-    """Print a comparison table and write it as Markdown, CSV and LaTeX.
+    """Print the comparison table; write it as Markdown, CSV and LaTeX.
 
     Example: reidgen table --paper
 
@@ -65,9 +66,10 @@ def report(
     images: Annotated[
         bool, typer.Option("--images", help="Embed pictures of people too; mind the licence of the data.")
     ] = False,
+    plugin: Plugin = None,
     results: Results = Path("results"),
 ) -> None:
-    """Write everything that is known into one HTML file that opens anywhere, offline.
+    """Write everything that is known into one offline HTML file.
 
     Example: reidgen report
     """

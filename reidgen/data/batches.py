@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from reidgen.devices import free_memory
 from reidgen.errors import DataError, SharedImagesError
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress
+from reidgen.seeds import stream_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,13 +36,22 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 ZOOM = 1.125
 
 
+class Origin(NamedTuple):
+    """One source of a training, as it is written (`market-all`); its family; whether all images of its people count."""
+
+    name: str
+    family: str
+    whole: bool
+
+
 @dataclass(frozen=True)
 class Source:
     """The training images of one or several data sets, which are its domains.
 
-    packs: the pixels of each domain, mapped from disk; row_N: int64, an image's row in its domain's. label_N: int64, 0..classes-1; domain_N: int64, 0.. in the recipe's order; camid_N:
-    int64, 0... Identities and cameras of different sets are never merged, each has its own number.
+    packs: the pixels of each domain, mapped from disk; row_N: int64, an image's row in its domain's.
+    label_N: int64, 0..classes-1; domain_N: int64, 0.. in the recipe's order; camid_N: int64, 0... Identities and cameras of different sets are never merged, each has its own number.
     single: identities that are left out, as they have a single image. digest: SHA-256 that stands for the sets' indices.
+    origins: one for each source.
     """
 
     packs: tuple[NDArray[np.uint8], ...]
@@ -51,6 +62,7 @@ class Source:
     classes: int
     single: int
     digest: str
+    origins: tuple[Origin, ...]
 
     @property
     def nbytes(self) -> int:
@@ -148,7 +160,18 @@ def load_source(recipe: Recipe, *, data: Path, report: Progress) -> Source:
         classes=int(people.sum()),
         single=single,
         digest=source_digest(recipe, data=data),
+        origins=origins(recipe, data=data),
     )
+
+
+def origins(recipe: Recipe, *, data: Path) -> tuple[Origin, ...]:
+    """Return what each source is, by what its prepared set says. Raises DataError when one is not prepared."""
+    found = []
+    for source in recipe.sources:
+        name, everything = split_all(source)
+        entry = load_prepared(name, data).dataset
+        found.append(Origin(source, entry.family or name, everything or set(entry.folders) == {"train"}))
+    return tuple(found)
 
 
 def _refuse_shared_files(sources: list[str], files: list[set[str]]) -> None:
@@ -157,11 +180,6 @@ def _refuse_shared_files(sources: list[str], files: list[set[str]]) -> None:
             raise SharedImagesError(
                 f"the sources {sources[first]} and {sources[second]} share {len(shared)} image files; name one of them"
             )
-
-
-def stream_seed(*words: int | str) -> int:
-    """Return a 63-bit seed for an independent random stream that the words name, the same on every machine."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big") >> 1
 
 
 def batches_per_epoch(recipe: Recipe, images: int) -> int:
@@ -190,12 +208,11 @@ def epoch_batches(
         pools = [np.unique(label_N[domain_N == domain]) for domain in np.unique(domain_N)]
     rounds = [pool[:0] for pool in pools]
     queues: list[list[int]] = [[] for _ in images_of]
-    each, rest = divmod(recipe.identities, len(pools))
     batches: list[list[int]] = []
     for number in range(batches_per_epoch(recipe, len(label_N))):
         batch: list[int] = []
         for place, pool in enumerate(pools):
-            share = each + ((place - number * rest) % len(pools) < rest)
+            share = quota(place, number, identities=recipe.identities, domains=len(pools))
             if len(rounds[place]) < share:
                 rounds[place] = pool[rng.permutation(len(pool))]
             drawn, rounds[place] = rounds[place][:share], rounds[place][share:]
@@ -206,6 +223,17 @@ def epoch_batches(
                 del queues[label][: recipe.images]
         batches.append(batch)
     return np.array(batches, dtype=np.int64)
+
+
+def quota(domain: int, batch: int, *, identities: int, domains: int) -> int:
+    """Return how many identities a domain gives to a batch: P // D, and one of the rest in turn.
+
+    >>> [[quota(domain, batch, identities=8, domains=3) for domain in range(3)] for batch in range(3)]
+    [[3, 3, 2], [3, 2, 3], [2, 3, 3]]
+    """
+    each, rest = divmod(identities, domains)
+    turn = (domain - batch * rest) % domains  # the domains that come first in this batch's turn give one more
+    return each + 1 if turn < rest else each
 
 
 def feed(
@@ -258,13 +286,14 @@ def one_ahead(
         reader.shutdown(cancel_futures=True)
 
 
-def draw_augmentation(recipe: Recipe, *, step: int) -> Tensor:
-    """Return the random numbers that augment one batch: float32 (B, 6) on the CPU.
+def draw_augmentation(recipe: Recipe, *, step: int, view: int = 0) -> Tensor:
+    """Return the random numbers that augment one view of a batch: float32 (B, 6) on the CPU.
 
     Columns: half the width of the view (-: mirrored), half its height (1: the whole image), the view's centre x and y
     (as `affine_grid` counts, 0 is the middle), then brightness factor, contrast factor.
     """
-    generator = torch.Generator().manual_seed(stream_seed("augment", recipe.seed, step))
+    words = ("augment", recipe.seed, step) if view == 0 else ("augment", recipe.seed, step, view)
+    generator = torch.Generator().manual_seed(stream_seed(*words))
     chance = torch.rand((recipe.batch, 6), generator=generator)
     zoomed = chance[:, 0] < recipe.zoom
     half = torch.where(zoomed, 1 / ZOOM, 1.0)

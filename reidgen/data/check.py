@@ -1,5 +1,6 @@
 """Proving a prepared set again: its files are those that were decoded once."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_
 from reidgen.data.naming import shown
 from reidgen.data.readers import read
 from reidgen.errors import DataError
+from reidgen.files import writable
 from reidgen.runs import Progress
 
 
@@ -23,7 +25,7 @@ def check(name: str, data: Path, *, deep: bool = False, report: Progress | None 
     Raises DataError when the set is not prepared, or saying how its files differ.
     """
     prepared = load_prepared(name, data)
-    with locked(prepared.folder):
+    with locked(prepared.folder) if writable(prepared.folder) else contextlib.nullcontext():
         if what := difference(prepared, deep=deep, report=report):
             raise DataError(f"{name}: {what} since it was prepared; restore the images, or run: {prepared.again}")
     return prepared
@@ -52,7 +54,8 @@ def check_all(names: list[str], data: Path, *, deep: bool, say: Callable[[str], 
 
 
 def difference(prepared: Prepared, *, deep: bool = False, report: Progress | None = None) -> str:
-    """Return how the image folder differs from the index, "" where it does not; the manifest's stamp is brought up to date.
+    """Return how the image folder differs from the index, "" where it does not; the manifest's stamp is brought up to
+    date, where the set's folder can be written.
 
     Raises DataError when the folder cannot be read.
     """
@@ -72,7 +75,7 @@ def difference(prepared: Prepared, *, deep: bool = False, report: Progress | Non
     changed = [path for path, new in zip(paths, hashed, strict=True) if known[path] != new]
     if changed:
         return f"{len(changed):,} of {len(paths):,} images have changed, such as {shown(changed[0])},"
-    if found != prepared.stamp:
+    if found != prepared.stamp and writable(prepared.folder):
         manifest = json.loads((prepared.folder / "manifest.json").read_text(encoding="utf-8"))
         write_manifest(prepared.folder, manifest | {"stamp": found})
     return ""

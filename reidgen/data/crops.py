@@ -139,7 +139,9 @@ def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
     """
     if dataset.lists:
         files = {root / file for some in dataset.lists.values() for file in some}
-        val = sum(one.split == "val" for file in files if dataset.list_format == "table" for one in read_table(file, root))
+        val = sum(
+            one.split == "val" for file in files if dataset.list_format == "table" for one in read_table(file, root)
+        )
         return [f"left out: {val:,} images of val, as there is a test part beside it"] if val else []
     found, known = image_files(root, "."), set(read)
     sentences = []

@@ -1,12 +1,14 @@
 """What `reidgen prepare --list` shows: every set, whether it is prepared, what it holds and how to get it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reidgen.catalogue import load_catalogue
 from reidgen.data.manifest import Prepared, how, load_prepared, prepared_names
-from reidgen.entries import Dataset
-from reidgen.errors import DataError
+from reidgen.entries import PARTS, Dataset
+from reidgen.errors import DataError, unknown
+from reidgen.terminal import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,21 +19,112 @@ PURPOSE = (
 )
 
 
-def listing(data: Path) -> "Table":
-    """Return a table of the catalogue's sets and of all others in `data`: name and state left, the facts right."""
+COLOURS = {"prepared": "green", "damaged": "red"}
+
+
+def in_short(data: Path) -> str:
+    """Return the catalogue's sets and all others in `data`, a line each: name, state, size of the whole, how it is got."""
+    lines = [("set", "state", "people", "images", "how to get it")]
+    for one in facts([], data):
+        people, images = (f"{number:,}" if number else "" for number in (one["people"], one["images"]))
+        lines.append((str(one["name"]), str(one["state"]), people, images, _way(one)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place in (2, 3) else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def in_full(names: list[str], data: Path) -> "Table":
+    """Return a table of the sets `names`: name and state left, all that is known right. Raises DataError for no set."""
     from rich.table import Table
     from rich.text import Text
 
-    known, here = load_catalogue(), prepared_names(data)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    colours = {"prepared": "green", "damaged": "red"}
-    for name in dict.fromkeys([*known, *here]):
-        state, facts = _prepared(name, data) if name in here else (known[name].status, _unprepared(known[name]))
-        left = Text(name, style="bold").append(f"\n{state}", style=f"not bold {colours.get(state.split(',')[0], '')}")
-        table.add_row(left, Text("\n".join(filter(None, facts))))
+    known, here = load_catalogue(), prepared_names(data)
+    for name in _known(names, data):
+        state, lines = _prepared(name, data) if name in here else (known[name].status, _unprepared(known[name]))
+        left = Text(name, style="bold").append(f"\n{state}", style=f"not bold {COLOURS.get(state.split(',')[0], '')}")
+        table.add_row(left, Text(visible("\n".join(filter(None, lines)))))
     return table
+
+
+def facts(names: list[str], data: Path) -> list[dict[str, Any]]:
+    """Return what is known of the sets, of all where none is named: plain values, for JSON.
+
+    state: "prepared", "damaged", or that of the catalogue; people, images: different ones in all parts, 0 where nobody
+    says; counts: part -> identities, images, cameras; bytes: on the disk; how: the command, or what is wrong.
+    Raises DataError for a name that is neither in the catalogue nor prepared.
+    """
+    known, here = load_catalogue(), prepared_names(data)
+    found: list[dict[str, Any]] = []
+    for name in _known(names, data):
+        entry, prepared, problem = known.get(name), None, ""
+        if name in here:
+            try:
+                prepared = load_prepared(name, data)
+                entry = prepared.dataset
+            except DataError as error:
+                problem = str(error)
+        whole = entry or Dataset(name=name, pattern="")
+        state = "prepared" if prepared else "damaged" if problem else whole.status
+        people, images = _in_all(whole)
+        found.append(
+            {
+                "name": name,
+                "state": state,
+                "status": whole.status,
+                "title": whole.title,
+                "licence": whole.licence,
+                "homepage": whole.homepage,
+                "people": people,
+                "images": prepared.counts["all"]["images"] if prepared else images,
+                "counts": prepared.counts if prepared else _named(whole),
+                "root": str(prepared.root) if prepared else "",
+                "bytes": _bytes(prepared) if prepared else 0,
+                "how": problem or ("" if prepared else how(whole)),
+            }
+        )
+    return found
+
+
+def _known(names: list[str], data: Path) -> list[str]:
+    every = list(dict.fromkeys([*load_catalogue(), *prepared_names(data)]))
+    for name in names:
+        if name not in every:
+            raise DataError(unknown("data set", name, every))
+    return names or every
+
+
+def _way(one: Mapping[str, Any]) -> str:
+    """Return in a few words how a set is got."""
+    if one["state"] == "prepared":
+        return ""
+    if one["state"] == "damaged":
+        return f"see: --list {one['name']}"
+    if one["state"] == "built-in":
+        return "is drawn"
+    return "--from DIR" if "--from" in one["how"] else "is downloaded"
+
+
+def _named(entry: Dataset) -> dict[str, dict[str, int]]:
+    """Return the catalogue's counts as a manifest has them."""
+    words = ("identities", "images", "cameras")
+    return {part: dict(zip(words, numbers, strict=False)) for part, numbers in entry.counts.items()}
+
+
+def _in_all(entry: Dataset) -> tuple[int, int]:
+    """Return the people (without mere distractors) and images of a whole set by the catalogue; 0 where nobody says."""
+    counts = entry.counts
+    parts = [counts[part] for part in (["all"] if "all" in counts else PARTS) if part in counts]
+    tested = counts.get("query", counts.get("gallery", (0,)))[0]
+    people = counts["all"][0] if "all" in counts else counts.get("train", (0,))[0] + tested
+    return people, sum(one[1] for one in parts) if all(len(one) > 1 for one in parts) else 0
 
 
 def _prepared(name: str, data: Path) -> tuple[str, list[str]]:
@@ -40,7 +133,8 @@ def _prepared(name: str, data: Path) -> tuple[str, list[str]]:
         prepared = load_prepared(name, data)
     except DataError as error:
         return "damaged", [str(error)]
-    state = f"prepared, {_size(prepared)}\n{prepared.dataset.status}"
+    size = _bytes(prepared)
+    state = f"prepared, {f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:,.0f} MB'}\n{prepared.dataset.status}"
     return state, [_title(prepared.dataset), str(prepared), f"images: {prepared.root}"]
 
 
@@ -68,8 +162,7 @@ def _counts(entry: Dataset) -> str:
     return text
 
 
-def _size(prepared: Prepared) -> str:
+def _bytes(prepared: Prepared) -> int:
     """Return what the images and all that was made of them take on the disk."""
     made = sum(file.stat().st_size for file in prepared.folder.iterdir() if file.is_file())
-    size = prepared.bytes + made
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
+    return prepared.bytes + made

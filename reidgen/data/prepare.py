@@ -38,7 +38,7 @@ from reidgen.data.partitions import matched
 from reidgen.data.readers import Found, locate, read
 from reidgen.entries import PARTS, Dataset, check_name
 from reidgen.errors import DataError, unknown
-from reidgen.files import write_text
+from reidgen.files import writable, write_text
 from reidgen.runs import Progress
 from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 
@@ -80,7 +80,10 @@ def prepare(
     """
     began = time.monotonic()
     plan = _plan(name, data, source, pattern, say, report)
-    with locked(data / name):
+    fixed = (
+        not plan.given and _complete(name, data) is not None and not writable(data / name)
+    )  # others', only to be whole
+    with contextlib.nullcontext() if fixed else locked(data / name):
         if (before := _kept(plan, name, data, (seed, __version__), report)) is not None:
             return before
         root = plan.root or _draw(plan.dataset, data / name, seed, report)

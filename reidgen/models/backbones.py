@@ -1,13 +1,13 @@
-"""Backbones with two sockets, which know no method: what normalizes, and what stands at the end of a stage.
+"""The shipped backbones, which know no method, and weights that fit them.
 
-Every backbone has five places: 0 the stem, 1..4 the stages. The networks are torchvision's, so that its weights fit;
-`tiny` is four small stages of torchvision's BasicBlock.
+All have five places: 0 the stem, 1..4 the stages. The networks are torchvision's, so that its weights fit; `tiny` is
+four small stages of torchvision's BasicBlock.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 from urllib.error import URLError
 
 import safetensors.torch
@@ -15,20 +15,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_weight, mobilenetv2, resnet
 
+from reidgen.contracts import Backbone
 from reidgen.errors import RecipeError, WeightsError
+from reidgen.methods import BackboneRow
+from reidgen.registry import load_class
 
-Norm = Callable[[int], nn.Module]  # channels -> a layer
-Insert = Callable[[int, int], nn.Module]  # place, channels -> a module, nn.Identity where nothing stands
-
-# torchvision's first ImageNet weights, those of the paper's time [A]
-IMAGENET = {
-    "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
-    "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
-    "mobilenet_v2": "MobileNet_V2_Weights.IMAGENET1K_V1",
-}
 TINY_WIDTHS = (32, 64, 128, 128)
-HEADS = ("fc.", "classifier.")  # torchvision's classifiers, not used here
-BATCH_NORM_STATE = ("running_mean", "running_var", "num_batches_tracked")
+PREFIXES = ("module.", "base.", "backbone.", "encoder_q.", "model.")  # of networks that hold this one as a part
+WRAPPERS = ("state_dict", "model")  # keys of files that hold more than a state dict
 
 
 class BasicBlock(resnet.BasicBlock):  # type: ignore[misc]
@@ -62,133 +56,137 @@ class Bottleneck(resnet.Bottleneck):  # type: ignore[misc]
         return out
 
 
-@dataclass
-class _Parts:
-    """A network taken apart: the five places, their channels, and what puts a module before each one's last ReLU."""
+class _Stages(Backbone):
+    """A backbone whose stages end in residual blocks with a socket, behind a stem of convolution, norm and ReLU."""
 
-    network: nn.Module
-    stages: list[nn.Module]
-    channels: list[int]
-    inside: Sequence[Callable[[nn.Module], object]]
-    pool: nn.Module  # between the stem and stage 1
+    def put_before_relu(self, place: int, module: nn.Module) -> None:
+        stage = self.stages[place]
+        assert isinstance(stage, nn.Sequential)
+        if place == 0:
+            _insert(stage, module)
+        else:
+            stage[-1].before_relu = module
 
 
-class Backbone(nn.Module):
-    """Five places in a row, each followed by its socket.
+class _ResNet(_Stages):
+    """torchvision's ResNet with last stride 1 [A]: stride 16."""
 
-    forward: float (B, 3, H, W), ImageNet-normalised -> float (B, channels[-1], H', W').
-    stride: 16 for all but `tiny` (8); the last stage does not subsample [A].
+    block: ClassVar[type[nn.Module]]
+    layers: ClassVar[list[int]]
+
+    def __init__(self) -> None:
+        network = resnet.ResNet(self.block, self.layers)
+        deep = self.block is Bottleneck
+        first = network.layer4[0]
+        (first.conv2 if deep else first.conv1).stride = (1, 1)
+        first.downsample[0].stride = (1, 1)
+        stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+        super().__init__(
+            [nn.Sequential(network.conv1, network.bn1, network.relu), *stages],
+            [64, *(width * (4 if deep else 1) for width in (64, 128, 256, 512))],
+            pool=network.maxpool,
+            renames=[
+                ("stages.0.0.", "conv1."),
+                ("stages.0.1.", "bn1."),
+                *((f"stages.{place}.", f"layer{place}.") for place in (1, 2, 3, 4)),
+            ],
+        )
+
+
+class ResNet50(_ResNet):
+    """He et al., CVPR 2016; the paper's backbone [S], with torchvision's first ImageNet weights, those of its time [A]."""
+
+    block = Bottleneck
+    layers: ClassVar[list[int]] = [3, 4, 6, 3]
+    imagenet = "ResNet50_Weights.IMAGENET1K_V1"
+
+
+class ResNet18(_ResNet):
+    """He et al., CVPR 2016."""
+
+    block = BasicBlock
+    layers: ClassVar[list[int]] = [2, 2, 2, 2]
+    imagenet = "ResNet18_Weights.IMAGENET1K_V1"
+
+
+class Tiny(_Stages):
+    """Four small stages of one BasicBlock each: stride 8, for a CPU."""
+
+    def __init__(self) -> None:
+        def stage(inputs: int, width: int, stride: int) -> nn.Sequential:
+            down = None
+            if stride != 1 or inputs != width:
+                down = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            return nn.Sequential(BasicBlock(inputs, width, stride, down))
+
+        widths = (TINY_WIDTHS[0], *TINY_WIDTHS)
+        stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+        )
+        pairs = zip(pairwise(widths), (1, 2, 2, 1), strict=True)
+        stages = [stem, *(stage(inputs, width, stride) for (inputs, width), stride in pairs)]
+        for module in nn.Sequential(*stages).modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(stages, widths)
+
+
+class MobileNetV2(Backbone):
+    """Sandler et al., CVPR 2018; torchvision's, with last stride 1 as in the ResNets: stride 16.
+
+    The places end where the resolution changes. The blocks of stages 1 to 3 end without ReLU: there, a module that a row
+    puts before the ReLU ends the stage.
     """
 
-    def __init__(self, parts: _Parts, *, after_stage: Insert, before_relu: Insert) -> None:
-        super().__init__()
-        for place, (channels, put) in enumerate(zip(parts.channels, parts.inside, strict=True)):
-            if not isinstance(module := before_relu(place, channels), nn.Identity):
-                put(module)
-        self.stages = nn.ModuleList(parts.stages)
-        self.after = nn.ModuleList(after_stage(place, channels) for place, channels in enumerate(parts.channels))
-        self.pool = parts.pool
-        self.channels = tuple(parts.channels)
+    imagenet = "MobileNet_V2_Weights.IMAGENET1K_V1"
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = images
-        for place, (stage, after) in enumerate(zip(self.stages, self.after, strict=True)):
-            x = after(stage(x))
-            if place == 0:
-                x = self.pool(x)
-        return x
+    def __init__(self) -> None:
+        features = mobilenetv2.MobileNetV2().features
+        features[14].conv[1][0].stride = (1, 1)
+        bounds = (0, 1, 4, 7, 14, 19)
+        super().__init__(
+            [nn.Sequential(*features[start:end]) for start, end in pairwise(bounds)],
+            [32, 24, 32, 96, 1280],
+            renames=[
+                (f"stages.{place}.{layer - start}.", f"features.{layer}.")
+                for place, (start, end) in enumerate(pairwise(bounds))
+                for layer in range(start, end)
+            ],
+        )
 
-
-def build_backbone(
-    name: str, *, norm_layer: Norm = nn.BatchNorm2d, after_stage: Insert, before_relu: Insert, weights: str = "none"
-) -> Backbone:
-    """Return the backbone `name` with its sockets filled and its weights loaded.
-
-    norm_layer(channels) stands wherever torchvision has BatchNorm2d; after_stage(place, channels) follows each place;
-    before_relu(place, channels) stands between the residual sum and the last ReLU of each place (MobileNetV2's blocks
-    end without ReLU: there it ends the stage).
-    weights: "imagenet" (torchvision's download, checked by its hash), "none", or the file of a torchvision state dict.
-    Raises WeightsError when the file is missing, unreadable, or does not fit (the keys are named).
-    """
-    parts = _BUILDERS[name](norm_layer)
-    if weights == "imagenet":
-        if name not in IMAGENET:
-            raise RecipeError(f"backbone {name} has no ImageNet weights; use --weights none")
-        _load(parts.network, _download(IMAGENET[name]), IMAGENET[name])
-    elif weights != "none":
-        _load(parts.network, read_state_dict(Path(weights)), weights)
-    return Backbone(parts, after_stage=after_stage, before_relu=before_relu)
+    def put_before_relu(self, place: int, module: nn.Module) -> None:
+        stage = self.stages[place]
+        assert isinstance(stage, nn.Sequential)
+        if place in (0, 4):
+            _insert(stage[-1], module)
+        else:
+            stage.append(module)
 
 
-def _resnet(block: type[nn.Module], layers: list[int], norm_layer: Norm) -> _Parts:
-    network = resnet.ResNet(block, layers, norm_layer=norm_layer)
-    stages = [network.layer1, network.layer2, network.layer3, network.layer4]
-    first = network.layer4[0]
-    (first.conv2 if block is Bottleneck else first.conv1).stride = (1, 1)  # last stride 1 [A]
-    first.downsample[0].stride = (1, 1)
-    stem = nn.Sequential(network.conv1, network.bn1, network.relu)
-    return _Parts(
-        network=network,
-        stages=[stem, *stages],
-        channels=[64, *(width * (4 if block is Bottleneck else 1) for width in (64, 128, 256, 512))],
-        inside=[lambda module: _insert(stem, module), *(_into_block(stage[-1]) for stage in stages)],
-        pool=network.maxpool,
-    )
-
-
-def _tiny(norm_layer: Norm) -> _Parts:
-    def stage(inputs: int, width: int, stride: int) -> nn.Sequential:
-        down = None
-        if stride != 1 or inputs != width:
-            down = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), norm_layer(width))
-        return nn.Sequential(BasicBlock(inputs, width, stride, down, norm_layer=norm_layer))
-
-    widths = (TINY_WIDTHS[0], *TINY_WIDTHS)
-    stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), norm_layer(widths[0]), nn.ReLU(inplace=True))
-    pairs = zip(pairwise(widths), (1, 2, 2, 1), strict=True)
-    stages = [stage(inputs, width, stride) for (inputs, width), stride in pairs]
-    network = nn.Sequential(stem, *stages)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    inside = [lambda module: _insert(stem, module), *(_into_block(stage[-1]) for stage in stages)]
-    return _Parts(network=network, stages=[stem, *stages], channels=list(widths), inside=inside, pool=nn.Identity())
-
-
-def _mobilenet_v2(norm_layer: Norm) -> _Parts:
-    network = mobilenetv2.MobileNetV2(norm_layer=norm_layer)
-    features = network.features
-    features[14].conv[1][0].stride = (1, 1)  # last stride 1, as in the ResNets
-    bounds = (0, 1, 4, 7, 14, 19)  # the places end where the resolution changes
-    stages = [nn.Sequential(*features[start:end]) for start, end in pairwise(bounds)]
-    return _Parts(
-        network=network,
-        stages=list(stages),
-        channels=[32, 24, 32, 96, 1280],
-        inside=[
-            lambda module: _insert(features[0], module),
-            *(stage.append for stage in stages[1:4]),
-            lambda module: _insert(features[18], module),
-        ],
-        pool=nn.Identity(),
-    )
-
-
-def _insert(block: nn.Sequential, module: nn.Module) -> None:
+def _insert(block: nn.Module, module: nn.Module) -> None:
     """Put `module` between the norm and the ReLU of a block (convolution, norm, ReLU)."""
+    assert isinstance(block, nn.Sequential)
     block[2] = nn.Sequential(module, block[2])
 
 
-def _into_block(block: nn.Module) -> Callable[[nn.Module], None]:
-    return lambda module: setattr(block, "before_relu", module)
+def build_backbone(row: BackboneRow, *, weights: str = "none") -> tuple[Backbone, list[str]]:
+    """Return the backbone of a row of BACKBONES with its weights loaded, and what of the weight file it does not use.
 
-
-_BUILDERS: dict[str, Callable[[Norm], _Parts]] = {
-    "resnet50": lambda norm_layer: _resnet(Bottleneck, [3, 4, 6, 3], norm_layer),
-    "resnet18": lambda norm_layer: _resnet(BasicBlock, [2, 2, 2, 2], norm_layer),
-    "mobilenet_v2": _mobilenet_v2,
-    "tiny": _tiny,
-}
+    weights: "imagenet" (torchvision's download, checked by its hash), "none", or the file of a state dict: torchvision's
+    names or this network's own, also behind a prefix or inside a wrapper, see `read_state_dict`.
+    Raises WeightsError when the file is missing, unreadable, or does not fit (the keys are named), RecipeError for a
+    backbone without ImageNet weights.
+    """
+    backbone = load_class(row.build, row.digest)()
+    if not isinstance(backbone, Backbone):
+        raise RecipeError(f"backbone {row.name}: {row.build} is no reidgen.contracts.Backbone")
+    if weights == "none":
+        return backbone, []
+    if weights == "imagenet":
+        if not backbone.imagenet:
+            raise RecipeError(f"backbone {row.name} has no ImageNet weights; use --weights none")
+        return backbone, load_weights(backbone, _download(backbone.imagenet), backbone.imagenet)
+    return backbone, load_weights(backbone, read_state_dict(Path(weights)), weights)
 
 
 def weight_file(path: str | Path) -> Path:
@@ -201,6 +199,7 @@ def weight_file(path: str | Path) -> Path:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file or a torch file, read without executing anything.
 
+    A state dict inside a checkpoint, under "state_dict" or "model", is found.
     Raises WeightsError when the file is missing, is no weight file, or holds something else than named tensors.
     """
     weight_file(path)
@@ -210,12 +209,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler meets bytes that mean anything
         raise WeightsError(
-            f"{path} is no weight file that can be loaded safely; it must hold a state dict saved by torch, or be .safetensors"
+            f"{path} is no weight file that can be loaded safely; it must hold a state dict saved by torch, or be "
+            ".safetensors"
         ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
-        raise WeightsError(f"{path} holds no torchvision state dict (names and tensors); save model.state_dict() alone")
+        raise WeightsError(f"{path} holds no state dict (names and tensors); save model.state_dict() alone")
     return dict(state)
 
 
@@ -230,30 +233,29 @@ def _download(name: str) -> Mapping[str, Tensor]:
     return state
 
 
-def _load(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load every tensor that the network shares with torchvision's, and stop at any other difference.
+def load_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> list[str]:
+    """Load a state dict into a backbone that no row has changed yet, and return the keys that were not used.
 
-    What replaces a BatchNorm2d takes over its affine weight and bias; its own other parameters keep their start.
+    Every tensor of the backbone must be there, in its shape, under the published names or the backbone's own; the count
+    of batches that a BatchNorm2d has seen may be missing. A prefix that all of them share (PREFIXES, also several) is
+    taken off. A key that lies inside the backbone but that it lacks, as a further block, is a fault too.
+    Raises WeightsError, naming keys.
     """
-    own = network.state_dict()
-    batch_norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    convolutions = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
-    missing, extra = [], []
-    for key in own:
-        layer, _, kind = key.rpartition(".")
-        needed = (
-            key in convolutions or kind in ("weight", "bias") or (layer in batch_norms and kind in BATCH_NORM_STATE[:2])
-        )
-        if needed and not key.startswith(HEADS) and key not in state:
-            missing.append(key)
-    for key in state:
-        replaced = key.endswith(BATCH_NORM_STATE) and f"{key.rpartition('.')[0]}.weight" in own
-        if key not in own and not key.startswith(HEADS) and not replaced:
-            extra.append(key)
+    own = backbone.state_dict()
+    readings = [
+        (prefix, {key: prefix + name for key, name in names.items()})
+        for names in ({key: _published(key, backbone) for key in own}, {key: key for key in own})
+        for prefix in _prefixes(state)
+    ]
+    prefix, names = max(readings, key=lambda reading: sum(name in state for name in reading[1].values()))
+    missing = [name for key, name in names.items() if name not in state and not key.endswith("num_batches_tracked")]
+    unused = sorted(set(state) - set(names.values()))
+    roots = {prefix + name.removeprefix(prefix).partition(".")[0] + "." for name in names.values()}
+    extra = [key for key in unused if key.startswith(tuple(roots))]
     wrong = [
-        f"{key} has {tuple(state[key].shape)}, the network {tuple(own[key].shape)}"
-        for key in own
-        if key in state and not key.startswith(HEADS) and state[key].shape != own[key].shape
+        f"{name} has {tuple(state[name].shape)}, the network {tuple(own[key].shape)}"
+        for key, name in names.items()
+        if name in state and state[name].shape != own[key].shape
     ]
     if missing or extra or wrong:
         faults = [
@@ -262,4 +264,25 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
             if keys
         ]
         raise WeightsError(f"{where} does not fit this backbone: it {'; it '.join(faults)}")
-    network.load_state_dict({k: v for k, v in state.items() if k in own and not k.startswith(HEADS)}, strict=False)
+    backbone.load_state_dict({key: state[name] for key, name in names.items() if name in state}, strict=False)
+    return unused
+
+
+def _published(key: str, backbone: Backbone) -> str:
+    """Return the name that weight files have for a tensor of the backbone."""
+    for ours, theirs in backbone.renames:
+        if key.startswith(ours):
+            return theirs + key.removeprefix(ours)
+    return key
+
+
+def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
+    """Return what may stand before every name of a network in this state dict: nothing, or PREFIXES after each other."""
+    found = [""]
+    for prefix in found:
+        found += [
+            prefix + one
+            for one in PREFIXES
+            if prefix.count(".") < 3 and any(key.startswith(prefix + one) for key in state)
+        ]
+    return found

@@ -1,74 +1,193 @@
 """The ReID network: a backbone with a method's modules, global average pooling, BNNeck and classifier."""
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen import parallel
-from reidgen.methods import Method, get_method
-from reidgen.models.backbones import Backbone, Norm, build_backbone
-from reidgen.models.norms import SNR, InstanceNorm2d, Pooled, SNRConv, SwitchableNorm2d
+from reidgen.contracts import Backbone, Given, Loss, Module, Output, copy_alike
+from reidgen.errors import RecipeError
+from reidgen.methods import IMAGES, Method, Part
+from reidgen.models.backbones import build_backbone
+from reidgen.registry import get_backbone, load_class
 
-NORMS: dict[str, Norm] = {"bn": nn.BatchNorm2d, "in": InstanceNorm2d, "sn": SwitchableNorm2d}
-MODULES: dict[str, Norm] = {
-    "in": InstanceNorm2d,
-    "snr": SNR,
-    "snr-conv": SNRConv,
-    "snr-g2": lambda channels: SNR(channels, gates=2),
-}
+Placed = Sequence[tuple[int, nn.Module]]
 
 
 class ReIDNet(nn.Module):
     """Backbone, global average pool, BNNeck (BatchNorm1d with its bias frozen at 0), linear classifier without bias [A].
 
-    forward: float (B, 3, H, W), ImageNet-normalised.
-      training: (feature (B, D) before the neck, logits (B, classes)); `pooled()` then holds what the SNR loss needs.
-      Under torchrun these hold the rows of all ranks, so that the neck and the losses see the whole batch.
-      evaluation: the embedding (B, D), after the neck and L2-normalised [B], so that Euclidean distance ranks as cosine.
+    forward: float (n, 3, H, W), ImageNet-normalised.
+      training: an Output. Under torchrun it holds the rows of all ranks, N = n times their number, so that the neck and
+      the losses see the whole batch, in the batch's order.
+      evaluation: the embedding (n, D), after the neck and L2-normalised [B], so that Euclidean distance ranks as cosine.
+    images: modules that meet the images before the backbone. placed: (place, module) of all modules of the row, in order.
     Source: the head of the authors' code [A]; BNNeck: Luo et al., CVPR Workshops 2019.
     """
 
-    def __init__(self, backbone: Backbone, *, classes: int) -> None:
+    def __init__(self, backbone: Backbone, *, classes: int, placed: Placed = (), views: int = 1) -> None:
         super().__init__()
         self.backbone = backbone
-        self.neck = nn.BatchNorm1d(backbone.channels[-1])
+        self.images = nn.Sequential(*(module for place, module in placed if place == IMAGES))
+        self.neck = nn.BatchNorm1d(backbone.dim)
         self.neck.bias.requires_grad_(False)
-        self.classifier = nn.Linear(backbone.channels[-1], classes, bias=False)
+        self.classifier = nn.Linear(backbone.dim, classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
+        self.views = views
+        self.placed = list(placed)
+        self.unused_weights: list[str] = []
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        map_BDHW = self.backbone(images)
-        feature_BD = map_BDHW.mean(dim=(2, 3), dtype=torch.promote_types(map_BDHW.dtype, torch.float32))
-        if self.training:
-            feature_BD = parallel.gather(feature_BD)
-            return feature_BD, self.classifier(self.neck(feature_BD))
-        return functional.normalize(self.neck(feature_BD), dim=1)
+    def forward(self, images: Tensor) -> Any:
+        found = self.backbone(self.images(images))
+        wide = torch.promote_types(found.dtype, torch.float32)
+        feature = found.mean(dim=(2, 3), dtype=wide) if found.ndim == 4 else found.to(wide)
+        if not self.training:
+            return functional.normalize(self.neck(feature), dim=1)
+        feature = parallel.gather(feature, self.views)
+        neck = self.neck(feature)
+        return Output(feature=feature, neck=neck, logits=self.classifier(neck), offered=self._offered())
 
-    def pooled(self) -> dict[int, Pooled]:
-        """Return, by place, the pooled features of the last training forward pass of each SNR module."""
-        modules = enumerate(self.backbone.after)
-        kept = {place: m.pooled for place, m in modules if isinstance(m, SNR | SNRConv) and m.pooled is not None}
-        return {place: Pooled(*map(parallel.gather, pooled)) for place, pooled in kept.items()}
+    def _offered(self) -> dict[str, dict[int, tuple[Tensor, ...]]]:
+        """Return what modules left in this forward pass, of all ranks."""
+        kept: defaultdict[str, dict[int, tuple[Tensor, ...]]] = defaultdict(dict)
+        for place, module in self.placed:
+            if isinstance(module, Module) and module.offers and module.offered is not None:
+                parts = [parallel.gather(part, self.views) for part in module.offered]
+                named = hasattr(module.offered, "_fields")
+                kept[module.offers][place] = type(module.offered)(*parts) if named else tuple(parts)
+        return dict(kept)
+
+    def drawing(self) -> Iterator[tuple[str, Module]]:
+        """Yield every module that may draw, with a name of its own."""
+        for name, module in self.named_modules():
+            if isinstance(module, Module):
+                yield name, module
 
 
-def build_network(method: str, backbone: str, *, classes: int, weights: str = "none") -> ReIDNet:
-    """Return the network of one row of METHODS on one backbone, initialised from torch's global random state.
+def build_network(row: Method, backbone: str, *, classes: int, weights: str = "none") -> ReIDNet:
+    """Return the network of a row on one backbone, initialised from torch's global random state.
 
-    classes: identities of the source. weights: as in `build_backbone`.
-    Raises RecipeError for an unknown method, WeightsError for weights that cannot be had or do not fit.
+    classes: identities of the source. weights: as in `build_backbone`; what of a file is not used stands in
+    `unused_weights`.
+    Raises RecipeError for a row that has no meaning on this backbone, WeightsError for weights that cannot be had or do
+    not fit, PluginError for a part whose plug-in is not loaded.
     """
-    row = get_method(method)
-    body = build_backbone(
-        backbone,
-        norm_layer=NORMS[row.norm],
-        after_stage=lambda place, channels: _fill(row, place, channels, before_relu=False),
-        before_relu=lambda place, channels: _fill(row, place, channels, before_relu=True),
-        weights=weights,
-    )
-    return ReIDNet(body, classes=classes)
+    body, unused = build_backbone(get_backbone(backbone), weights=weights)
+    _refuse_places(row, body, backbone)
+    if row.norm:
+        _replace_norms(row.norm, body)
+    placed = [
+        (place, _insert(body, part, place))
+        for before_relu in (True, False)
+        for place in range(IMAGES, len(body.channels))
+        for part in row.modules
+        if place in part.places and part.before_relu == before_relu
+    ]
+    network = ReIDNet(body, classes=classes, placed=sorted(placed, key=lambda one: one[0]), views=row.views)
+    network.unused_weights = unused
+    return network
 
 
-def _fill(row: Method, place: int, channels: int, *, before_relu: bool) -> nn.Module:
-    if not row.module or place not in row.places or row.before_relu != before_relu:
-        return nn.Identity()
-    return MODULES[row.module](channels)
+def _insert(body: Backbone, part: Part, place: int) -> nn.Module:
+    """Return the part's module for a place, and put it there, behind what stands there already; images' are not put."""
+    module = _make(part, 3 if place == IMAGES else body.channels[place])
+    if part.before_relu:
+        body.put_before_relu(place, module)
+    elif place != IMAGES:
+        bare = isinstance(body.after[place], nn.Identity)
+        body.after[place] = module if bare else nn.Sequential(body.after[place], module)
+    return module
+
+
+def _make(part: Part, channels: int) -> nn.Module:
+    build = load_class(part.build, part.digest)
+    try:
+        module = build(channels, **part.params)
+    except TypeError as error:
+        raise RecipeError(f"the part {part.name} cannot be built on {channels} channels: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise RecipeError(f"the part {part.name} is built by {part.build}, which is no torch module")
+    return module
+
+
+def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
+    """Raise RecipeError when a part stands where the backbone has no place, or two modules offer the same at one place."""
+    last = len(body.channels) - 1
+    offers: set[tuple[str, int]] = set()
+    for part in [*row.modules, *([row.norm] if row.norm else [])]:
+        is_norm = part is row.norm
+        if not is_norm and not part.places:
+            raise RecipeError(f"{row.label}: the module {part.name} stands at no place; give it places")
+        for place in part.places:
+            if place == IMAGES and not is_norm and not part.before_relu:
+                continue
+            if not 0 <= place <= last:
+                has = f"0 to {last}" if body.channels else "none"
+                raise RecipeError(f"{row.label}: {part.name} stands at place {place}; backbone {backbone} has {has}")
+            offered = str(getattr(load_class(part.build, part.digest), "offers", ""))
+            if offered and not is_norm:
+                if (offered, place) in offers:
+                    raise RecipeError(f"{row.label}: two modules offer {offered!r} at place {place}; leave one out")
+                offers.add((offered, place))
+
+
+def _replace_norms(part: Part, body: Backbone) -> None:
+    """Put the part in the place of every BatchNorm2d of its places (all of them where it names none)."""
+    places = part.places or range(len(body.channels))
+    roots: list[nn.Module] = [body.stages[place] for place in places] if body.channels else [body]
+    replaced = 0
+    for root in roots:
+        for name, norm in list(root.named_modules()):
+            if type(norm) is nn.BatchNorm2d and name:
+                parent, _, own = name.rpartition(".")
+                module = _make(part, norm.num_features)
+                module.take_over(norm) if isinstance(module, Module) else copy_alike(norm, module)
+                setattr(root.get_submodule(parent), own, module)
+                replaced += 1
+    if not replaced:
+        raise RecipeError(f"the norm {part.name} replaces BatchNorm2d, and there is none at its places")
+
+
+def build_losses(row: Method, shared: list[Part], network: ReIDNet, *, domains: int) -> nn.ModuleDict:
+    """Return the losses of a row by name: those that the recipe gives every row, then its own.
+
+    Raises RecipeError when a loss reads what no module of the row offers, or has a parameter that does not fit.
+    """
+    losses = nn.ModuleDict()
+    for part in [*shared, *row.losses]:
+        build = load_class(part.build, part.digest)
+        reads = str(getattr(build, "reads", ""))
+        offering = [p for p, module in network.placed if reads and getattr(module, "offers", "") == reads]
+        if reads and not offering:
+            raise RecipeError(
+                f"{row.label}: the loss {part.name} reads {reads!r}, which no module of the row offers; add the module "
+                "or leave out the loss"
+            )
+        given = Given(tuple(offering), network.backbone.dim, network.classifier.out_features, domains)
+        try:
+            loss = build(given, **part.params)
+        except TypeError as error:
+            raise RecipeError(f"{row.label}: the loss {part.name} cannot be built: {error}") from error
+        if not isinstance(loss, Loss):
+            raise RecipeError(f"{row.label}: {part.build} is no reidgen.contracts.Loss")
+        if part.name in losses or part.name == "loss":
+            raise RecipeError(f"{row.label}: two losses are called {part.name}; rename one")
+        losses[part.name] = loss
+    return losses
+
+
+def named_losses(losses: nn.ModuleDict) -> Iterator[tuple[str, Loss]]:
+    """Yield the losses that `build_losses` returned, with their names."""
+    for name, loss in losses.items():
+        assert isinstance(loss, Loss)
+        yield name, loss
+
+
+def check_row(row: Method, backbone: str, shared: list[Part]) -> None:
+    """Raise what `build_network` and `build_losses` raise for a row that cannot mean anything; no memory is taken."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        build_losses(row, shared, build_network(row, backbone, classes=2), domains=1)

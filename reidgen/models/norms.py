@@ -4,13 +4,14 @@ Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction
 `_scale_and_shift`, in the layout of the map and without another map kept for the backward pass.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from reidgen.contracts import Look, Module
 from reidgen.parallel import average, count
 
 
@@ -105,7 +106,7 @@ def _as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -
     return map_BCHW, mean_BC, scale_BC, torch.addcmul(bias_C, scale_BC, mean_BC, value=-1)
 
 
-class InstanceNorm2d(nn.InstanceNorm2d):
+class InstanceNorm2d(Module, nn.InstanceNorm2d):
     """torch's Instance Norm with affine weight 1 and bias 0 at the start, without running statistics [A].
 
     forward: float (B, C, H, W) -> the same shape and dtype. Differences from torch's: it keeps the map's layout, where torch
@@ -113,26 +114,44 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, affine=True)
+        nn.InstanceNorm2d.__init__(self, channels, affine=True)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         map_BCHW, _, scale_BC, shift_BC = _as_affine(map_BCHW, self.weight, self.bias, self.eps)
         return _scale_and_shift(map_BCHW, scale_BC, shift_BC)
 
+    def look(self, map_BCHW: Tensor) -> Look:
+        """Return F and F~ = IN(F)."""
+        return Look({"F": map_BCHW, "F~": _instance_norm(self, map_BCHW)}, {})
 
-class _Restitution(nn.Module):
-    """What the SNR variants share: the affine parameters of IN, and the pooled features kept for the loss."""
+
+class _Restitution(Module):
+    """What the SNR variants share: the affine parameters of IN, the pooled features for the loss, and how they look."""
+
+    offers: ClassVar[str] = "pooled"
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = eps
-        self.pooled: Pooled | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the last batch's graph, so that the module can be copied at any time."""
-        return {**self.__dict__, "pooled": None}
+    def restore(self, removed_BCHW: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return R+ and R- of R, (B, C, H, W) each, by the equations as they are written [S], and the gates by name."""
+        raise NotImplementedError
+
+    def look(self, map_BCHW: Tensor) -> Look:
+        """Return F, F~ = IN(F), F~+ = F~ + R+ and F~- = F~ + R-, not by the shortcut of `SNR`, and the gates.
+
+        Gates: a, which R+ = a R is made with; of two independent gates also "R-".
+        """
+        normalized = _instance_norm(self, map_BCHW)
+        plus, minus, gates = self.restore(map_BCHW - normalized)
+        return Look({"F": map_BCHW, "F~": normalized, "F~+": normalized + plus, "F~-": normalized + minus}, gates)
+
+
+def _instance_norm(module: nn.InstanceNorm2d | _Restitution, map_BCHW: Tensor) -> Tensor:
+    return functional.instance_norm(map_BCHW, weight=module.weight, bias=module.bias, eps=module.eps)
 
 
 def _gate(channels: int, reduction: int) -> nn.Sequential:
@@ -150,7 +169,7 @@ class SNR(_Restitution):
         F~+ = F (a + (1 - a) s) + (1 - a) (beta - s mu),    pool(R) = mu - beta
 
     hence the cost is one reduction and one multiply-add, and F~- never exists as a map. In training mode the pooled
-    features for `reidgen.losses.dual_causality_loss` are left in `self.pooled`: pool(F~) = beta, the same for every
+    features for `reidgen.losses.dual_causality_loss` are left in `self.offered`: pool(F~) = beta, the same for every
     image (the mean of an affine IN output is its bias), pool(F~+) = beta + a (mu - beta), pool(F~-) = beta + (1 - a)
     (mu - beta). Where the module stands directly before global average pooling, gamma therefore gets no gradient.
 
@@ -163,7 +182,7 @@ class SNR(_Restitution):
     >>> snr = SNR(8)
     >>> snr(torch.randn(2, 8, 4, 4)).shape
     torch.Size([2, 8, 4, 4])
-    >>> bool(torch.equal(snr.pooled.normalized, torch.zeros(2, 8)))  # the bias at the start
+    >>> bool(torch.equal(snr.offered.normalized, torch.zeros(2, 8)))  # the bias at the start
     True
     """
 
@@ -177,14 +196,22 @@ class SNR(_Restitution):
         removed_BC = mean_BC - self.bias
         keep_BC = _wide(self.gate(removed_BC))
         drop_BC = 1 - keep_BC
-        self.pooled = None
+        self.offered = None
         if self.training:
             minus_BC = drop_BC if self.gate_minus is None else _wide(self.gate_minus(removed_BC))
             restored_BC, contaminated_BC = (
                 torch.addcmul(self.bias, gate_BC, removed_BC) for gate_BC in (keep_BC, minus_BC)
             )
-            self.pooled = Pooled(self.bias.expand_as(mean_BC), restored_BC, contaminated_BC)
+            self.offered = Pooled(self.bias.expand_as(mean_BC), restored_BC, contaminated_BC)
         return _scale_and_shift(map_BCHW, torch.addcmul(keep_BC, drop_BC, scale_BC), drop_BC * shift_BC)
+
+    def restore(self, removed_BCHW: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        pooled_BC = removed_BCHW.mean(dim=(2, 3))
+        gates = {"a": self.gate(pooled_BC)}
+        if self.gate_minus is not None:
+            gates["R-"] = self.gate_minus(pooled_BC)
+        minus_BC = gates["R-"] if "R-" in gates else 1 - gates["a"]
+        return _spread(gates["a"]) * removed_BCHW, _spread(minus_BC) * removed_BCHW, gates
 
 
 class SNRConv(_Restitution):
@@ -205,10 +232,10 @@ class SNRConv(_Restitution):
         normalized_BCHW = _scale_and_shift(same_BCHW, scale_BC, shift_BC)
         removed_BCHW = map_BCHW - normalized_BCHW
         plus_BCHW = self.plus(removed_BCHW)
-        self.pooled = None
+        self.offered = None
         if self.training:
             normalized_BC = self.bias.expand_as(mean_BC)
-            self.pooled = Pooled(
+            self.offered = Pooled(
                 normalized_BC,
                 normalized_BC + _wide(plus_BCHW).mean(dim=(2, 3)),
                 normalized_BC + _wide(self.minus(removed_BCHW)).mean(dim=(2, 3)),
@@ -216,8 +243,11 @@ class SNRConv(_Restitution):
         restored_BCHW: Tensor = normalized_BCHW + plus_BCHW
         return restored_BCHW.to(map_BCHW.dtype)
 
+    def restore(self, removed_BCHW: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        return self.plus(removed_BCHW), self.minus(removed_BCHW), {}
 
-class SwitchableNorm2d(nn.Module):
+
+class SwitchableNorm2d(Module):
     """Normalize with a learned mixture of the moments of Instance, Layer and Batch Norm.
 
         x^ = (x - sum_k w_k mean_k) / sqrt(sum_k w'_k var_k + eps) gamma + beta,    k in IN, LN, BN;  w, w' softmaxes

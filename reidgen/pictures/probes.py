@@ -4,87 +4,88 @@ Shapes: B images of a batch, N of a sample, C channels, H x W positions, D featu
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from reidgen.data.batches import LUMA, standardize, stream_seed, to_float
+from reidgen.contracts import Look, Module
+from reidgen.data.batches import LUMA, standardize, to_float
 from reidgen.data.manifest import Prepared
 from reidgen.data.pack import load_pack
 from reidgen.errors import DataError
 from reidgen.evaluation import Sides, tested_part
 from reidgen.models.network import ReIDNet
-from reidgen.models.norms import SNR, SNRConv
 from reidgen.ranking import JUNK, Ranking
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress
+from reidgen.seeds import stream_seed
 
 BATCH = 8  # images whose maps are held at a time: of ResNet-50 at 256x128, in five styles, 100 MB each
 MAPS = ("F", "F~", "F~+", "F~-")
 PAIRS = 4 << 20  # distances computed at a time
 BINS = 2000  # of the distances 0..2
-
-
-class Stage(NamedTuple):
-    """What one stage makes of a batch: maps float32 (B, C, H, W), by name; gates float32 (B, C) in 0..1, by name."""
-
-    maps: dict[str, Tensor]
-    gates: dict[str, Tensor]
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @torch.inference_mode()
-def look_inside(network: ReIDNet, images: Tensor) -> tuple[dict[str, Stage], Tensor]:
+def look_inside(network: ReIDNet, images: Tensor) -> tuple[dict[str, Look], Tensor]:
     """Return what each stage makes of the images, and their embeddings (B, D); the network stays as it is.
 
-    images: float32 (B, 3, H, W), ImageNet-normalised, on the network's device. A stage's map F is its output. Where a
-    module follows, also: F~ = IN(F), and of SNR's F~+ = F~ + R+ and F~- = F~ + R-, by the equations as they are
-    written [S], not by the shortcut of `reidgen.models.norms.SNR`. The stem counts as a stage where a module follows it.
-    Gates: a, which R+ = a R is made with; of two independent gates also "R-". Computed in float32.
+    images: float32 (B, 3, H, W), ImageNet-normalised, on the network's device. A stage's map F is its output; where
+    modules follow, what they say of it (`Module.look`, of SNR also F~, F~+ and F~-, and gates). A module before the ReLU
+    looks at the sum before that ReLU. The stem counts as a stage where a module follows it. Computed in float32.
     """
-    after = network.backbone.after
-    places = [place for place, module in enumerate(after) if place or not isinstance(module, nn.Identity)]
-    found: dict[str, Stage] = {}
+    found: dict[str, Look] = {}
+    looking = [(place, module) for place, module in network.placed if isinstance(module, Module) and place >= 0]
 
-    def hook(place: int) -> torch.utils.hooks.RemovableHandle:
-        name = f"stage {place}" if place else "stem"
+    def of_stage(place: int) -> Hook:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            maps, gates = found.get(_stage(place), Look({}, {}))
+            found[_stage(place)] = Look({"F": output} | maps, gates)
 
-        def record(module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
-            found[name] = _take_apart(module, inputs[0])
+        return note
 
-        return after[place].register_forward_hook(record)
+    def of_module(place: int) -> Hook:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            maps, gates = found.get(_stage(place), Look({}, {}))
+            look = cast(Module, module).look(inputs[0])
+            found[_stage(place)] = Look(maps | look.maps, gates | look.gates)
 
-    handles = [hook(place) for place in places]
+        return note
+
+    handles = [
+        stage.register_forward_hook(of_stage(place))
+        for place, stage in enumerate(network.backbone.stages)
+        if place or 0 in dict(looking)
+    ]
+    handles += [module.register_forward_hook(of_module(place)) for place, module in looking]
     try:
         embedding_BD = network(images)
     finally:
         for handle in handles:
             handle.remove()
-    return found, embedding_BD
+    order = [_stage(place) for place in range(len(network.backbone.stages))]
+    return {stage: found[stage] for stage in order if stage in found}, embedding_BD
 
 
-def _take_apart(module: nn.Module, map_BCHW: Tensor) -> Stage:
-    """Return the maps and gates of the module behind a stage, given the stage's output."""
-    if not isinstance(module, nn.InstanceNorm2d | SNR | SNRConv):
-        return Stage({"F": map_BCHW}, {})
-    normalized = functional.instance_norm(map_BCHW, weight=module.weight, bias=module.bias, eps=module.eps)
-    if isinstance(module, nn.InstanceNorm2d):
-        return Stage({"F": map_BCHW, "F~": normalized}, {})
-    removed = map_BCHW - normalized
-    if isinstance(module, SNRConv):
-        plus, minus, gates = module.plus(removed), module.minus(removed), {}
-    else:
-        pooled_BC = removed.mean(dim=(2, 3))
-        gates = {"a": module.gate(pooled_BC)}
-        if module.gate_minus is not None:
-            gates["R-"] = module.gate_minus(pooled_BC)
-        plus = gates["a"][:, :, None, None] * removed
-        minus = (gates["R-"] if "R-" in gates else 1 - gates["a"])[:, :, None, None] * removed
-    return Stage(dict(zip(MAPS, (map_BCHW, normalized, normalized + plus, normalized + minus), strict=True)), gates)
+def _stage(place: int) -> str:
+    return f"stage {place}" if place else "stem"
+
+
+@torch.inference_mode()
+def has_gates(network: ReIDNet) -> bool:
+    """Tell whether a module of the network has channel gates to show."""
+    device, channels = next(network.parameters()).device, network.backbone.channels
+    return any(
+        bool(module.look(torch.zeros(1, channels[place], 2, 2, device=device)).gates)
+        for place, module in network.placed
+        if isinstance(module, Module) and place >= 0
+    )
 
 
 def vary_style(images: Tensor) -> dict[str, Tensor]:

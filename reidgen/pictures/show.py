@@ -25,9 +25,16 @@ from reidgen.data.images import decode, file_of
 from reidgen.data.manifest import Prepared, load_prepared, prepared_names
 from reidgen.devices import choose_device
 from reidgen.errors import DataError, RecipeError, unknown
-from reidgen.evaluation import Sides, embed_tested, load_network, refuse_shared_images, sides_of, tested_part
+from reidgen.evaluation import (
+    Sides,
+    embed_tested,
+    load_network,
+    origins_of,
+    refuse_shared_images,
+    sides_of,
+    tested_part,
+)
 from reidgen.files import replacing, write_text
-from reidgen.methods import METHODS
 from reidgen.models.network import ReIDNet
 from reidgen.pictures import drawings, probes
 from reidgen.ranking import rank
@@ -83,20 +90,20 @@ def show(
     if kind not in _MAKERS:
         raise RecipeError(unknown("picture", kind, _MAKERS))
     recipe = run.recipe()
-    method = METHODS[recipe.method]
-    if kind == "gates" and method.module not in ("snr", "snr-g2"):
+    facts, method = run.facts(), run.method()
+    network = load_network(run, choose_device(device))
+    if kind == "gates" and not probes.has_gates(network):
         raise RecipeError(
-            f"{method.name} has no channel gates, which SNR restores identity with; its other pictures are: "
+            f"{method.label} has no channel gates, which SNR restores identity with; its other pictures are: "
             f"reidgen show {'|'.join(name for name in _MAKERS if name != 'gates')}"
         )
-    network = load_network(run, choose_device(device))
     sets = [load_prepared(name, data) for name in dict.fromkeys(targets)]
     for prepared in sets:
-        refuse_shared_images(recipe, prepared.name, tested_part(prepared), data=data)
+        refuse_shared_images(origins_of(facts), prepared, tested_part(prepared), data=data)
     files = []
     for group in [sets] if kind in _TOGETHER else [[prepared] for prepared in sets]:
         names = [prepared.name for prepared in group]
-        title = f"{method.title} ({recipe.backbone}, seed {recipe.seed}, trained on {recipe.source})"
+        title = f"{method.full_title} ({recipe.backbone}, seed {recipe.seed}, trained on {recipe.source})"
         title += f": {_MAKERS[kind][1]}{', '.join(names)}"
         with drawings.styled():
             made = _MAKERS[kind][0](_Job(run, recipe, network, data, report, title), group)

@@ -25,12 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from reidgen.data.batches import Source, load_source, source_digest, standardize, stream_seed, to_float
+from reidgen.data.batches import Source, load_source, source_digest, standardize, to_float
 from reidgen.data.images import decode
 from reidgen.data.manifest import load_prepared
-from reidgen.devices import choose_device, device_name, memory_format
+from reidgen.devices import choose_device, device_name, enough_memory, memory_format
 from reidgen.errors import DataError, RecipeError, unknown
-from reidgen.evaluation import embed, load_network, refuse_shared_images, tested_part
+from reidgen.evaluation import embed, load_network, origins_of, refuse_shared_images, tested_part
 from reidgen.files import replacing, write_text
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import rank
@@ -39,6 +39,7 @@ from reidgen.robustness.attack_losses import LOSSES
 from reidgen.robustness.subject import Subject, load_subject
 from reidgen.robustness.trials import CLEAN, add_trials, read_trials
 from reidgen.runs import Progress, Run, now, provenance
+from reidgen.seeds import stream_seed
 from reidgen.synth.drawing import Dice
 
 BOUND = 10  # grey levels of 255 [A]
@@ -99,6 +100,7 @@ def control_pattern(name: str, *, bound: int, height: int, width: int) -> Patter
     return np.ascontiguousarray(bound * signs.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
 
 
+@enough_memory("attack", "lower attack.BATCH, use --device cpu, or attack a run of smaller height and width")
 def find_pattern(
     network: ReIDNet,
     source: Source,
@@ -334,7 +336,7 @@ def attack(
     digests = {}
     for target in targets:
         prepared = load_prepared(target, data)
-        refuse_shared_images(recipe, target, tested_part(prepared), data=data)
+        refuse_shared_images(origins_of(run.facts()), prepared, tested_part(prepared), data=data)
         digests[target] = prepared.digest[:8]
     size = {"height": recipe.height, "width": recipe.width}
     patterns: dict[tuple[str, str, str], Pattern] = {(CLEAN, "", ""): np.zeros((*size.values(), 3), np.int16)}

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import get_method
+from reidgen.registry import get_method
 from reidgen.tables import paper as papers
 from reidgen.tables.looks import SHOWN, Table, mark, title
 from reidgen.tables.paper import MEAN, TABLES, in_order

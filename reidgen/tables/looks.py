@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from reidgen.methods import METHODS
+from reidgen.methods import title_of
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.statistics import LEVEL
 
@@ -303,4 +303,4 @@ def marks_legend(cells: pd.DataFrame, other: str) -> str:
 
 def title(method: str) -> str:
     """Return the name that readers know a method by."""
-    return METHODS[method].title if method in METHODS else method
+    return title_of(method)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from reidgen.catalogue import OWN_FILE, family_of, load_catalogue
 from reidgen.entries import Dataset
-from reidgen.methods import METHODS, select_methods
+from reidgen.methods import METHODS
+from reidgen.registry import select_methods
 
 MEAN = "mean of unseen"  # stands in the column `target` of a table's cells
 TABLES = ("main", "loss", "stage", "design")

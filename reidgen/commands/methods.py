@@ -1,0 +1,103 @@
+"""The command that lists what can be named: methods, backbones, losses and recipes. torch is never imported."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reidgen.commands.options import Plugin
+from reidgen.terminal import one_sentence, out
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from reidgen.methods import Method, Part
+
+
+@one_sentence
+def methods(
+    name: Annotated[str, typer.Argument(help="A method, to see its parts and their parameters.")] = "",
+    plugin: Plugin = None,
+) -> None:
+    """List methods, backbones, losses and recipes, or show one method with its parameters.
+
+    Example: reidgen methods
+
+    Example: reidgen methods snr
+
+    Example: reidgen methods --plugin examples/own_method.py
+    """
+    from reidgen.registry import get_method
+
+    if name:
+        _show(get_method(name))
+        return
+    for table in _everything():
+        out().print(table)
+    out().print("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
+    out().print("[D] recollection of the paper, unconfirmed. One method with its parameters: reidgen methods snr")
+
+
+def _everything() -> "Iterator[Table]":
+    from reidgen.methods import CROSS_ENTROPY, TRIPLET
+    from reidgen.recipe import RECIPES
+    from reidgen.registry import all_rows
+
+    rows, backbones = all_rows()
+    losses = {part.name: (part, "every method") for part in (CROSS_ENTROPY, TRIPLET)}
+    for row in rows:
+        losses |= {part.name: (part, row.name) for part in row.losses if part.name not in losses}
+    yield _table("method", "title", ((row.name, row.title, row.source, row.origin) for row in rows))
+    yield _table("backbone", "", ((row.name, "", row.source, row.origin) for row in backbones))
+    yield _table("loss", "of", ((one.name, of, one.source, _origin(one)) for one, of in losses.values()))
+    described = (f"{one.backbone}, {one.height}x{one.width}, {one.epochs} epochs" for one in RECIPES.values())
+    yield _table("recipe", "", ((one, "", words, "reidgen") for one, words in zip(RECIPES, described, strict=True)))
+
+
+def _table(kind: str, second: str, lines: Iterable[tuple[str, str, str, str]]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in (kind, second, "source", "from"):
+        table.add_column(title, no_wrap=title == kind)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _origin(part: "Part") -> str:
+    return "reidgen" if not part.digest else str(part.build).partition(":")[0]
+
+
+def _show(row: "Method") -> None:
+    """Print a method with its parts, where they stand, and every parameter with its value and who says so."""
+    out().print(f"{row.name}: {row.title}; {row.source} (from {row.origin})", soft_wrap=True)
+    kinds = [("in the place of BatchNorm2d", [row.norm] if row.norm else []), ("module", row.modules)]
+    for kind, parts in [*kinds, ("loss", row.losses)]:
+        for part in parts:
+            out().print(f"  {kind}: {part.name}{_where(part)}; {part.source}", soft_wrap=True)
+            for parameter, value in part.params.items():
+                tag = part.tags.get(parameter, "")
+                out().print(
+                    f"    --set {part.name}.{parameter}={_words(value)}{'   ' + tag if tag else ''}", soft_wrap=True
+                )
+    if row.views > 1:
+        out().print(f"  {row.views} views of each image: a step costs {row.views} forward passes", soft_wrap=True)
+    if not row.parts:
+        out().print("  no parts of its own: it is what the others are compared with")
+
+
+def _where(part: "Part") -> str:
+    from reidgen.methods import IMAGES
+
+    if not part.places:
+        return ""
+    names = ["the images" if place == IMAGES else f"place {place}" for place in part.places]
+    return f" {'before the last ReLU of' if part.before_relu else 'after'} {', '.join(names)}"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{one:g}" for one in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

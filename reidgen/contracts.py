@@ -1,0 +1,212 @@
+"""What a part must be: the contracts of modules, backbones, losses and test steps, for the shipped ones and for yours.
+
+Shapes: B images of a batch on all ranks, V views of each, N = V B rows (all images of the first view, then of the next);
+C channels, H x W positions, D features, K identities of the source. Under torchrun a rank's network meets its own rows
+only, while losses see all N.
+
+A class is built with what it stands on, then with its parameters as keywords: `MyNorm(channels, strength=0.5)`,
+`MyLoss(given, weight=1.0)`, `MyBackbone()`. Its keyword-only arguments with their defaults are the parameters that
+`--set` can change. What it draws, it draws in `draw`, from the step's own streams; then an interrupted training goes on
+to the same bits, and all ranks draw alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reidgen.errors import RecipeError
+from reidgen.seeds import stream_seed
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a part may know of a step before it: int64 on the CPU, (N,) each, of the batch of all ranks.
+
+    pid: 0..K-1; camid and domain: 0.., numbered over all sources; view: 0..V-1. own: (n,), which rows this rank embeds.
+    """
+
+    pid: Tensor
+    camid: Tensor
+    domain: Tensor
+    view: Tensor
+    own: Tensor
+    seed: int
+    number: int
+    where: str = ""
+
+    def generator(self, word: str) -> torch.Generator:
+        """Return a generator on the CPU for this step, this part and what `word` says; each call gives it anew."""
+        words = [word, self.where] if self.where else [word]
+        return torch.Generator().manual_seed(stream_seed(*words, self.seed, self.number))
+
+
+class Look(NamedTuple):
+    """What a module makes of a map: maps float (B, C, H, W) by name, gates float (B, C) in 0..1 by name."""
+
+    maps: dict[str, Tensor]
+    gates: dict[str, Tensor]
+
+
+class Module(nn.Module):
+    """Contract of a module: built with its channels, float (B, C, H, W) -> the same shape and dtype; the input is kept.
+
+    It replaces a BatchNorm2d, or is inserted at a place. Any nn.Module of this form will do; this class adds what else
+    one may do, each of it optional:
+
+    draw(step) -> tensors on the CPU, of the same shapes at every step: they lie in `self.drawn`, on the device, in the
+      training forward pass that follows. What is drawn per row must be drawn for all N rows and cut to `step.own`.
+    offers: the name of what `self.offered` holds after a training forward pass: a tuple (named or not) of float tensors
+      (n, ...) with gradients, for a loss that reads that name; it is gathered over the ranks.
+    take_over(norm): called when the module replaces a BatchNorm2d whose weights are loaded. Here: all that has the same
+      name and shape is copied (weight, bias, running statistics).
+    look(map_BCHW) -> what `reidgen show` draws; here nothing.
+    """
+
+    offers: ClassVar[str] = ""
+    drawn: tuple[Tensor, ...] = ()
+    offered: tuple[Tensor, ...] | None = None
+
+    def draw(self, step: Step) -> tuple[Tensor, ...]:
+        """Return what the next training forward pass needs of chance."""
+        return ()
+
+    def take_over(self, norm: nn.BatchNorm2d) -> None:
+        """Start from the weights of the BatchNorm2d that this module replaces."""
+        copy_alike(norm, self)
+
+    def look(self, map_BCHW: Tensor) -> Look:
+        """Return what the module makes of the map, for pictures."""
+        return Look({}, {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the last batch's graph, so that the module can be copied at any time."""
+        return {**self.__dict__, "offered": None, "drawn": ()}
+
+
+def copy_alike(source: nn.Module, target: nn.Module) -> None:
+    """Copy into `target` every tensor of `source` that has the same name and shape there."""
+    theirs = source.state_dict()
+    with torch.no_grad():
+        for name, tensor in target.state_dict().items():
+            if name in theirs and theirs[name].shape == tensor.shape:
+                tensor.copy_(theirs[name])
+
+
+class Backbone(nn.Module):
+    """Contract of a backbone: float (B, 3, H, W), ImageNet-normalised -> a map (B, dim, H', W'), or a feature (B, dim).
+
+    stages: what stands at places 0 (the stem), 1, 2, ...; channels: those that each place passes on, the last is `dim`.
+    Modules of a row follow a place; `pool` comes behind the stem and its module. Written with BatchNorm2d: what a row
+    puts in its place takes over its weights, once they are loaded. A backbone without places (channels == ()) gives its
+    `dim` and a `forward` of its own; a row whose parts need places is refused there.
+
+    put_before_relu(place, module): puts a module before the place's last ReLU; a backbone that cannot, refuses.
+    renames: (prefix in this network, prefix in published weight files), by which weights are mapped; heads: prefixes of
+    what such files hold and no ReID network uses. imagenet: torchvision's name of ImageNet weights, "" for none.
+    """
+
+    imagenet: ClassVar[str] = ""
+    heads: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module] = (),
+        channels: Sequence[int] = (),
+        *,
+        dim: int = 0,
+        pool: nn.Module | None = None,
+        renames: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__()
+        if len(stages) != len(channels):
+            raise RecipeError(f"a backbone of {len(stages)} stages needs as many channels; got {list(channels)}")
+        self.stages = nn.ModuleList(stages)
+        self.after = nn.ModuleList(nn.Identity() for _ in stages)
+        self.pool = pool or nn.Identity()
+        self.channels = tuple(channels)
+        self.dim = dim or (channels[-1] if channels else 0)
+        self.renames = tuple(renames)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        for place, (stage, after) in enumerate(zip(self.stages, self.after, strict=True)):
+            x = after(stage(x))
+            if place == 0:
+                x = self.pool(x)
+        return x
+
+    def put_before_relu(self, place: int, module: nn.Module) -> None:
+        """Put a module between the residual sum and the last ReLU of a place. Raises RecipeError where there is none."""
+        raise RecipeError(f"{type(self).__name__} has no socket before the ReLU of place {place}")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a loss is built on: places, in order, whose modules offer what it reads; D and K; the sources' number."""
+
+    places: tuple[int, ...]
+    dim: int
+    classes: int
+    domains: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss sees of a batch, on the device: int64 (N,) each, as in Step. images: B, the rows of the first view."""
+
+    pid: Tensor
+    camid: Tensor
+    domain: Tensor
+    view: Tensor
+    images: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network gives a loss: float, with gradients.
+
+    feature: (N, D) before the neck, float32 or wider; neck: (N, D) behind it; logits: (N, K).
+    offered: by what modules offer, then by place: the tuple that a module left, (N, ...) each.
+    """
+
+    feature: Tensor
+    neck: Tensor
+    logits: Tensor
+    offered: Mapping[str, Mapping[int, tuple[Tensor, ...]]]
+
+
+class Loss(nn.Module):
+    """Contract of a loss: built with what is `given`; forward(output, batch) -> a scalar, its weight in it.
+
+    reads: the name of what modules must offer, "" for nothing; a row without such a module is refused. Parameters are
+    trained with the network's, parameters and buffers live in the checkpoint, not in the weights of the model.
+    draw: as of a Module, with `where` empty.
+    """
+
+    reads: ClassVar[str] = ""
+    drawn: tuple[Tensor, ...] = ()
+
+    def __init__(self, given: Given) -> None:
+        super().__init__()
+        self.given = given
+
+    def draw(self, step: Step) -> tuple[Tensor, ...]:
+        """Return what the next forward pass needs of chance."""
+        return ()
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+
+class TestStep:
+    """Contract of a test step: what may change behind the network, before or after distances. Used with `evaluate`.
+
+    embeddings(embedding_ND, camid_N, side_N): unit float32 (N, D) of all images of a split -> the same form; camid int64,
+    side int64 0 for query and 1 for gallery. distances(distance_QG): squared Euclidean of unit vectors -> any monotone
+    distance, smaller is closer. uses_target: whether unlabelled target images are used together, which tables must say.
+    """
+
+    uses_target: ClassVar[bool] = False

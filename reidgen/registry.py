@@ -1,0 +1,266 @@
+"""What can be named: the rows that ship with reidgen, and those of plug-ins. No torch here, but plug-ins import it.
+
+A plug-in is a Python file (or an importable module) with a list ROWS of `Method` and `BackboneRow`, and the classes that
+they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an installed package with
+an entry point of the group "reidgen"; of these the last are imported only when a name is not known otherwise.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from reidgen.errors import PluginError, RecipeError, unknown
+from reidgen.methods import BACKBONES, METHODS, BackboneRow, Method, Part
+
+ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
+SHIPPED = "reidgen."  # only such paths, and those of loaded plug-ins, are ever imported for a row
+
+
+@dataclasses.dataclass(frozen=True)
+class Plugin:
+    """A loaded plug-in: as it was asked for, its file, the SHA-256 of its source, and the imported module."""
+
+    name: str
+    file: Path
+    digest: str
+    module: ModuleType
+
+
+PLUGINS: dict[str, Plugin] = {}  # by the file's name, or the module's
+
+
+def load_plugins(names: Iterable[str]) -> tuple[str, ...]:
+    """Import plug-ins and add their rows; return what a recipe keeps of them: absolute files and modules' names.
+
+    names: files ("mine.py") and importable modules ("package.module"). One that is loaded already is left as it is.
+    Raises PluginError, with file and line, when one is missing, cannot be imported, holds no rows or takes a name that is
+    known already.
+    """
+    kept = []
+    for name in names:
+        path = Path(name).expanduser()
+        if is_file := path.suffix == ".py" or path.is_file():
+            path = path.resolve()
+        kept.append(str(path) if is_file else name)
+        _load_file(path) if is_file else _load_module(name)
+    return tuple(dict.fromkeys(kept))
+
+
+def _load_file(path: Path) -> None:
+    if not path.is_file():
+        raise PluginError(f"no plug-in {path}; give the path of a Python file, or the name of an importable module")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.name in PLUGINS:
+        known = PLUGINS[path.name]
+        if known.digest != digest:
+            raise PluginError(f"another plug-in is called {path.name} already ({known.file}); rename one of them")
+        return
+    spec = importlib.util.spec_from_file_location(f"reidgen_plugin_{path.stem}_{digest[:8]}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # before it runs: dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module.__name__]
+        _refuse(path, error)
+    _register(Plugin(path.name, path, digest, module))
+
+
+def _load_module(name: str) -> None:
+    if name in PLUGINS:
+        return
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if name == error.name or name.startswith(f"{error.name}."):
+            raise PluginError(
+                f"no plug-in {name}; give the path of a Python file, or the name of an importable module"
+            ) from error
+        _refuse(Path(name), error)
+    except BaseException as error:
+        _refuse(Path(name), error)
+    file = Path(module.__file__ or name)
+    sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" or "." in name else [file]
+    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
+    _register(Plugin(name, file, digest, module))
+
+
+def _refuse(path: Path, error: BaseException) -> NoReturn:
+    """Raise PluginError for what a plug-in's import raised, with the place in the file."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    file, line = str(path), 0
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = error.filename, error.lineno or 0
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).name == path.name]
+        for frame in own or frames[-1:]:
+            file, line = frame.filename, frame.lineno or 0
+    what = error.msg if isinstance(error, SyntaxError) else str(error) or "no reason given"
+    raise PluginError(f"{file}, line {line}: the plug-in cannot be imported: {type(error).__name__}: {what}") from error
+
+
+def _register(plugin: Plugin) -> None:
+    """Add a plug-in's rows, or none of them. Raises PluginError for what is no row and for a name that is taken."""
+    rows = getattr(plugin.module, "ROWS", None)
+    if not isinstance(rows, list | tuple) or not rows:
+        raise PluginError(f"{plugin.file}, line 1: a plug-in needs a list ROWS of Method and BackboneRow; it has none")
+    made: list[Method | BackboneRow] = []
+    for row in rows:
+        if not isinstance(row, Method | BackboneRow):
+            raise PluginError(
+                f"{plugin.file}, {_line(plugin, 'ROWS')}: ROWS holds {row!r}; it may hold Method and BackboneRow"
+            )
+        kind, table = ("method", METHODS) if isinstance(row, Method) else ("backbone", BACKBONES)
+        known = {**table, **{other.name: other for other in made if type(other) is type(row)}}
+        if row.name in known:
+            owner = known[row.name].origin
+            raise PluginError(
+                f"{plugin.file}, {_line(plugin, row.name)}: the {kind} {row.name!r} is taken by {owner}; choose another name"
+            )
+        if not row.name or not set(row.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-."):
+            raise PluginError(
+                f"{plugin.file}, {_line(plugin, row.name)}: {row.name!r} cannot name a {kind}; use a-z, 0-9, '-', '_', '.'"
+            )
+        made.append(_own(row, plugin))
+    PLUGINS[plugin.name] = plugin
+    for row in made:
+        if isinstance(row, Method):
+            METHODS[row.name] = row
+        else:
+            BACKBONES[row.name] = row
+
+
+def _own(row: Method | BackboneRow, plugin: Plugin) -> Method | BackboneRow:
+    """Return a plug-in's row with its classes as paths, its parameters complete, and where it comes from."""
+    if isinstance(row, BackboneRow):
+        build, digest = _path_of(row.build, plugin, row.name)
+        return dataclasses.replace(row, build=build, digest=digest, origin=plugin.name)
+
+    def own(part: Part) -> Part:
+        build, digest = _path_of(part.build, plugin, part.name)
+        defaults = parameters_of(part.build) if isinstance(part.build, type) else {}
+        return dataclasses.replace(part, build=build, digest=digest, params={**defaults, **part.params})
+
+    return dataclasses.replace(row.with_parts(own), origin=plugin.name, tables=())
+
+
+def _path_of(build: str | type, plugin: Plugin, name: str) -> tuple[str, str]:
+    """Return the path of a part's class, and the plug-in's digest where the class is its own."""
+    if isinstance(build, type):
+        if build.__module__.startswith(SHIPPED):
+            return f"{build.__module__}:{build.__qualname__}", ""
+        if getattr(plugin.module, build.__qualname__, None) is build:
+            return f"{plugin.name}:{build.__qualname__}", plugin.digest
+    elif build.startswith(SHIPPED):
+        return build, ""
+    raise PluginError(
+        f"{plugin.file}, {_line(plugin, name)}: the part {name!r} is built by {build!r}, which is no class of this file"
+    )
+
+
+def parameters_of(build: type) -> dict[str, Any]:
+    """Return the parameters of a part's class with their defaults: what its constructor takes by keyword only."""
+    own = inspect.signature(build).parameters.values()
+    return {one.name: one.default for one in own if one.kind is one.KEYWORD_ONLY and one.default is not one.empty}
+
+
+def _line(plugin: Plugin, word: str) -> str:
+    """Return "line N", where the plug-in's file first has `word` as a string or as a name that it assigns."""
+    try:
+        tree = ast.parse(plugin.file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return "line 1"
+    lines = [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Constant) and node.value == word) or (isinstance(node, ast.Name) and node.id == word)
+    ]
+    return f"line {min(lines, default=1)}"
+
+
+def load_class(build: str | type, digest: str = "") -> Any:
+    """Return the class that a part's path names; this may import torch.
+
+    Raises PluginError when it belongs to a plug-in that is not loaded, or is loaded with another source than `digest`.
+    """
+    if isinstance(build, type):
+        return build
+    place, _, name = build.partition(":")
+    if place.startswith(SHIPPED):
+        module: ModuleType = importlib.import_module(place)
+    elif place not in PLUGINS:
+        raise PluginError(f"{build} comes from a plug-in that is not loaded; add --plugin with the path of {place}")
+    elif digest and PLUGINS[place].digest != digest:
+        raise PluginError(
+            f"{PLUGINS[place].file} is not the {place} that this run was trained with ({digest[:8]}, now "
+            f"{PLUGINS[place].digest[:8]}); train again, or give the older file with --plugin"
+        )
+    else:
+        module = PLUGINS[place].module
+    if not hasattr(module, name):
+        raise PluginError(f"{place} has no class {name}")
+    return getattr(module, name)
+
+
+def _load_installed() -> None:
+    """Import the plug-ins of installed packages, those that are not there yet."""
+    for point in entry_points(group=ENTRY_POINTS):
+        _load_module(point.value.partition(":")[0])
+
+
+def get_method(name: str) -> Method:
+    """Return the row of METHODS called `name`. Raises RecipeError, naming the nearest one."""
+    if name not in METHODS:
+        _load_installed()
+    if name not in METHODS:
+        raise RecipeError(f"{unknown('method', name, METHODS)} (one from a plug-in needs --plugin FILE)")
+    return METHODS[name]
+
+
+def get_backbone(name: str) -> BackboneRow:
+    """Return the row of BACKBONES called `name`. Raises RecipeError, naming the nearest one."""
+    if name not in BACKBONES:
+        _load_installed()
+    if name not in BACKBONES:
+        raise RecipeError(f"{unknown('backbone', name, BACKBONES)} (one from a plug-in needs --plugin FILE)")
+    return BACKBONES[name]
+
+
+def all_rows() -> tuple[list[Method], list[BackboneRow]]:
+    """Return every method and every backbone, those of installed packages too."""
+    _load_installed()
+    return list(METHODS.values()), list(BACKBONES.values())
+
+
+def select_methods(words: str) -> list[str]:
+    """Return the methods that `words` asks for, once each: names, tables' names, "ablations" or "all", joined by commas.
+
+    Raises RecipeError, naming the nearest method, for an unknown word.
+
+    >>> select_methods("main")
+    ['baseline', 'a-in', 'ibn', 'a-sn', 'in', 'snr']
+    >>> select_methods("snr, design")
+    ['snr', 'baseline', 'snr-conv', 'snr-g2']
+    """
+    chosen: list[str] = []
+    for word in (word.strip() for word in words.split(",")):
+        if word == "all":
+            chosen += METHODS
+        elif word == "ablations":
+            chosen += [name for name, row in METHODS.items() if set(row.tables) - {"main"}]
+        else:
+            chosen += [name for name, row in METHODS.items() if word in row.tables] or [get_method(word).name]
+    return list(dict.fromkeys(chosen))
