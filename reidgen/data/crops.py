@@ -398,10 +398,9 @@ def _own_table(name: str, file: Path, pattern: str | None) -> Dataset:
     file = file.resolve()
     rows = read_table(file, file.parent)
     root = common_root([file, *(Path(os.path.normpath(file.parent / one.path)) for one in rows)])
-    parts = dict.fromkeys(one.split or "test" for one in rows)
-    if set(parts) <= {"test", "train"} and not any(one.pid for one in rows if one.split != "train"):
-        parts = dict.fromkeys("gallery" if part == "test" else part for part in parts)
-    elif set(parts) - {"train"} != {"gallery"} or any(one.pid for one in rows if one.split == "gallery"):
+    parts = dict.fromkeys(one.split or "test" for one in rows if one.split != "val")
+    crowd = set(parts) - {"train"} == {"gallery"} and not any(one.pid for one in rows if one.split == "gallery")
+    if not crowd:  # crops of nobody are a gallery without queries
         _both(name, file, parts, "the splits")
     if {"query", "test"} <= set(parts):
         raise DataError(f"{name}: {file} has the splits query and test; name query and gallery, or test alone")
