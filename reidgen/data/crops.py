@@ -146,7 +146,9 @@ def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
     found, known = image_files(root, "."), set(read)
     sentences = []
     folders = sorted(one for some in dataset.folders.values() for one in some)
-    if beside := Counter(_top(path, folders) for path in found.images if path not in known):
+    inside = tuple(f"{one}/" for one in folders)  # what is junk there is counted as junk
+    others = [path for path in found.images if path not in known and not path.startswith(inside) and folders != ["."]]
+    if beside := Counter(_top(path, folders) for path in others):
         counted = ", ".join(f"{shown(folder)} ({count:,} images)" for folder, count in sorted(beside.items()))
         sentences.append(f"left out, as no part of the set: {counted}")
     if found.others:
