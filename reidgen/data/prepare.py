@@ -15,11 +15,11 @@ import pandas as pd
 
 from reidgen import __version__
 from reidgen.catalogue import load_catalogue
-from reidgen.data.archives import unpack
+from reidgen.data.archives import pieces, unpack
 from reidgen.data.check import difference, stamp_files
 from reidgen.data.crops import own_dataset
 from reidgen.data.download import md5_file
-from reidgen.data.images import decode, file_of, locked, windows
+from reidgen.data.images import decode, file_of, windows
 from reidgen.data.judge import doubles, doubts, examples, remarks
 from reidgen.data.lists import TABLES
 from reidgen.data.manifest import (
@@ -33,12 +33,13 @@ from reidgen.data.manifest import (
     write_manifest,
 )
 from reidgen.data.naming import shown
-from reidgen.data.obtain import Say, obtain
+from reidgen.data.obtain import Say, is_file, obtain
 from reidgen.data.partitions import matched
 from reidgen.data.readers import Found, locate, read
 from reidgen.entries import PARTS, Dataset, check_name
 from reidgen.errors import DataError, unknown
 from reidgen.files import writable, write_text
+from reidgen.locks import locked
 from reidgen.runs import Progress
 from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 
@@ -214,10 +215,10 @@ def _names(kept: pd.DataFrame, number: str, name: str) -> dict[str, str]:
 
 def _opened(name: str, data: Path, source: Path | None, report: Progress | None) -> Path | None:
     """Return `source`, unpacked if it is an archive of own crops; those of the catalogue's sets are left to `obtain`."""
-    if source is None or not source.is_file() or source.suffix.lower() in TABLES or name in load_catalogue():
+    if source is None or source.suffix.lower() in TABLES or name in load_catalogue() or not is_file(name, source):
         return source
     check_name(name)
-    return unpack({source: md5_file(source)}, data, report)
+    return unpack({file: md5_file(file) for file in pieces(source)}, data, report)
 
 
 def _choose(name: str, data: Path, source: Path | None, pattern: str | None) -> Dataset:

@@ -2,7 +2,6 @@
 
 import heapq
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -254,7 +253,7 @@ def _named(dataset: Dataset, root: Path) -> pd.DataFrame:
         prefix = f"{PurePosixPath(folder)}/"
         table = dataset.list_format == "table" and part in dataset.lists
         for path, pid, camid, _ in images:
-            if dataset.skip and re.fullmatch(dataset.skip, path):
+            if dataset.skips(path):
                 continue
             person, camera = pid, camid
             if not table and not (pid and camid):
