@@ -18,6 +18,13 @@ PARTS = ("train", "query", "gallery")
 SHOTS = ("", "sides", "gallery")
 PATIENCE = 2.0  # seconds of computing that one name may take to be matched; it takes some microseconds
 TABLES = (".csv", ".mat")  # list files that name person and camera themselves
+FORMATS = ("", "table")
+RESERVED = (
+    "synth",
+    "protocols",
+    "archives",
+    "unpacked",
+)  # all built-in sets, a table of the catalogue, folders of the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,7 @@ class Dataset:
 
     folders: part -> folders below the image root ("a|b": the first that is there); the parts are train, query and gallery,
     or `test` instead of the last two, whose queries `readers.read` then chooses. lists: part -> files that name its
-    images. counts: part -> (identities, images) or (identities, images, cameras), of split 0, and "all" -> those
+    images; list_format: "table" where they are tables whatever their suffix. counts: part -> (identities, images) or (identities, images, cameras), of split 0, and "all" -> those
     of the whole set, before any are drawn; (identities,) where nobody states more. family: "" means the set's own name.
     forms: other forms in which people have the set; each is some of these keys again, see `variants`.
     """
@@ -69,6 +76,7 @@ class Dataset:
     known_as: tuple[str, ...] = ()
     folders: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"test": (".",)})
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    list_format: str = ""
     skip: str = ""
     cameras: Mapping[str, int] = field(default_factory=dict)
     query_cameras: tuple[int, ...] = ()
@@ -171,9 +179,9 @@ def check_name(name: str, where: str = "the name") -> None:
 
     >>> check_name("my-crops2")
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in ("synth", "protocols") or name.endswith("-all"):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name in RESERVED or name.endswith("-all"):
         raise DataError(
-            f"{where} {name!r} cannot name a data set; use a-z, 0-9, - and _, not 'synth' or 'protocols', "
+            f"{where} {name!r} cannot name a data set; use a-z, 0-9, - and _, none of {', '.join(RESERVED)}, "
             "and no '-all' at the end"
         )
 
@@ -260,9 +268,11 @@ def _rules(dataset: Dataset) -> Iterator[tuple[str, bool, str]]:
     yield "pattern", not lacking, rf"{wish} (?P<pid>\d+)_c(?P<camid>\d+).*"
     known = f"the parts are {', '.join(PARTS)}, or test instead of the last two"
     yield "folders", bool(parts) and parts <= {*PARTS, "test"} and all(dataset.folders.values()), known
-    yield "folders", ("query" in parts) == ("gallery" in parts), "give both query and gallery, or test instead of them"
+    alone = "query" in parts and "gallery" not in parts
+    yield "folders", not alone, "give both query and gallery, or test instead of them"
     yield "folders", not {"test", "query"} <= parts, "give query and gallery, or test, but not both"
     yield "lists", set(dataset.lists) <= parts, f"lists are for parts of folders: {', '.join(dataset.folders)}"
+    yield "list_format", dataset.list_format in FORMATS, 'should be "table", or be left out'
     yield "counts", set(dataset.counts) <= {*PARTS, "all"}, f"the parts are {', '.join(PARTS)}, and all of them"
     good = all(0 < len(one) <= 3 and min(one) >= 0 for one in dataset.counts.values())
     yield "counts", good, "should be like { train = [751, 12936, 6] }: identities, images, cameras"
@@ -299,7 +309,9 @@ def _is_address(url: str) -> bool:
 def _needed(dataset: Dataset) -> set[str]:
     """Return the groups that the pattern must have: what no list names, and no camera where no camera matters."""
     unlisted = any(
-        not file.endswith(TABLES) for part in dataset.folders for file in dataset.lists.get(part, ("names",))
+        file == "names" or not (file.endswith(TABLES) or dataset.list_format == "table")
+        for part in dataset.folders
+        for file in dataset.lists.get(part, ("names",))
     )
     needed = {"camid"} if unlisted and dataset.single_shot != "sides" and set(dataset.folders) != {"train"} else set()
     return needed | ({"pid"} if set(dataset.folders) - set(dataset.lists) else set())

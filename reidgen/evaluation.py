@@ -14,6 +14,7 @@ from torch import Tensor
 from reidgen.catalogue import split_all
 from reidgen.data.batches import Origin, one_ahead, standardize, to_float, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
+from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
 from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
@@ -126,6 +127,11 @@ def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report:
             queries.append(per_query.assign(target=target, split=split))
         table = pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)
         per_query = pd.concat(queries)[["target", "split", "path", "pid", "camid", "ap", "first_match", "inp"]]
+        per_query = per_query.assign(
+            path=per_query["path"].map(shown),  # a name of several lines stays one
+            person=per_query["pid"].map(prepared.person),
+            camera=per_query["camid"].map(prepared.camera),
+        )
         run.write_results(target, table, per_query)
     return table
 

@@ -326,6 +326,11 @@ class Run:
             lines = io.StringIO(gzip.decompress(packed).decode()).readlines()
         except (OSError, EOFError, zlib.error, ValueError):
             return b""
+        first = lines[0].rstrip("\n") if lines else ""
+        if first != titles and first and titles.startswith(f"{first},"):  # written before there were all columns
+            behind = "," * (titles.count(",") - first.count(",")) + "\n"
+            lines = [f"{titles}\n", *(line.rstrip("\n") + behind for line in lines[1:])]
+            packed = gzip.compress("".join(lines).encode(), mtime=0)
         if not lines or lines[0].rstrip("\n") != titles:
             return b""
         kept = [lines[0], *(line for line in lines[1:] if not line.startswith(f"{target},"))]

@@ -112,7 +112,7 @@ def crops(folder: Path, *, seed: int, people: int, cameras: int = 2, shots: int 
     """Write a folder per person with `shots` noisy crops per camera."""
     rng = np.random.default_rng(seed)
     for pid, camera, shot in itertools.product(range(people), range(cameras), range(shots)):
-        path = folder / f"{pid:03}" / f"c{camera + 1}_{shot}.png"
+        path = folder / f"{pid + 1:03}" / f"c{camera + 1}_{shot}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (32, 16, 3), dtype=np.uint8)).save(path)
     return folder
@@ -221,7 +221,7 @@ def test_sources_of_the_same_people_are_refused(own: Path, small_recipe: Recipe,
             load_source(small_recipe.change(source=source), data=own, report=quiet)
     for number, name in enumerate(("one", "two")):
         prepare(name, data=own, source=crops(tmp_path / name, seed=number + 2, people=4))
-    (tmp_path / "two" / "000" / "c1_0.png").write_bytes((tmp_path / "one" / "003" / "c2_1.png").read_bytes())
+    (tmp_path / "two" / "001" / "c1_0.png").write_bytes((tmp_path / "one" / "003" / "c2_1.png").read_bytes())
     prepare("two", data=own, source=tmp_path / "two")
     with pytest.raises(
         SharedImagesError, match="the sources one-all and two-all share 1 image files; name one of them"

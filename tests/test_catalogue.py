@@ -180,3 +180,8 @@ def test_mistyped_name_finds_the_nearest() -> None:
 
 def test_file_is_toml_of_tables() -> None:
     assert all(isinstance(entry, dict) for entry in tomllib.loads(SHIPPED.read_text()).values())
+
+
+def test_a_byte_order_mark_harms_nothing(tmp_path: Path) -> None:
+    (tmp_path / "datasets.toml").write_text("\ufeff[mine]\npattern = '(?P<pid>x)(?P<camid>y)'\n", encoding="utf-8")
+    assert load_catalogue(tmp_path / "datasets.toml")["mine"].pattern == "(?P<pid>x)(?P<camid>y)"

@@ -110,7 +110,7 @@ def test_the_command(mine: Prepared, tmp_path: Path) -> None:
     result = run("--check")
     assert result.exit_code == 1 and "other: whole" in result.output
     assert result.output.splitlines()[-1] == "error: 1 of 2 sets are not whole: mine"
-    assert run("--splits", "other").output == "other split 0: 1 2 3 4\n"
+    assert run("--splits", "other").output == "other split 0: p0 p1 p2 p3\n"
 
 
 @pytest.mark.parametrize("width", [80, 120])

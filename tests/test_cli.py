@@ -25,7 +25,7 @@ PLACES = {"--data", "--results", "--device", "--plugin"}
 RECIPE = {"--recipe", "--backbone", "--weights", "--epochs", "--compile", "--set"}
 OPTIONS = {
     "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"}
-    | {"--json", "--quiet"},
+    | {"--accept-duplicates", "--json", "--quiet"},
     "methods": {"--plugin"},
     "train": {"--method", "--source", "--seed", "--quiet"} | RECIPE | PLACES,
     "evaluate": {"--target", "--json", "--quiet"} | PLACES,

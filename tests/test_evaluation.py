@@ -66,6 +66,18 @@ def test_a_target_is_replaced_and_others_stay_also_one_whose_name_it_begins(tmp_
     assert not run.evaluated("cams", "x")
 
 
+def test_numbers_of_before_names_were_kept_stay(tmp_path: Path) -> None:
+    run, blank = Run(tmp_path), {name: ["x"] if kind == "str" else [1] for name, kind in COLUMNS.items()}
+    old = pd.DataFrame({"target": ["old"], "split": [0], "path": ["a, b.jpg"], "ap": [0.5]})
+    for target, queries in (("old", old), ("new", old.assign(target="new", person="anna", camera="hall"))):
+        run.write_results(target, pd.DataFrame({**blank, "target": [target], "mAP": [0.5]}), queries)
+    found = pd.read_csv(run.per_query, keep_default_na=False)
+    assert found.to_dict("records") == [
+        {"target": "old", "split": 0, "path": "a, b.jpg", "ap": 0.5, "person": "", "camera": ""},
+        {"target": "new", "split": 0, "path": "a, b.jpg", "ap": 0.5, "person": "anna", "camera": "hall"},
+    ]
+
+
 def test_rows_and_per_query_numbers_agree(run: Run, small_data: Path) -> None:
     for target, seen in (("synth-plaza", 1), ("synth-night", 0)):
         rows = evaluated(run, target, small_data)
@@ -113,6 +125,9 @@ def test_a_query_without_a_match_is_reported_not_dropped(
     prepare("lonely", data=small_data, source=folder)
     row = evaluated(run, "lonely", small_data).iloc[0]
     assert row["queries"] == 12 and row["unmatched"] == 3
+    named = pd.read_csv(run.per_query, dtype=str).query("target == 'lonely'")
+    assert (named["person"] == named["path"].str.split("/").str[0]).all() and set(named["person"]) > {"003"}
+    assert set(named["camera"]) == {"1"}
     queries = pd.read_csv(run.per_query)
     queries = queries[queries["target"] == "lonely"]
     assert queries["ap"].isna().sum() == 3 and row["mAP"] == pytest.approx(queries["ap"].mean(), abs=1e-5)

@@ -71,13 +71,18 @@ def test_a_table_names_images_from_its_own_folder(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("", r"has the columns \(none\), but needs path, pid, camid"),
-        ("path;pid;camid\na;1;2\n", r"has the columns 'path;pid;camid', but needs .* separated by commas"),
-        ("path,pid\na,1\n", "has the columns 'path', 'pid', but needs"),
+        ("path,pid\na,1\n", r"has the columns 'path', 'pid', but needs .* as its first line: path,pid,camid$"),
         ("path,pid,camid\n", "names no images; write one line per image"),
         ("path,pid,camid\na.jpg,1\n", "line 2 should have 3 values, with path, pid and camid"),
         ("path,pid,camid\na.jpg,1,2,3\n", "line 2 should have 3 values"),
-        ("path,pid,camid\na.jpg, ,2\n", "line 2 should have 3 values"),
-        ("path,pid,camid,split\na.jpg,1,2,val\n", "line 2: split = 'val' should be one of train, query, gallery, test"),
+        ("path,pid,camid\na.jpg,1,nan\n", "line 2 should have 3 values"),
+        ("path,pid,camid,split\na.jpg,,2,query\n", "line 2: query images need a pid"),
+        ("path,pid,camid,split\na.jpg,1,2,old\n", "line 2: split = 'old' should be one of train, query, gallery, test"),
+        ("path,pid,camid,split\na.jpg,1,2,\n", "line 2: split = '' should be one of"),
+        ("path,pid,camid,is_query,is_gallery\na.jpg,1,2,0,0\n", "line 2 is neither query nor gallery; write 1 in one"),
+        ("path,pid,camid,is_query\na.jpg,1,2,perhaps\n", "line 2: is_query and is_gallery are 0 or 1, not 'perhaps'"),
+        ("path,id,label,camid\na.jpg,1,2,3\n", "has the columns id and label; call the one that holds the pid pid"),
+        ("0002,train/0002_c1s1_1.jpg\n", r"has the columns '0002', .*; write this as its first line: path,pid,camid$"),
         (b"path,pid,camid\n\xff.jpg,1,2\n", "cannot read .*save it as CSV in UTF-8"),
         ('path,pid,camid\n"a.jpg,1,2\n', "cannot read .*save it as CSV"),
         (b"path,pid,camid\n" + b"a" * 200_000 + b",1,2\n", "cannot read .*save it as CSV"),
@@ -86,6 +91,58 @@ def test_a_table_names_images_from_its_own_folder(tmp_path: Path) -> None:
 def test_tables_in_error(tmp_path: Path, text: str | bytes, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         read_table(written(tmp_path, text, "list.csv"), tmp_path)
+
+
+A, B = Named("x/a.jpg", "7", "1", ""), Named("b.jpg", "8", "2", "")
+DIALECTS: dict[str, tuple[str | bytes, list[Named]]] = {
+    "tabs": ("path\tpid\tcamid\nx/a.jpg\t7\t1\nb.jpg\t8\t2\n", [A, B]),
+    "semicolons": ("path;pid;camid\nx/a.jpg;7;1\nb.jpg;8;2\n", [A, B]),
+    "blanks": ("path pid camid\nx/a.jpg 7   1\n\nb.jpg 8 2", [A, B]),
+    "UTF-16": ("path,pid,camid\nx/a.jpg,7,1\nb.jpg,8,2\n".encode("utf-16"), [A, B]),
+    "a mark": ("\ufeffpath,pid,camid\r\nx/a.jpg,7,1\r\nb.jpg,8,2\r\n", [A, B]),
+    "commas behind": ("path,pid,camid,,\nx/a.jpg,7,1,,\nb.jpg,8,2,,\n", [A, B]),
+    "commas behind values only": ("path,pid,camid\nx/a.jpg,7,1,\nb.jpg,8,2,\n", [A, B]),
+    "no first line": ("x/a.jpg,7,1\nb.jpg,8,2\n", [A, B]),
+    "no first line, with parts": ("x/a.jpg,7,1,train\nb.jpg,8,2,test\n", [A._replace(split="train"), B._replace(split="test")]),
+    "Windows paths": ("path,pid,camid\nx\\a.jpg,7,1\n.\\b.jpg,8,2\n", [A, B]),
+    "other names": ("camera,label,image_path,age\n1,7,x/a.jpg,30\n2,8,b.jpg,\n", [A, B]),
+    "two words for one thing": ("path,id,pid,camid\nx/a.jpg,0,7,1\nb.jpg,1,8,2\n", [A, B]),
+    "spreadsheet numbers": ("path,pid,camid\nx/a.jpg,7.0,1.0\nb.jpg,8.00,2\n", [A, B]),
+    "junk as a spreadsheet writes it": ("path,pid,camid\nx/a.jpg,-1.0,1\n", [A._replace(pid="-1")]),
+    "nothing": ("path,pid,camid\nx/a.jpg,7,1\nb.jpg,nan,nan\n", [A, B._replace(pid="", camid="")]),
+    "nobody": ("path,pid,camid\nx/a.jpg,,1\n", [A._replace(pid="", split="gallery")]),
+    "probe": ("path,pid,camid,split\nx/a.jpg,7,1,Probe\nb.jpg,8,2,GALLERY\n", [A._replace(split="query"), B._replace(split="gallery")]),
+    "val alone": ("path,pid,camid,split\nx/a.jpg,7,1,val\nb.jpg,8,2,train\n", [A._replace(split="test"), B._replace(split="train")]),
+    "val beside": ("path,pid,camid,split\nx/a.jpg,7,1,val\nb.jpg,8,2,test\n", [A._replace(split="val"), B._replace(split="test")]),
+    "flags": ("path,label,camid,split,is_query,is_gallery\nx/a.jpg,7,1,validation,True,True\nb.jpg,8,2,train,,\n", [
+        A._replace(split="query"), A._replace(split="gallery"), B._replace(split="train"),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_tables_as_people_write_them(tmp_path: Path, kind: str) -> None:
+    text, named = DIALECTS[kind]
+    touch(tmp_path, "x/a.jpg", "b.jpg")
+    assert read_table(written(tmp_path, text, "list.csv"), tmp_path) == named
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file = written(tmp_path, "path,pid,camid\n~/a.jpg,7,1\n", "list.csv")
+    assert read_table(file, tmp_path) == [Named("home/a.jpg", "7", "1", "")]
+
+
+def test_lists_of_sets_with_a_mark_backslashes_and_commas(tmp_path: Path) -> None:
+    touch(tmp_path, "train/0/a.jpg", "train/b.jpg")
+    for text in (
+        "\ufeff0\\a.jpg 0\r\nb.jpg 1\r\n",
+        "0/a.jpg,0\nb.jpg, 1\n",
+        "\ufeff0/a.jpg 0\nb.jpg 1\n".encode("utf-16-le"),
+    ):
+        assert read_list(written(tmp_path, text), root=tmp_path, folder="train", part="train") == [
+            Named("train/0/a.jpg", "0", "", ""), Named("train/b.jpg", "1", "", ""),
+        ]  # fmt: skip
 
 
 def test_new_protocol_counts_from_one(tmp_path: Path) -> None:

@@ -238,5 +238,6 @@ def test_partitions_of_another_set(tmp_path: Path, people: list[int], keys: dict
 def test_a_set_without_any_match_for_lack_of_images_is_called_incomplete() -> None:
     market = get_dataset("market")
     rows = pd.DataFrame({"part": ["query", "gallery"], "path": ["a", "b"], "pid": [1, 1], "camid": [2, 2]})
+    rows = rows.assign(person="0001", camera="2")
     with pytest.raises(DataError, match="market: 1 query images, expected 3,368: the set is incomplete; get it again"):
         divide(market, rows, Path())

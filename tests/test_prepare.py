@@ -72,7 +72,13 @@ def test_own_crops_from_folder_to_index(tmp_path: Path) -> None:
     made = prepare("mine", data=data, source=root, report=lambda *call: calls.append(call))
     assert calls == [("check mine", 12, 12)]
     assert (made.already, made.root, made.name, made.index) == (False, root, "mine", data / "mine" / "index.csv")
-    assert made.example == "p0/c1_0.jpg is person p0, camera 1"
+    assert made.example.splitlines() == [
+        "p0/c1_0.jpg is person p0, camera 1 (query)",
+        "p1/c2_1.jpg is person p1, camera 2 (gallery)",
+        "p2/c1_0.jpg is person p2, camera 1 (query)",
+    ]
+    assert (made.people, made.cameras) == ({"1": "p0", "2": "p1", "3": "p2"}, {})
+    assert [made.person(2), made.camera(2)] == ["p1", "2"]
     assert made.counts == {
         "query": {"identities": 3, "images": 6, "cameras": 2, "unmatched": 0},
         "gallery": {"identities": 3, "images": 6, "cameras": 2, "distractors": 0},
@@ -222,7 +228,7 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str, format: str,
 
 def deep() -> bytes:
     out = io.BytesIO()
-    Image.fromarray(np.full((16, 8), 30_000, dtype=np.uint16)).save(out, "PNG")
+    Image.fromarray(np.full((16, 8), 30_000, dtype=np.int32)).save(out, "TIFF")
     return out.getvalue()
 
 
@@ -233,7 +239,7 @@ BROKEN = {
     "truncated PNG": (picture(format="PNG")[:200], ""),
     "PNG with a wrong checksum": (picture(format="PNG")[:-20] + bytes(20), ""),
     "a page": (b"<html>quota exceeded</html>", "cannot identify image file"),
-    "16 bits": (deep(), "save it as 8-bit RGB"),
+    "32 bits": (deep(), "save it as 8-bit RGB"),
     "a bomb": (picture(format="BMP")[:18] + b"\xff\xff\x00\x00" * 2 + picture(format="BMP")[26:], "exceeds limit"),
     "a zip": (b"PK\x03\x04" + bytes(100), "cannot identify image file"),
 }
@@ -439,7 +445,7 @@ def test_notes_say_what_may_be_done_with_a_set(tmp_path: Path) -> None:
         "terms: CC BY-NC-SA 4.0; withdrawn; pass no image on unless these allow it",
     ]
     mine = prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops"))
-    assert mine.notes == ["p0/c1_0.jpg is person p0, camera 1"]
+    assert mine.notes == mine.example.splitlines() and len(mine.notes) == 3
 
 
 def test_words_of_the_catalogue_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

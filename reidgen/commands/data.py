@@ -20,7 +20,10 @@ def prepare(
         str | None, typer.Option(help="For own crops: a regular expression with the groups pid and camid.")
     ] = None,
     accept_counts: Annotated[
-        bool, typer.Option("--accept-counts", help="Take a set whose counts are not the catalogue's, and note it.")
+        bool, typer.Option("--accept-counts", help="Take a set whose counts are not as expected, and note it.")
+    ] = False,
+    accept_duplicates: Annotated[
+        bool, typer.Option("--accept-duplicates", help="Take own crops with a picture in two parts, and note it.")
     ] = False,
     listing: Annotated[
         bool, typer.Option("--list", help="Show every data set and its state in short; of those named, all.")
@@ -54,7 +57,12 @@ def prepare(
     """
     from reidgen.catalogue import expand
 
-    making = {"--from": source is not None, "--pattern": pattern is not None, "--accept-counts": accept_counts}
+    making = {
+        "--from": source is not None,
+        "--pattern": pattern is not None,
+        "--accept-counts": accept_counts,
+        "--accept-duplicates": accept_duplicates,
+    }
     if json and not (listing or not names):
         raise DataError("--json goes with --list: reidgen prepare --list --json")
     _refuse_idle(names or [], making, {"--check": check or deep, "--splits": splits, "--list": listing})
@@ -70,8 +78,9 @@ def prepare(
         from reidgen.data.partitions import split_ids
 
         for name in expand(names or []):
-            for split, pids in split_ids(load_index(load_prepared(name, data))).items():
-                result(f"{name} split {split}: {' '.join(map(str, pids))}")
+            prepared = load_prepared(name, data)
+            for split, pids in split_ids(load_index(prepared)).items():
+                result(f"{name} split {split}: {' '.join(map(prepared.person, pids))}")
     elif listing or not names:
         _print_listing(expand(names or []), data, json=json)
     else:
@@ -79,8 +88,16 @@ def prepare(
 
         for name in expand(names):
             with progress() as report:
-                prepared = run_prepare(name, data=data, source=source, pattern=pattern, accept_counts=accept_counts,
-                                       report=report, say=note)  # fmt: skip
+                prepared = run_prepare(
+                    name,
+                    data=data,
+                    source=source,
+                    pattern=pattern,
+                    accept_counts=accept_counts,
+                    accept_duplicates=accept_duplicates,
+                    report=report,
+                    say=note,
+                )
             result(f"{name}: {prepared}{' (was prepared already)' if prepared.already else ''}")
             for line in prepared.notes:
                 note(f"{name}: {line}")

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from reidgen.data.images import windows
+from reidgen.data.images import file_of, windows
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names, write_manifest
+from reidgen.data.naming import shown
 from reidgen.data.pack import check_packs
 from reidgen.data.readers import read
 from reidgen.errors import DataError
@@ -71,7 +72,7 @@ def difference(prepared: Prepared, *, deep: bool = False, report: Progress | Non
     paths = here.kept["path"].tolist()
     for odd, what in ((set(known) - set(paths), "have vanished"), (set(paths) - set(known), "have come")):
         if odd:
-            return f"{len(odd):,} images {what}, such as {min(odd)},"
+            return f"{len(odd):,} images {what}, such as {shown(min(odd))},"
     if here.rows.to_csv(index=False) != index.drop(columns="sha256").to_csv(index=False):
         return "its lists or splits have changed"
     found, _ = stamp_files(prepared.root, paths)
@@ -81,7 +82,7 @@ def difference(prepared: Prepared, *, deep: bool = False, report: Progress | Non
     hashed = (one for window in windows(work, paths, what=f"check {prepared.name}", report=report) for one in window)
     changed = [path for path, new in zip(paths, hashed, strict=True) if known[path] != new]
     if changed:
-        return f"{len(changed):,} of {len(paths):,} images have changed, such as {changed[0]},"
+        return f"{len(changed):,} of {len(paths):,} images have changed, such as {shown(changed[0])},"
     if found != prepared.stamp and writable(prepared.folder):
         manifest = json.loads((prepared.folder / "manifest.json").read_text(encoding="utf-8"))
         write_manifest(prepared.folder, manifest | {"stamp": found})
@@ -96,7 +97,8 @@ def stamp_files(root: Path, paths: Iterable[str]) -> tuple[str, int]:
     digest, total, base = hashlib.sha256(), 0, str(root)
     for path in paths:
         try:
-            facts = os.stat(f"{base}/{path}")  # noqa: PTH116 - Path.stat takes three times as long
+            # a text takes a third of the time of a Path
+            facts = os.stat(file_of(root, path) if "\\x" in path else f"{base}/{path}")  # noqa: PTH116
         except OSError:
             digest.update(f"{path}\0gone\n".encode())
             continue
@@ -108,6 +110,6 @@ def stamp_files(root: Path, paths: Iterable[str]) -> tuple[str, int]:
 def _sha256(path: str, *, root: Path) -> str:
     """Return the first 16 digits of the file's SHA-256, as the index has them, or "" when it cannot be read."""
     try:
-        return hashlib.sha256(read_regular(root / path)).hexdigest()[:16]
+        return hashlib.sha256(read_regular(file_of(root, path))).hexdigest()[:16]
     except OSError:
         return ""

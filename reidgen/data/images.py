@@ -1,15 +1,19 @@
 """What prepare and pack share: decoding images, and working through many of them."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import itertools
+import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from reidgen.errors import DataError
 from reidgen.files import read_regular
@@ -21,10 +25,36 @@ WINDOW = 1024  # images in work at a time: bounds memory
 R = TypeVar("R")
 
 
-def decode(path: Path) -> tuple[Image.Image, str]:
-    """Return the image as 8-bit RGB, fully decoded, and the first 16 hex digits of its file's SHA-256.
+# The decoders that may see a file, by Pillow's names: those of pictures, each of which works in this process and on memory.
+# PostScript starts another program, WMF asks the system, BUFR, GRIB and HDF5 need a handler, FITS holds measurements.
+KINDS = (
+    *(
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "TIFF",
+        "GIF",
+        "BMP",
+        "PPM",
+        "JPEG2000",
+        "AVIF",
+        "MPO",
+        "DIB",
+        "ICO",
+        "CUR",
+        "ICNS",
+        "QOI",
+    ),
+    *("PSD", "PCX", "DCX", "SGI", "SUN", "DDS", "XBM", "XPM", "IM", "MSP", "PCD", "PIXAR", "FLI", "FTEX", "BLP", "TGA"),
+)
 
-    Transparency is dropped; of an animation the first frame counts. Raises DataError saying what is wrong.
+
+def decode(path: Path) -> tuple[Image.Image, str]:
+    """Return the image as a viewer shows it, 8-bit RGB and fully decoded, and 16 hex digits of its file's SHA-256.
+
+    Turned as its EXIF orientation says; what is transparent is laid over white; 16-bit grey is scaled to 8 bits; of an
+    animation the first frame counts. Only the decoders of KINDS see the file, whatever it is called.
+    Raises DataError saying what is wrong: among others when it is no regular file, or has pixels of 32 bits.
     """
     try:
         content = read_regular(path)
@@ -33,12 +63,11 @@ def decode(path: Path) -> tuple[Image.Image, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata harms no pixel
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(content))
-            if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip them to white
-                raise DataError(f"has pixels of mode {image.mode}, save it as 8-bit RGB")
-            if image.mode == "P":  # by RGBA, because of its transparency
-                image = image.convert("RGBA")
-            return image.convert("RGB"), hashlib.sha256(content).hexdigest()[:16]
+            image = Image.open(io.BytesIO(content), formats=_kinds())
+            image.load()
+            with contextlib.suppress(Exception):  # damaged metadata: shown as it is
+                ImageOps.exif_transpose(image, in_place=True)
+            return _opaque(image), hashlib.sha256(content).hexdigest()[:16]
     except FileNotFoundError as error:
         raise DataError("has vanished") from error
     except DataError:
@@ -47,6 +76,38 @@ def decode(path: Path) -> tuple[Image.Image, str]:
         if isinstance(error, OSError) and error.strerror:  # the file system's
             raise DataError(error.strerror[0].lower() + error.strerror[1:]) from error
         raise DataError(str(error).split(" <_io")[0].strip() or type(error).__name__) from error
+
+
+def file_of(root: Path, path: str) -> Path:
+    """Return the file that `path`, as an index has it, means below `root`.
+
+    An index is UTF-8 text; a byte of a file's name that is none stands in it as \\xNN, see `readers.image_files`.
+    """
+    file = root / path
+    if "\\x" in path and not os.path.lexists(file):
+        raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+        return root / os.fsdecode(raw)
+    return file
+
+
+@functools.cache
+def _kinds() -> list[str]:
+    """Return those of KINDS that this Pillow has a decoder for."""
+    Image.init()
+    return [one for one in KINDS if one in Image.OPEN]
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return the image as 8-bit RGB, over white where it is transparent."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        wide = np.asarray(image).astype(np.float64)
+        return Image.fromarray((wide / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(("I", "F")):  # 32 bits, of which nobody says what is white
+        raise DataError(f"has pixels of mode {image.mode}, save it as 8-bit RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    above = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
 
 
 def windows(

@@ -10,13 +10,15 @@ from typing import Any
 import pandas as pd
 
 from reidgen.catalogue import load_catalogue
-from reidgen.data.readers import FLAT_PATTERN, FOLDER_PATTERNS
+from reidgen.data.crops import AUTOMATIC
+from reidgen.data.naming import shown
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
 from reidgen.files import sha256_file, write_text
 
+# The columns of index.csv.
+INDEX = {"split": "int64", "part": "str", "path": "str", "pid": "int64", "camid": "int64", "sha256": "str"}
 OWN = "for your own crops run: reidgen prepare NAME --from DIR"
-AUTOMATIC = (*FOLDER_PATTERNS, FLAT_PATTERN)  # patterns that `prepare` finds by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,12 @@ class Prepared:
     counts: "train", "query" and "gallery", those that there are -> {"identities", "images", "cameras"} of split 0;
     the query also has "unmatched" (images without a match), the gallery "distractors" (of people nobody asks for);
     "all" -> {"images" (different files), "junk" (files left out), "splits"}. digest: SHA-256 of index.csv.
-    version: of reidgen. seed: of a drawn set. example: how one name was read. seconds: what preparing took.
-    stamp: see `check.stamp_files`; bytes: of all images; accepted: how the counts differ from the catalogue's, "" where
-    they do not; outside: path -> digest, as in the index, of the images that no split shows. Manifests of reidgen 0.1
-    lack these four. already: `prepare` found it complete and its files unchanged.
+    version: of reidgen. seed: of a drawn set. example: how a few names were read, a line each. seconds: what preparing
+    took. stamp: see `check.stamp_files`; bytes: of all images; accepted: how the counts differ from the catalogue's, or why
+    own crops are not plausible, "" where all is well; outside: path -> digest, as in the index, of the images that no split
+    shows. duplicates: which pictures stand in two parts, and were accepted. people, cameras: number (as text) -> name, of
+    own crops, where that is not the number itself. remarks: what else was found. Manifests of reidgen 0.1 lack all from
+    stamp on. already: `prepare` found it complete and its files unchanged.
     """
 
     dataset: Dataset
@@ -45,11 +49,23 @@ class Prepared:
     bytes: int = 0
     accepted: str = ""
     outside: dict[str, str] = field(default_factory=dict)
+    duplicates: str = ""
+    people: dict[str, str] = field(default_factory=dict)
+    cameras: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     already: bool = False
 
     @property
     def name(self) -> str:
         return self.dataset.name
+
+    def person(self, pid: int) -> str:
+        """Return the person `pid` as the names of the images say it, fit to be printed; "unknown" for nobody."""
+        return shown(self.people.get(str(pid), str(pid))) or "unknown"
+
+    def camera(self, camid: int) -> str:
+        """Return the camera `camid` as the names of the images say it, fit to be printed; "unknown" where none does."""
+        return shown(self.cameras.get(str(camid), str(camid))) or "unknown"
 
     def __str__(self) -> str:
         """The counts in one line, for people."""
@@ -67,7 +83,7 @@ class Prepared:
     def notes(self) -> list[str]:
         """What a user should know who prepared it: how own names were read, and what may be done with the images."""
         entry = self.dataset
-        notes = [self.example] if entry.status == "own" else []
+        notes = [*self.example.splitlines(), *self.remarks] if entry.status == "own" else []
         if entry.status == "withdrawn":
             notes.append(" ".join(entry.get.split()))
         if entry.licence and entry.status != "built-in":
@@ -82,7 +98,7 @@ class Prepared:
     @property
     def again(self) -> str:
         """The command that prepares it again."""
-        return again(self.dataset, self.root, accepted=bool(self.accepted))
+        return again(self.dataset, self.root, accepted=bool(self.accepted), doubled=bool(self.duplicates))
 
 
 def prepared_names(data: Path) -> list[str]:
@@ -122,12 +138,12 @@ def load_prepared(name: str, data: Path) -> Prepared:
 
 def load_index(prepared: Prepared) -> pd.DataFrame:
     """Return index.csv with the columns of ARCHITECTURE.md: split, pid and camid int64, the others text."""
-    kinds = {"split": "int64", "part": "str", "path": "str", "pid": "int64", "camid": "int64", "sha256": "str"}
-    return pd.read_csv(prepared.index, dtype=kinds, keep_default_na=False, encoding="utf-8")
+    return pd.read_csv(prepared.index, dtype=INDEX, keep_default_na=False, encoding="utf-8")
 
 
 _KINDS = {"counts": dict, "digest": str, "version": str, "seed": int, "example": str, "seconds": (int, float)}
-_LATER_KINDS = {"stamp": str, "bytes": int, "accepted": str, "outside": dict}
+_LATER_KINDS = {"stamp": str, "bytes": int, "accepted": str, "outside": dict, "duplicates": str, "people": dict}
+_LATER_KINDS |= {"cameras": dict, "remarks": list}
 
 
 def read_manifest(name: str, data: Path) -> Prepared:
@@ -166,13 +182,14 @@ def how(dataset: Dataset) -> str:
     return f"{get + ', then ' if get else ''}{command} --from DIR"
 
 
-def again(dataset: Dataset, root: Path, *, accepted: bool = False) -> str:
-    """Return the command that prepares a set again from the same images."""
+def again(dataset: Dataset, root: Path, *, accepted: bool = False, doubled: bool = False) -> str:
+    """Return the command that prepares a set again from the same images, with what was accepted of it."""
     if dataset.status == "built-in":
         return f"reidgen prepare {dataset.name}"
-    tables = [root / one for some in dataset.lists.values() for one in some if one.endswith(".csv")]
+    table = dataset.list_format == "table"
+    tables = [root / one for some in dataset.lists.values() for one in some if table or one.endswith(".csv")]
     pattern = f" --pattern {shlex.quote(dataset.pattern)}" if asked_pattern(dataset) else ""
-    flag = " --accept-counts" if accepted else ""
+    flag = " --accept-counts" * accepted + " --accept-duplicates" * doubled
     return f"reidgen prepare {dataset.name} --from {shlex.quote(str((tables or [root])[0]))}{pattern}{flag}"
 
 

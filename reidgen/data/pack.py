@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen.data.images import decode, windows
+from reidgen.data.images import decode, file_of, windows
 from reidgen.data.manifest import Prepared, load_index
 from reidgen.errors import DataError
 from reidgen.files import replacing, writable
@@ -190,7 +190,7 @@ def _build(
 def _pixels(path: str, *, root: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, str]:
     """Return the resized image and its digest, or None and what is wrong with it."""
     try:
-        image, digest = decode(root / path)
+        image, digest = decode(file_of(root, path))
     except DataError as error:
         return None, str(error)
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR)), digest

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from reidgen.data.lists import beside, read_partitions
+from reidgen.data.naming import shown
 from reidgen.entries import Dataset
 from reidgen.errors import DataError
 
@@ -25,7 +26,7 @@ def divide(dataset: Dataset, rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 
     Raises DataError when no query has a match, or the partitions do not fit the images.
     """
-    if set(dataset.folders) == {"train"}:
+    if not {"query", "test"} & set(dataset.folders):  # nobody is asked for
         return rows.assign(split=0)
     if "test" in dataset.folders and not dataset.single_shot:
         rows = _cut(dataset, rows)
@@ -129,7 +130,9 @@ def _shots(dataset: Dataset, test: pd.DataFrame, split: int) -> pd.DataFrame:
 
 def _cut(dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with those of the part `test` divided into query and gallery, see `readers.read`."""
-    test = rows[rows["part"] == "test"].sort_values("path")
+    part = rows["part"].replace("test", "gallery")
+    nobody = (rows["person"] == "") | rows["pid"].isin(dataset.distractors)
+    test = rows[(rows["part"] == "test") & ~nobody].sort_values("path")
     if dataset.query_cameras:
         query = test["camid"].isin(dataset.query_cameras)
     else:
@@ -141,8 +144,7 @@ def _cut(dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
         asked = pd.MultiIndex.from_frame(sizes[(cameras > 1) & ~stays][["pid", "camid"]])
         first = ~test.duplicated(["pid", "camid"])
         query = first & pd.MultiIndex.from_frame(test[["pid", "camid"]]).isin(asked)
-    part = rows["part"].copy()
-    part[query.index] = query.map({True: "query", False: "gallery"})
+    part[query.index[query]] = "query"
     return rows.assign(part=part)
 
 
@@ -151,14 +153,16 @@ def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
     people = test.groupby("pid")["camid"].agg(["size", "nunique"])
     single, one_camera = int((people["size"] == 1).sum()), int((people["nunique"] == 1).sum())
     cameras = sorted(test["camid"].unique())
-    listing = ", ".join(str(camera) for camera in cameras[:8]) + (", ..." if len(cameras) > 8 else "")
+    names = [shown(one) for one in test.drop_duplicates("camid").sort_values("camid")["camera"]]
+    listing = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     if dataset.query_cameras and not set(dataset.query_cameras) & set(cameras):
         return f"{dataset.name}: query_cameras = {list(dataset.query_cameras)}, but the cameras are {listing}"
-    pids = [set(test["pid"][test["part"] == part]) for part in ("query", "gallery")]
-    if all(pids) and not pids[0] & pids[1]:
+    sides = [test[test["part"] == part].drop_duplicates("pid").sort_values("pid") for part in ("query", "gallery")]
+    if all(len(side) for side in sides) and not set(sides[0]["pid"]) & set(sides[1]["pid"]):
+        asked, there = (shown(side["person"].iloc[0]) or "nobody" for side in sides)
         return (
-            f"{dataset.name}: none of the {len(pids[0])} people in query (such as {min(pids[0])}) is among the "
-            f"{len(pids[1])} in gallery (such as {min(pids[1])}); name people alike in both folders"
+            f"{dataset.name}: none of the {len(sides[0])} people in query (such as {asked}) is among the "
+            f"{len(sides[1])} in gallery (such as {there}); name people alike in both folders"
         )
     for part, known in dataset.counts.items():
         if len(known) > 1 and 0 < (here := int((test["part"] == part).sum())) < known[1]:

@@ -1,49 +1,44 @@
 """From a folder in its original layout to rows (split, part, path, pid, camid), by the catalogue's entry alone."""
 
+import heapq
 import os
-import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from reidgen.data.lists import Named, beside, common_root, read_list, read_table
+from reidgen.data.lists import Named, beside, read_list
+from reidgen.data.naming import number_of, numbers, shown, spellings
 from reidgen.data.partitions import divide
 from reidgen.entries import Dataset
 from reidgen.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-DEPTH = 2  # folders below the one given in which a set is looked for
-
-# How a folder of own crops is read when no pattern is given: the first that fits every image.
-FOLDER_PATTERNS = (
-    r"(?i)(?P<pid>[^/]+)/(?:camera|cam|c)[ _-]?(?P<camid>\d+)/[^/]+",  # anna/cam1/0001.jpg
-    r"(?i)(?P<pid>[^/]+)/(?:[^/]*[^a-z/])?(?:camera|cam|c)[ _-]?(?P<camid>\d+)(?!\d)[^/]*",  # anna/x_cam1_0001.jpg
-    r"(?P<pid>[^/]+)/(?P<camid>\d{1,4})[_-][^/]+",  # anna/01_0001.jpg, but not anna/0001.jpg: that counts images
+# What is read as an image: every suffix of the kinds that `images.KINDS` decodes.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".mpo", ".tga"),
+    *(".icb", ".vda", ".vst", ".ico", ".cur", ".icns", ".qoi", ".psd", ".pcx", ".dcx", ".sgi", ".rgb", ".rgba", ".bw"),
+    *(".ras", ".dds", ".xbm", ".xpm", ".im", ".msp", ".pcd", ".pxr", ".fli", ".flc", ".ftc", ".ftu", ".blp"),
 )
-FLAT_PATTERN = r"(?i)(?P<pid>-?\d+)_(?:cam|c)(?P<camid>\d+).*"  # 0002_c1s1_000451_03.jpg
-
-_OWN_FOLDERS = {
-    "train": ("bounding_box_train", "train"),
-    "query": ("query",),
-    "gallery": ("bounding_box_test", "gallery"),
-    "test": ("test",),
-}
+KINDS_IN_WORDS = ".jpg, .png, .bmp, .webp, .tif, .gif and whatever else Pillow reads"
+DEPTH = 2  # folders below the one given in which a set is looked for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What `read` found. dataset: the entry in the form that fitted; root: the image root that the paths start from;
-    rows: see `read`; kept: path, pid and camid of every image of the set, once, of those too that no split shows; junk:
-    images left out; example: one image and how its name was read, for people."""
+    rows: see `read`; kept: path, pid, camid, and person and camera as the names say them, of every image of the set, once,
+    of those too that no split shows; junk: images left out; joined: spellings of one person or camera, for people."""
 
     dataset: Dataset
     root: Path
     rows: pd.DataFrame
     kept: pd.DataFrame
     junk: int
-    example: str
+    joined: list[str]
 
 
 def read(dataset: Dataset, root: Path) -> Found:
@@ -51,12 +46,13 @@ def read(dataset: Dataset, root: Path) -> Found:
 
     The rows have the columns split, part, path, pid and camid of ARCHITECTURE.md, sorted by (split, part, path); no
     image is opened. Left out: hidden files, files that are no images by their suffix, those of `skip`, junk identities.
-    Other names that are not numbers (or would collide as numbers: 1 and 01) are numbered in sorted order, from 1. In a
-    set whose parts number their people apart, those tested are counted on from the last one trained on.
+    Names that are not numbers are numbered in sorted order, from 1; all spellings of one name get one number, see
+    `naming.same`. In a set whose parts number their people apart, those tested are counted on from the last one trained
+    on. An image that a list gives to query and gallery stands in both, if it is of one person and camera.
 
     A folder `train` is all training. A folder `test` is divided: with query_cameras, their images are the queries
     and all others the gallery; otherwise, of each identity seen by two cameras or more, the first image (by path) of
-    each camera is a query and the rest is gallery. Where that would leave a query without a match (cameras with a
+    each camera is a query and the rest is gallery; distractors and images of nobody are gallery. Where that would leave a query without a match (cameras with a
     single image), the last such camera keeps its image in the gallery. An identity seen by one camera is gallery.
     Splits and single shots: `partitions.divide`.
 
@@ -65,71 +61,12 @@ def read(dataset: Dataset, root: Path) -> Found:
     """
     root = locate(dataset, root)
     dataset = next(one for one in dataset.variants() if not _lacking(one, root))
-    kept, junk, example = _numbered(dataset, _named(dataset, root))
+    kept, junk, joined = _numbered(dataset, _named(dataset, root))
     columns = ["split", "part", "path", "pid", "camid"]
     rows = divide(dataset, kept, root)[columns].sort_values(["split", "part", "path"], ignore_index=True)
-    kept = kept[["path", "pid", "camid"]].sort_values("path", ignore_index=True)
-    return Found(dataset=dataset, root=root, rows=rows, kept=kept, junk=junk, example=example)
-
-
-def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
-    """Return an entry for a folder of own crops that the catalogue does not know, or for a CSV that names them.
-
-    A folder's parts are the sub-folders train, query and gallery (or Market's names for them), or train and test; a
-    folder without any of them is all test. To train on own crops, put them into a sub-folder train. Without `pattern`,
-    images in a folder per person are read by the first of FOLDER_PATTERNS that fits them all, others by FLAT_PATTERN.
-    The parts of a CSV are what its column split says; without it all is test. See `lists.read_table`.
-
-    Raises DataError when the folder is missing or empty, no pattern fits, or the CSV is none.
-    """
-    if root.is_file() and root.suffix.lower() == ".csv":
-        return _own_table(name, root, pattern)
-    _directory(name, root)
-    there = {part: (one,) for part, names in _OWN_FOLDERS.items() for one in names if (root / one).is_dir()}
-    _both(name, root, there, "the folders")
-    if "query" in there:
-        there.pop("test", None)
-    folders = there or {"test": (".",)}
-    if pattern is not None:
-        return Dataset(name=name, pattern=pattern, folders=folders)
-    inside = {folder: _images(root, folder) for [folder] in folders.values()}
-    paths = [path.removeprefix(f"{folder}/") for folder, paths in inside.items() for path in paths]
-    if not paths:
-        raise DataError(f"{name}: no images in {root} ({', '.join(SUFFIXES)}); give the folder that holds your crops")
-    unfit = paths
-    for one in (*FOLDER_PATTERNS, FLAT_PATTERN):
-        dataset = Dataset(name=name, pattern=one, folders=folders, junk=(-1,) if one == FLAT_PATTERN else ())
-        left = [path for path in paths if ("/" in path) != ("/" in one) or not dataset.match(path)]
-        if not left:
-            return dataset
-        unfit = min(unfit, left, key=len)
-    some = f"the names of {len(unfit):,} of {len(paths):,} images," if len(unfit) < len(paths) else "names"
-    cure = "remove or rename them, or " if len(unfit) < len(paths) else ""
-    raise DataError(
-        f"{name}: cannot tell the camera from {some} such as {unfit[0]!r}; {cure}say how, for example: "
-        rf"reidgen prepare {name} --from {root} --pattern '(?P<pid>[^/]+)/(?P<camid>\d+)_.*'"
-    )
-
-
-def _own_table(name: str, file: Path, pattern: str | None) -> Dataset:
-    """Return the entry for the own crops that a CSV names; its image root is the folder above all of them."""
-    if pattern is not None:
-        raise DataError(f"{name}: {file} names person and camera itself; leave out --pattern")
-    file = file.resolve()
-    rows = read_table(file, file.parent)
-    root = common_root([file, *(Path(os.path.normpath(file.parent / one.path)) for one in rows)])
-    lists = {one.split or "test": (file.relative_to(root).as_posix(),) for one in rows}
-    _both(name, file, lists, "the splits")
-    if {"query", "test"} <= set(lists):
-        raise DataError(f"{name}: {file} has the splits query and test; name query and gallery, or test alone")
-    folders = {part: (".",) for part in lists}
-    return Dataset(name=name, pattern=".*", folders=folders, lists=lists, junk=(-1,))
-
-
-def _both(name: str, where: Path, parts: Iterable[str], what: str) -> None:
-    """Raise DataError when there is a query part without a gallery, or the other way round."""
-    if ("query" in parts) != ("gallery" in parts):
-        raise DataError(f"{name}: {where} has one of {what} query and gallery; give both, or test instead of them")
+    kept = kept[["path", "pid", "camid", "person", "camera"]].drop_duplicates("path")
+    kept = kept.sort_values("path", ignore_index=True)
+    return Found(dataset=dataset, root=root, rows=rows, kept=kept, junk=junk, joined=joined)
 
 
 def locate(dataset: Dataset, root: Path) -> Path:
@@ -139,7 +76,7 @@ def locate(dataset: Dataset, root: Path) -> Path:
     Raises DataError that says what is there instead.
     """
     root = (root.is_file() and _root_of_table(dataset, root.resolve())) or root
-    _directory(dataset.name, root)
+    check_folder(dataset.name, root)
     root = root.resolve()
     forms, levels = dataset.variants(), [[root], _folders(dataset.name, root)]
     for form in forms:
@@ -151,7 +88,7 @@ def locate(dataset: Dataset, root: Path) -> Path:
                 what = f"holds {len(fits)} copies of the set: give one of them, such as {fits[0]}"
                 raise DataError(_advice(dataset, root, what))
             if fits:
-                _directory(dataset.name, fits[0])
+                check_folder(dataset.name, fits[0])
                 return fits[0]
     for form in forms:
         if not _lacking(form, root.parent):
@@ -198,7 +135,7 @@ def _root_of_table(dataset: Dataset, file: Path) -> Path | None:
     return None
 
 
-def _directory(name: str, root: Path) -> None:
+def check_folder(name: str, root: Path) -> None:
     """Raise DataError when `root` is no folder whose path can be written down."""
     try:
         str(root.resolve()).encode()
@@ -210,110 +147,191 @@ def _directory(name: str, root: Path) -> None:
         raise DataError(f"{name}: there is no folder {root}; run: reidgen prepare {name} --from DIR")
 
 
-def _images(root: Path, folder: str) -> list[str]:
-    """Return the image files below root/folder, sorted, relative to root with `/`; hidden ones are left out.
+@dataclass(frozen=True)
+class Files:
+    """What lies in a folder. images: sorted, relative to the image root with `/`, see `image_files`; others: what is
+    no image and was left out, suffix (or "hidden") -> how many; twice: links to folders that were read already."""
 
-    Links are followed, but not in circles; a link to nothing is returned, for whoever opens it to report.
+    images: list[str]
+    others: dict[str, int]
+    twice: list[str]
+
+
+def image_files(root: Path, folder: str) -> Files:
+    """Return the image files below root/folder; hidden files and folders are left out.
+
+    Links are followed, but each folder is read once: under its own name where it lies below root/folder, otherwise under
+    the first link to it. A link to nothing is returned, for whoever opens it to report; a pipe or device is not. A byte
+    of a name that is no UTF-8 stands as \\xNN, see `images.file_of`.
     """
+    images: list[str] = []
+    links: list[tuple[int, str]] = []  # depth first: the shortest name stands for a folder
+    twice: list[str] = []
+    others = Counter[str]()
+    folder = str(PurePosixPath(folder))
+    folders, start = [f"{root}/{folder}"], len(f"{root}/./" if folder == "." else f"{root}/")
+    seen = _above(folders[0])  # a link upwards would read the whole again
+    while folders or links:
+        here = folders.pop() if folders else heapq.heappop(links)[1]
+        try:
+            facts = os.stat(here)  # noqa: PTH116 - texts are several times faster than paths
+            if (facts.st_dev, facts.st_ino) in seen:
+                twice.append(_text(here[start:]))
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            with os.scandir(here) as entries:
+                for one in entries:
+                    match _kind(one):
+                        case "folder":
+                            folders.append(one.path)
+                        case "link":
+                            heapq.heappush(links, (one.path.count("/"), one.path))
+                        case "image":
+                            images.append(_text(one.path[start:]))
+                        case kind:
+                            others[kind] += 1
+        except OSError as error:
+            raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+    return Files(sorted(images), dict(others), sorted(twice))
 
-    def stop(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}")
 
-    paths = []
-    for here, below, names in os.walk(root / folder, followlinks=True, onerror=stop):
-        inside = Path(here)
-        below[:] = [one for one in below if not inside.resolve().is_relative_to((inside / one).resolve())]
-        for path in (inside / name for name in names):
-            if (
-                path.suffix.lower() in SUFFIXES
-                and not path.name.startswith(".")
-                and (path.is_file() or path.is_symlink())
-            ):
-                paths.append(path.relative_to(root).as_posix())
-    return sorted(paths)
+def _kind(entry: "os.DirEntry[str]") -> str:
+    """Return what an entry of a folder is: folder, link (to a folder), image, or what it counts as where it is left out."""
+    if entry.name.startswith(".") or entry.name == "__MACOSX":
+        return "hidden"
+    if entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
+        return "link"
+    if entry.is_dir(follow_symlinks=False):
+        return "folder"
+    if not entry.name.lower().endswith(SUFFIXES):
+        return PurePosixPath(entry.name).suffix.lower() or "without a suffix"
+    try:
+        return "image" if entry.is_file() or not os.path.exists(entry.path) else "pipes or devices"  # noqa: PTH110
+    except OSError:  # a link to itself
+        return "image"
+
+
+def _above(folder: str) -> set[tuple[int, int]]:
+    """Return the identities of all folders above `folder`, as the system numbers them."""
+    facts = [one.stat() for one in Path(folder).resolve().parents]
+    return {(one.st_dev, one.st_ino) for one in facts}
+
+
+def _text(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _parts(dataset: Dataset, root: Path) -> Iterator[tuple[str, str, list[Named]]]:
     """Yield (part, folder, images) for each list and each folder of the set; a folder's images name nobody yet."""
+    table = dataset.list_format == "table"
     for part, some in dataset.folders.items():
         folders = [_folder(root, one) or one for one in some]
         for file in dataset.lists.get(part, ()):
             found = beside(root, file)
             assert found is not None  # `locate` saw it
-            yield part, folders[0], read_list(found, root=root, folder=folders[0], part=part)
+            yield part, folders[0], read_list(found, root=root, folder=folders[0], part=part, table=table)
         if part not in dataset.lists:
-            listed = [(folder, [Named(path, "", "", "") for path in _images(root, folder)]) for folder in folders]
+            listed = [(folder, image_files(root, folder).images) for folder in folders]
             if not any(images for _, images in listed):
                 raise DataError(
-                    f"{dataset.name}: no images in {root / folders[0]} ({', '.join(SUFFIXES)}); "
+                    f"{dataset.name}: no images in {root / folders[0]} ({KINDS_IN_WORDS}); "
                     f"extract the set again, or give another folder: reidgen prepare {dataset.name} --from DIR"
                 )
-            yield from ((part, folder, images) for folder, images in listed)
+            yield from ((part, folder, [Named(path, "", "", "") for path in images]) for folder, images in listed)
 
 
 def _named(dataset: Dataset, root: Path) -> pd.DataFrame:
-    """Return one row per image: part, path, name (the path below its folder), person and camera as texts."""
+    """Return one row per image: part, path, name (the path below its folder), person and camera as texts.
+
+    Person and camera are empty where a table of own crops names nobody.
+    """
     rows: list[tuple[str, str, str, str, str]] = []
     unfit: list[str] = []
-    nobody = {one for some in dataset.folders.values() for options in some for one in options.split("|")}
+    folders = {one for some in dataset.folders.values() for options in some for one in options.split("|")}
+    nobody = folders | {PurePosixPath(one).name for one in folders}
     for part, folder, images in _parts(dataset, root):
         prefix = f"{PurePosixPath(folder)}/"
+        table = dataset.list_format == "table" and part in dataset.lists
         for path, pid, camid, _ in images:
             if dataset.skips(path):
                 continue
-            person, camera = (pid, camid) if pid and camid else dataset.match(path) or ("", "")
-            person, camera = pid or person, camid or camera
-            if not person or not camera or person in nobody or not path.isprintable():  # a part's folder is no person
+            person, camera = pid, camid
+            if not table and not (pid and camid):
+                person, camera = dataset.match(path) or ("", "")
+                person, camera = pid or person, camid or camera
+            if not table and (not person or not camera or person in nobody):  # a part's folder is no person
                 unfit.append(path)
             rows.append((part, path, path.removeprefix(prefix), person, camera))
     if unfit:
         raise DataError(
             f"{dataset.name}: {len(unfit):,} of {len(rows):,} images have names that do not fit the pattern "
-            f"{dataset.pattern}, such as {unfit[0]!a}; rename or remove them, or correct the pattern"
+            f"{dataset.pattern}, such as {shown(unfit[0])!r}; rename or remove them, or correct the pattern"
         )
     if not rows:
         raise DataError(f"{dataset.name}: skip = {dataset.skip!r} leaves no image in {root}; correct datasets.toml")
     named = pd.DataFrame(rows, columns=["part", "path", "name", "person", "camera"])
     if len(twice := named[named["path"].duplicated(keep=False)]):
-        parts = " and ".join(twice["part"][twice["path"] == twice["path"].iloc[0]])
-        raise DataError(
-            f"{dataset.name}: {twice['path'].iloc[0]!a} is named twice, in {parts}; each image belongs to one part, once: "
-            "correct the list or the folders"
-        )
+        _refuse_twice(dataset, twice)
     return named
 
 
-_NUMBER = re.compile(r"-?[0-9]{1,18}")
+def _refuse_twice(dataset: Dataset, twice: pd.DataFrame) -> None:
+    """Raise DataError unless each image that is named twice is, by a list, a query and the same one of the gallery."""
+    for path, rows in twice.groupby("path", sort=True):
+        parts = rows["part"].tolist()
+        alike = not rows.duplicated(["person", "camera"], keep=False).eq(False).any()
+        if sorted(parts) != ["gallery", "query"] or not set(parts) <= set(dataset.lists):
+            raise DataError(
+                f"{dataset.name}: {shown(str(path))!r} is named twice, in {' and '.join(parts)}; each image belongs to "
+                "one part, once: correct the list or the folders"
+            )
+        if not alike:
+            raise DataError(
+                f"{dataset.name}: {shown(str(path))!r} is of one person and camera in query, of others in gallery; "
+                "correct the list"
+            )
 
 
-def _numbered(dataset: Dataset, rows: pd.DataFrame) -> tuple[pd.DataFrame, int, str]:
-    """Return the rows with the numbers pid and camid, without junk; the number of junk images; an example for people."""
-    first = rows.iloc[0]
-    example = f"{first['path']} is person {first['person']}, camera {first['camera']}"
-    junk = rows["person"].map(lambda name: bool(_NUMBER.fullmatch(name)) and int(name) in dataset.junk).astype(bool)
+def _numbered(dataset: Dataset, rows: pd.DataFrame) -> tuple[pd.DataFrame, int, list[str]]:
+    """Return the rows with the numbers pid and camid, without junk; the number of junk images; what was joined."""
+    numbered = {name: number_of(name) for name in rows["person"].unique()}
+    junk = rows["person"].map(lambda name: numbered[name] in dataset.junk).astype(bool)
     kept = rows[~junk]  # before numbers are given, which must not turn junk into a person or a person into junk
+    joined = [*_joined(dataset, kept, "person"), *_joined(dataset, kept, "camera")]
     if dataset.apart:
         train = kept["part"] == "train"
-        pid = kept["person"][train].map(_numbers(kept["person"][train])).astype("int64")
-        others = kept["person"][~train].map(_numbers(kept["person"][~train])).astype("int64")
+        pid = kept["person"][train].map(numbers(kept["person"][train])).astype("int64")
+        others = kept["person"][~train].map(numbers(kept["person"][~train])).astype("int64")
         pid = pd.concat([pid, others + (pid.max() + 1)])
     else:
-        pid = kept["person"].map(_numbers(kept["person"])).astype("int64")
-    cameras = dataset.cameras or _numbers(rows["camera"])
+        pid = kept["person"].map(numbers(kept["person"])).astype("int64")
+    cameras = dataset.cameras or numbers(rows["camera"])
     strange = kept[~kept["camera"].isin(list(cameras))]
     if len(strange):
         raise DataError(
             f"{dataset.name}: {len(strange):,} images are of cameras that are not in the catalogue, such as "
             f"{strange['path'].iloc[0]!a} (known: {', '.join(cameras)}); remove them, or correct datasets.toml"
         )
-    return kept.assign(pid=pid, camid=kept["camera"].map(cameras).astype("int64")), int(junk.sum()), example
+    return kept.assign(pid=pid, camid=kept["camera"].map(cameras).astype("int64")), int(junk.sum()), joined
 
 
-def _numbers(names: Iterable[str]) -> dict[str, int]:
-    """Return a number for each name: its own where all are distinct numbers, else its place in sorted order, from 1."""
-    distinct = sorted(set(names))
-    if all(_NUMBER.fullmatch(name) for name in distinct):
-        own = {name: int(name) for name in distinct}
-        if len(set(own.values())) == len(own):
-            return own
-    return {name: number for number, name in enumerate(distinct, start=1)}
+def _joined(dataset: Dataset, rows: pd.DataFrame, column: str) -> list[str]:
+    """Return a sentence for each person or camera that is written in several ways.
+
+    In one part, and apart from Unicode's forms of the same letters, such names may be two people: a DataError, but for sets
+    of the catalogue, whose names are known.
+    """
+    sentences = []
+    for names in spellings(rows[column].unique()):
+        written = " and ".join(shown(one) for one in names)
+        if len({unicodedata.normalize("NFC", one) for one in names}) < len(names):
+            written += " (letters in two Unicode forms)"
+        parts = rows[rows[column].isin(names)].groupby("part")[column].unique()
+        several = [part for part, some in parts.items() if len({unicodedata.normalize("NFC", one) for one in some}) > 1]
+        if several and column == "person" and dataset.status == "own":
+            raise DataError(
+                f"{dataset.name}: {written} may be one person or several (in {several[0]}); write one person alike "
+                "everywhere, and others by names that differ in more than case or leading zeros"
+            )
+        sentences.append(f"{written} are taken for one {column}")
+    return sentences

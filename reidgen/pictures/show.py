@@ -21,7 +21,7 @@ from PIL import Image
 
 from reidgen.catalogue import split_all
 from reidgen.data.batches import standardize, to_float
-from reidgen.data.images import decode
+from reidgen.data.images import decode, file_of
 from reidgen.data.manifest import Prepared, load_prepared, prepared_names
 from reidgen.devices import choose_device
 from reidgen.errors import DataError, RecipeError, unknown
@@ -153,8 +153,7 @@ def _ranks(job: _Job, targets: list[Prepared]) -> Picture:
     picture = partial(_thumbnail, target)
     rows = [
         drawings.Row(
-            caption=f"person {sides.pid_Q[one.query]}, camera {sides.camid_Q[one.query]}: AP {100 * one.ap:.1f} %, "
-            f"first match at rank {one.first_match}",
+            caption=f"{_who(target, sides, one.query)}: AP {100 * one.ap:.1f} %, first match at rank {one.first_match}",
             query=picture(query[one.query]),
             gallery=[picture(gallery[number]) for number in one.gallery],
             right=one.right,
@@ -181,10 +180,16 @@ def _ranks(job: _Job, targets: list[Prepared]) -> Picture:
     )
 
 
+def _who(target: Prepared, sides: Sides, query: int) -> str:
+    """Return a query's person and camera as its user calls them; a dollar sign would begin a formula."""
+    person, camera = target.person(int(sides.pid_Q[query])), target.camera(int(sides.camid_Q[query]))
+    return f"person {person}, camera {camera}".replace("$", r"\$")
+
+
 def _thumbnail(target: Prepared, path: str) -> NDArray[np.uint8]:
     """Return an image of the set, decoded anew: the pack may be much smaller."""
     try:
-        image, _ = decode(target.root / path)
+        image, _ = decode(file_of(target.root, path))
     except DataError as error:
         raise DataError(f"{target.name}: {target.root / path} {error}; run: {target.again}") from error
     return np.asarray(image.resize(THUMBNAIL, Image.Resampling.BILINEAR))
