@@ -30,7 +30,10 @@ OPTIONS = {
     "train": {"--method", "--source", "--seed", "--quiet"} | RECIPE | PLACES,
     "evaluate": {"--target", "--json", "--quiet"} | PLACES,
     "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--dry-run", "--quiet"} | RECIPE | PLACES,
-    "table": {"--paper", "--against", "--explain", "--results", "--plugin"},
+    "table": {
+        "--paper", "--against", "--explain", "--target", "--methods", "--recipe", "--backbone", "--seeds", "--json", "--quiet",
+        "--results", "--plugin",
+    },  # fmt: skip
     "report": {"--images", "--results", "--plugin"},
     "show": {"--target", "--quiet"} | PLACES,
     "stress": {"--target", "--where", "--picture", "--quiet"} | PLACES,
