@@ -167,6 +167,13 @@ def test_a_variants_name_holds_together(tmp_path: Path) -> None:
     assert explain(rows, "SNR(a=1,b=2) duke", results=tmp_path).startswith("SNR (a=1, b=2), market → duke")
 
 
+def test_a_variant_is_trained_again_by_its_settings(tmp_path: Path) -> None:
+    """Of a run whose folder is gone, the part that has the parameter is named; `snr.distance` is SNR's."""
+    text = explain(frame(row("snr(distance=euclidean)", "duke", row="abcd1234")), "duke", results=tmp_path)
+    assert "--method snr --source market --seed 0 --recipe quick --set snr.distance=euclidean --results again" in text
+    assert "reidgen evaluate market/snr-tiny-s0-1a2b3c4d5e6f7788-abcd1234 --target duke" in text
+
+
 def test_commands_are_quoted_for_the_shell(tmp_path: Path) -> None:
     """What stands in the rows is one word to a shell: nothing of it runs."""
     evil = "x;touch pwned #"

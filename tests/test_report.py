@@ -17,7 +17,7 @@ from browser import CHROMIUM, Page
 from reidgen.errors import ReidgenError, RunError
 from reidgen.report.page import headlines, make_report
 from reidgen.report.sections import PICTURES
-from reidgen.runs import COLUMNS, to_csv
+from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables.compare import make_table
 from reidgen.tables.identities import keep_identities
 
@@ -27,7 +27,7 @@ MADE = {
     "backbone": "tiny", "rank1": 0.5, "rank5": 0.6, "rank10": 0.7, "mINP": 0.1, "queries": 4, "gallery": 9,
     "unmatched": 0, "recipe": "quick", "hash": "1a2b3c4d", "data": "aaaa1111", "source_data": "bbbb2222",
     "version": "0.1.0", "commit": "abc1234", "torch": "2.9.1", "device": "cpu", "dtype": "float32",
-    "date": "2026-05-01T10:00:00Z", "title": "", "row": "", "threads": 0,
+    "date": "2026-05-01T10:00:00Z", **ADDED,
 }  # fmt: skip
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -231,6 +231,8 @@ def test_own_crops_and_relatives_enter_no_mean_unless_asked_for() -> None:
     asked = make_table(rows, selection=Selection(targets=("duke", "cuhk03-np-labelled", "mycams")))
     assert cell(asked, "snr", MEAN)["mAP"] == 60  # (20 + 70 + 90) / 3
     assert set(asked.cells["target"]) == {"duke", "cuhk03-np-labelled", "mycams", MEAN} and not asked.notes
+    protocol = make_table(rows, selection=Selection(every=True))  # which names all its targets
+    assert cell(protocol, "snr", MEAN)["mAP"] == 55
     own = make_table(frame(row("snr", "mycams"), row("snr", "market")))
     assert MEAN not in set(own.cells["target"]) and "mean of unseen |" not in own.markdown()
 

@@ -245,7 +245,13 @@ def bench(
             say=note,
         )
     if grid.sources:
-        print_table(results, choose=lambda rows: rows_of(grid.sources, rows, alone=cells is not None))
+        from reidgen.tables.choose import Selection
+
+        print_table(
+            results,
+            choose=lambda rows: rows_of(grid.sources, rows, alone=cells is not None),
+            selection=Selection(every=cells is not None),  # a protocol names its targets: all of them count
+        )
     if grid.failures:
         lines = [f"{len(grid.failures)} runs failed; the table holds the others. Each again, with what ended it:"]
         for failure in grid.failures:

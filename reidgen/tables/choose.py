@@ -36,7 +36,8 @@ class Selection:
     """What of the rows a table shows, by name; an empty field means all.
 
     targets: "synth" stands for all built-in ones. methods: names, or tables' names such as "main". recipes: names,
-    or beginnings of a hash; several of them stand in one table as groups.
+    or beginnings of a hash; several of them stand in one table as groups. every: all targets enter the mean of unseen,
+    own crops and further sets of a family too, as they do where `targets` names them.
     """
 
     targets: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Selection:
     recipes: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    every: bool = False
 
 
 def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) -> pd.DataFrame:

@@ -63,7 +63,7 @@ def make_table(
     """
     _check(rows, name, against)
     shown, peers, left_out = _choose(rows, name=name, narrow=narrow, selection=selection, settings=settings)
-    means = means_of(shown, asked=bool(selection.targets))
+    means = means_of(shown, asked=selection.every or bool(selection.targets))
     cells = average(shown, means)
     if name not in ("", "main") and cells.groupby(GROUP)["target"].nunique().eq(2).all():
         cells = cells[cells["target"] != MEAN]  # the mean of one says nothing

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import ReidgenError
+from reidgen.methods import METHODS
 from reidgen.recipe import RECIPES
 from reidgen.runs import Run
 from reidgen.tables.choose import GROUP
@@ -169,12 +170,25 @@ def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results
     """
     file = Run(results / "runs" / run).recipe_file
     recipe = ["--recipe", str(file)] if file.is_file() else _recipe(row, results)
-    made = ["--method", str(row["method"]), "--source", str(row["source"]), "--seed", str(row["seed"]), *recipe]
+    method, bracket, changed = str(row["method"]).partition("(")
+    made = ["--method", method, "--source", str(row["source"]), "--seed", str(row["seed"]), *recipe]
+    if bracket and not file.is_file():
+        made += _set(method, changed.removesuffix(")").split(","))
     where = ",".join(dict.fromkeys(targets))
     return [
         shlex.join(["reidgen", "train", *made, "--results", "again"]),
         shlex.join(["reidgen", "evaluate", run, "--target", where, "--results", "again"]),
     ]
+
+
+def _set(method: str, changed: Sequence[str]) -> list[str]:
+    """Return the options that make a variant: of each `parameter=value` the part of the method that has it."""
+    parts = METHODS[method].parts if method in METHODS else []
+    words = []
+    for one in changed:
+        owners = [part.name for part in parts if one.partition("=")[0] in part.params]
+        words += ["--set", f"{owners[0]}.{one}" if owners else one]
+    return words
 
 
 def _recipe(row: Mapping[Any, Any], results: Path) -> list[str]:

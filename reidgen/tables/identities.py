@@ -5,6 +5,7 @@ says which differences are more than chance.
 """
 
 import contextlib
+import gzip
 import os
 import zlib
 from pathlib import Path
@@ -65,8 +66,8 @@ def keep_identities(results: Path, identities: pd.DataFrame) -> None:
             (results / FILE).touch()  # as new as the run folders that it agrees with
         return
     with replacing(results / FILE) as temporary:
-        gzip = {"method": "gzip", "mtime": 0, "compresslevel": 5}  # the same bytes each time
-        joined.to_csv(temporary, index=False, compression=gzip, float_format="%.6g")
+        text = joined.to_csv(index=False, float_format="%.6g")
+        temporary.write_bytes(gzip.compress(text.encode(), 5, mtime=0))  # without a name: the same bytes each time
 
 
 def _kept(results: Path) -> pd.DataFrame:

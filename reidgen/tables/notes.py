@@ -10,6 +10,7 @@ from reidgen.tables.average import Mean
 from reidgen.tables.choose import GROUP, Note, distinct, group_names
 from reidgen.tables.identities import run_names
 
+MANY = 6  # runs in one command
 MADE_WITH = {"device": "device", "threads": "threads", "torch": "torch", "version": "reidgen", "commit": "commit"}
 
 
@@ -89,11 +90,11 @@ def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], me
 
 
 def _evaluate(runs: list[str], target: str) -> str:
-    """Return the command that evaluates runs on a target."""
-    more = f", and likewise for {len(runs) - 1} more" if len(runs) > 1 else ""
+    """Return the command that evaluates runs on a target; of many, the first."""
     if not runs:
         return ""
-    return f"run: {shlex.join(['reidgen', 'evaluate', runs[0], '--target', target])}{more}"
+    more = f", and likewise for {len(runs) - MANY} more" if len(runs) > MANY else ""
+    return f"run: {shlex.join(['reidgen', 'evaluate', *runs[:MANY], '--target', target])}{more}"
 
 
 def _take_in(targets: list[str]) -> str:
