@@ -17,6 +17,7 @@ import json
 import os
 import re
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,22 +25,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import BusyError, RecipeError, RunError
+from reidgen.errors import RecipeError, RunError
 from reidgen.files import replacing, sha256_file, write_text
 from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal
+from reidgen.locks import hold
 from reidgen.methods import Method, method_from
 from reidgen.recipe import Recipe, read_recipe
 
+OLD = 3600.0  # seconds after which nobody is still writing a temporary file
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
 # `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version, commit,
 # torch, device and threads are those of the training; date is that of the evaluation. title: the method's name in tables,
-# "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained.
+# "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied: queries of
+# which a match is exactly as far as an image that is none (see `reidgen.ranking`).
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -69,6 +72,7 @@ COLUMNS: dict[str, str] = {
     "title": "str",
     "row": "str",
     "threads": "int64",
+    "tied": "int64",
 }
 # One line per query of each (target, split): its AP and INP, empty where it has no match; first_match is 0 there.
 QUERIES: dict[str, str] = {
@@ -93,7 +97,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
 }
 _RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
 # What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
-ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0}
+ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0}
 
 
 @dataclass(frozen=True)
@@ -248,27 +252,22 @@ class Run:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process. Raises BusyError at once when another process holds it."""
-        lock = filelock.FileLock(self.folder / ".lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            self._clear()  # what a process left that was killed
-        except filelock.Timeout as error:
-            raise BusyError(
-                f"another process is writing {self.folder}; wait for it or stop it, then try again"
-            ) from error
-        except OSError as error:
-            raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                self._clear()
-            lock.release()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.folder, wait=False))
+                self._clear()  # what a process left that was killed
+            except OSError as error:
+                raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    self._clear()
 
     def _clear(self) -> None:
         for left in self.folder.rglob(".*.part"):
-            left.unlink(missing_ok=True)
+            if left.parent.name != "show" or left.stat().st_mtime < time.time() - OLD:  # `show` holds no lock
+                left.unlink(missing_ok=True)
 
     def evaluated(self, target: str, digest: str) -> bool:
         """Tell whether results.csv holds all rows of `target` for the index with this digest, and its queries agree.
@@ -418,6 +417,24 @@ def read_csv(path: Path) -> pd.DataFrame:
     if what := _impossible(rows):
         raise RunError(f"{path} holds {what}; {_remedy(path)}")
     return rows
+
+
+def tie_notes(rows: pd.DataFrame) -> list[str]:
+    """Return a sentence for each target where equal distances decide about more than one query of a hundred."""
+    notes = []
+    for target, part in rows.groupby("target", sort=False):
+        tied, queries = int(part["tied"].sum()), int(part["queries"].sum() - part["unmatched"].sum())
+        if tied == queries > 0:
+            notes.append(
+                f"{target}: the embeddings have collapsed, images of all people are equally far; a match then counts "
+                "behind the others, and these numbers say nothing else about the method"
+            )
+        elif tied > queries / 100:
+            notes.append(
+                f"{target}: {tied} of {queries} queries have a match exactly as far as another image and count it "
+                "behind; embeddings that often tie are collapsing, rounded, or of the same pictures"
+            )
+    return notes
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:

@@ -13,13 +13,13 @@ import pytest
 from conftest import SMALL, grid_toml, quiet
 from typer.testing import CliRunner
 
-from reidgen import bench as bench_module
+from reidgen import grid as bench_module
 from reidgen import training
-from reidgen.bench import bench, rows_of
 from reidgen.cli import app
 from reidgen.data.prepare import prepare
 from reidgen.entries import Protocol
 from reidgen.errors import DataError, InterruptedRunError, RunError, WeightsError
+from reidgen.grid import bench, rows_of
 from reidgen.recipe import Recipe
 from reidgen.runs import Run, read_rows
 from reidgen.tables.compare import make_table

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, quiet
 
-from reidgen import bench as bench_module
+from reidgen import grid as bench_module
 from reidgen.errors import DataError, InterruptedRunError, RunError
 from reidgen.pool import spread
 from reidgen.runs import read_rows
