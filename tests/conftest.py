@@ -1,7 +1,7 @@
 """Fixtures that several test modules share."""
 
-import json
 import functools
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +12,8 @@ from reidgen.data import prepare as prepare_module
 from reidgen.files import sha256_file
 from reidgen.integrity import text_digest, with_check
 from reidgen.recipe import RECIPES, Recipe
-from reidgen.synth.domains import draw_domain
 from reidgen.runs import Run
+from reidgen.synth.domains import draw_domain
 
 SMALL = RECIPES["quick"].change(name="small", identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0)
 
