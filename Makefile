@@ -1,17 +1,24 @@
 # make demo: set up and run the main job on the built-in benchmark.   make test: set up and run the tests.
+# make coverage: the tests again, with the share of the lines that they run.
 # uv is used where it is installed, else fetched into .uv/; Python >= 3.11 is found or fetched by uv.
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
 
-.PHONY: demo test check setup lock
+.PHONY: demo test coverage check setup lock
 
 demo: setup
 	$(BIN)/reidgen prepare synth
 	$(BIN)/reidgen bench --source synth --methods main --seeds 1
 
+# A process per core, a file of tests in one of them, each with one thread.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(TEST)
+
+coverage: setup
+	$(TEST) --cov reidgen --cov-report term:skip-covered
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import functools
 import json
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from reidgen.files import sha256_file
 from reidgen.integrity import text_digest, with_check
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run
+from reidgen.synth.domains import draw_domain
 
 SMALL = RECIPES["quick"].change(name="small", identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0)
 
@@ -45,6 +47,8 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("data")
     patch = pytest.MonkeyPatch()
     patch.setattr(prepare_module, "IDENTITIES", (6, 4))
+    # Here, not in processes, which take longer to start than to draw; their bytes are the same (test_synthetic.py).
+    patch.setattr(prepare_module, "draw_domain", functools.partial(draw_domain, processes=1))
     for name in ("synth-plaza", "synth-night"):
         prepare_module.prepare(name, data=data)
     patch.undo()

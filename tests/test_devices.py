@@ -100,7 +100,7 @@ def test_training_embedding_ranking_and_attack_say_what_to_lower(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = SMALL.change(method="baseline")
-    network = build_network("baseline", "tiny", classes=2).eval()
+    network = build_network(recipe.row, "tiny", classes=2).eval()
     source = load_source(recipe, data=small_data, report=quiet)
     with monkeypatch.context() as patch:
         patch.setattr(training, "augment", spend)
