@@ -52,7 +52,7 @@ def decode(path: Path) -> tuple[Image.Image, str]:
 def windows(
     work: Callable[[str], R], paths: list[str], *, what: str, report: Progress | None = None
 ) -> Iterator[list[R]]:
-    """Yield work(path) for all paths in order, WINDOW at a time; MANY paths are shared among processes, see `pool.share`."""
+    """Yield work(path) for all paths in order, WINDOW at a time; MANY are shared among processes, see `pool.share`."""
     with contextlib.ExitStack() as stack:
         results: Iterator[R] = map(work, paths)
         if len(paths) >= MANY:
