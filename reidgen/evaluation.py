@@ -1,5 +1,6 @@
 """A trained run on a target: embeddings, ranking, result rows and per-query numbers."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,9 @@ from torch import Tensor
 from reidgen.catalogue import split_all
 from reidgen.data.batches import Origin, one_ahead, standardize, to_float, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
-from reidgen.data.pack import load_pack
+from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
-from reidgen.errors import DataError, SharedImagesError, WeightsError
+from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.ranking import rank
@@ -44,7 +45,13 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     """
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
-    network = build_network(run.method(), recipe.backbone, classes=int(facts["classes"]))
+    try:
+        network = build_network(run.method(), recipe.backbone, classes=int(facts["classes"]))
+    except RecipeError as error:
+        if not recipe.plugins:
+            raise
+        words = " ".join(f"--plugin {shlex.quote(name)}" for name in recipe.plugins)
+        raise PluginError(f"{run.folder.name}: {error}; it was trained with {words}") from error
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -57,7 +64,12 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
 @enough_memory("embedding", "lower evaluation.BATCH, use --device cpu, or train with a smaller height and width")
 @torch.inference_mode()
 def embed(
-    network: ReIDNet, pixels: NDArray[np.uint8], *, rows_N: NDArray[np.int64], dtype: str = "float32", report: Progress
+    network: ReIDNet,
+    pixels: Pack | NDArray[np.uint8],
+    *,
+    rows_N: NDArray[np.int64],
+    dtype: str = "float32",
+    report: Progress,
 ) -> Tensor:
     """Return the embeddings of the images `rows_N`, float32 (N, D), L2-normalised, on the network's device.
 
@@ -134,13 +146,20 @@ def embed_tested(
     paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
     wanted = np.unique(tested["path"].to_numpy(dtype=str))
     what = f"{prepared.name}: embedding"
-    return wanted, embed(
+    embedding_ND = embed(
         network,
         pack,
         rows_N=np.searchsorted(paths, wanted),
         dtype=recipe.dtype,
         report=lambda _, done, of: report(what, done, of),
     )
+    # Equal files are equally far from all, but a batch may round the same image otherwise at another place.
+    digest = tested.drop_duplicates("path").sort_values("path")["sha256"].to_numpy(dtype=str)
+    _, first, group = np.unique(digest, return_index=True, return_inverse=True)
+    copies = np.flatnonzero(first[group] != np.arange(len(digest)))
+    with torch.inference_mode():
+        embedding_ND[torch.from_numpy(copies)] = embedding_ND[torch.from_numpy(first[group][copies])]
+    return wanted, embedding_ND
 
 
 def sides_of(part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor) -> Sides:
@@ -178,6 +197,7 @@ def _rank_split(
         "queries": len(query),
         "gallery": len(gallery),
         "unmatched": ranking.unmatched,
+        "tied": int(ranking.tied.sum()),
     }
     per_query = query[["path", "pid", "camid"]].assign(
         ap=ranking.average_precision.numpy(),

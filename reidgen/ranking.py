@@ -6,15 +6,17 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reidgen.devices import enough_memory
 from reidgen.errors import DataError
 
+COLLAPSED = 1e-6  # variance of embeddings, as a share of their mean square, below which distances are rounding
 JUNK = -1  # Market-1501's pid for detections that are neither right nor wrong
 
 
@@ -25,11 +27,14 @@ class Ranking:
     average_precision: float64 (Q,) in (0, 1], NaN where the query has no match left.
     first_match: int64 (Q,), rank of the nearest match, counted from 1; 0 where there is none.
     inverse_negative_penalty: float64 (Q,) in (0, 1], matches / rank of the last match; NaN where there is none.
+    tied: bool (Q,), whether a match is exactly as far as an image that is none, so that the rule for ties decides;
+        of all queries with a match where the gallery's embeddings differ by no more than float32 can tell.
     """
 
     average_precision: Tensor
     first_match: Tensor
     inverse_negative_penalty: Tensor
+    tied: Tensor
 
     @property
     def mAP(self) -> float:
@@ -82,7 +87,9 @@ def rank(
     """Return where each query's matches stand when the gallery is sorted by squared Euclidean distance.
 
     A match has the query's pid and another camid. Left out of a query's ranking: images with its pid *and* its camid,
-    and junk (pid -1). Distractors (a pid no query has) stay. Equal distances keep gallery order. Average precision is
+    and junk (pid -1). Distractors (a pid no query has) stay. Of equal distances a match stands behind what is none, so
+    that no order of the gallery, such as that of file names, moves a number, and a network whose embeddings collapse
+    earns nothing by it. Images with equal embeddings are equally far to the last bit. Average precision is
     the mean over the matches of (matches so far / rank), without interpolation; a query without a match gets NaN.
 
     query_QD, gallery_GD: floating (Q, D) and (G, D), compared in float32 (no TF32) on the queries' device; not modified. The
@@ -90,11 +97,14 @@ def rank(
     pid_*, camid_*: integer (Q,) or (G,), numbered alike on both sides, on any device.
     block_bytes: size of one block of distances, B queries against the whole gallery (at least one query). Each
         distance is computed once. The peak beside the features is about 3 blocks (0.8 GB for 1,000,000 images). Near
-        ties may fall otherwise with other blocks, where the matrix library then rounds the last bit otherwise.
-    Raises DataError when shapes disagree, a side is empty, an embedding is not finite, or no query has a match; OutOfMemoryError.
+        ties of embeddings that differ may fall otherwise with other blocks or in another order of the gallery, where
+        the matrix library then rounds the last bit otherwise.
+    Raises DataError when shapes disagree, a side is empty, an embedding is not finite, or no query has a match;
+    OutOfMemoryError.
 
     Source: Zheng et al., ICCV 2015 (Market-1501; CMC, mAP); Ye et al., TPAMI 2021 (mINP);
-    torchreid@f8cd150:metrics/rank.py, whose argsort is unstable on ties (ours is stable) and which knows no junk.
+    torchreid@f8cd150:metrics/rank.py, whose argsort breaks ties at random, as the sort does (ours: matches last), and
+    which knows no junk.
     Cost: the product O(Q G D), then values alone are sorted, O(Q G log G): no index, no mask of size (Q, G).
 
     >>> ranking = rank(torch.tensor([[0.0]]), torch.tensor([[1.0], [2.0], [3.0], [4.0]]),
@@ -112,6 +122,7 @@ def rank(
     _squared_norms("query", query_QD, gallery_rows, device)
     norm_G = _squared_norms("gallery", gallery_GD, gallery_rows, device)
     norm_G[(pid_G == JUNK).to(device)] = torch.inf  # and so is every distance to it
+    copy_C, first_C = _equal_rows(gallery_GD, pid_G != JUNK, gallery_rows, device)
 
     by_pid = pid_G.argsort(stable=True)
     by_pid = by_pid[pid_G[by_pid] != JUNK]
@@ -129,12 +140,16 @@ def rank(
             part_DG = gallery_GD[columns].to(device, torch.float32).T
             torch.addmm(norm_G[columns], query_BD, part_DG, alpha=-2, out=distance_BG[:, columns])
         for rows in _slices(len(query_BD), max(1, query_rows // 16)):  # few at a time, for the caches
+            if len(copy_C):  # the matrix library rounds by column
+                distance_BG[rows][:, copy_C] = distance_BG[rows][:, first_C]
             row_M = torch.arange(len(distance_BG[rows])).repeat_interleave(count_Q[block][rows])
             column_M = by_pid[first_Q[block][rows][row_M] + _place_in_row(row_M, count_Q[block][rows])]
             own_M = camid_Q[block][rows][row_M] == camid_G[column_M]
             distance_BG[rows][row_M[own_M].to(device), column_M[own_M].to(device)] = torch.inf
             ranked.append(_rank_rows(distance_BG[rows], row_M[~own_M], column_M[~own_M]))
     ranking = Ranking(*(torch.cat(parts) for parts in zip(*ranked, strict=True)))
+    if _collapsed(gallery_GD, gallery_rows, device):
+        ranking = replace(ranking, tied=ranking.first_match > 0)
     if ranking.unmatched == queries:
         raise DataError(
             f"none of the {queries} queries has a match among {images} gallery images ({int((count_Q > 0).sum())} queries "
@@ -144,38 +159,37 @@ def rank(
     return ranking
 
 
-def _rank_rows(distance_BG: Tensor, row_M: Tensor, column_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return AP, first rank and INP of each row, given its matches in order of row; infinite distances are left out."""
+def _rank_rows(distance_BG: Tensor, row_M: Tensor, column_M: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return AP, first rank, INP and ties of each row, given its matches by row; infinite distances are left out."""
     device, rows = distance_BG.device, len(distance_BG)
     matches_B = row_M.bincount(minlength=rows)
-    slot_M = _place_in_row(row_M, matches_B)
     most = max(1, int(matches_B.max()))
-    row, column, slot = row_M.to(device), column_M.to(device), slot_M.to(device)
+    row, slot = row_M.to(device), _place_in_row(row_M, matches_B).to(device)
 
-    match_M = distance_BG[row, column]
-    match_BP = torch.full((rows, most), -torch.inf, device=device)
-    match_BP[row, slot] = match_M
+    match_BP = torch.full((rows, most), torch.inf, device=device)
+    match_BP[row, slot] = distance_BG[row, column_M.to(device)]
+    match_BP = match_BP.sort(dim=1).values
     # What is farther than the last match changes no rank; made equal, it sorts fast.
-    beyond_B1 = match_BP.amax(dim=1, keepdim=True).nextafter(torch.tensor(torch.inf, device=device))
-    sorted_BG = _sort_rows(distance_BG.minimum(beyond_B1))
-    nearer_M = torch.searchsorted(sorted_BG, match_BP)[row, slot]
-    equal_M = torch.searchsorted(sorted_BG, match_BP, right=True)[row, slot] - nearer_M
-    tied_M = (equal_M > 1).nonzero().squeeze(1)
-    for part in _slices(len(tied_M), rows):
-        tied = tied_M[part]
-        pair, equal = (distance_BG[row[tied]] == match_M[tied, None]).nonzero(as_tuple=True)
-        nearer_M[tied] += pair[equal < column[tied][pair]].bincount(minlength=len(tied))
+    last_B1 = match_BP.gather(1, (matches_B - 1).clamp(min=0)[:, None].to(device))
+    sorted_BG = _sort_rows(distance_BG.minimum(last_B1.nextafter(torch.tensor(torch.inf, device=device))))
 
-    rank_BP = torch.full((rows, most), torch.iinfo(torch.int64).max)
-    rank_BP[row_M, slot_M] = nearer_M.cpu() + 1
-    rank_BP = rank_BP.sort(dim=1).values
+    def others(right: bool) -> Tensor:
+        """Count the images that are no match and nearer than each match, or, with `right`, as far as it at most."""
+        nearer_BP = torch.searchsorted(sorted_BG, match_BP, right=right)
+        return (nearer_BP - torch.searchsorted(match_BP, match_BP, right=right)).cpu()
+
+    before_BP = others(right=True)
     hits_P = torch.arange(1, most + 1)
-    precision_BP = (hits_P.double() / rank_BP).masked_fill_(hits_P > matches_B[:, None], 0)
+    beside_BP = hits_P > matches_B[:, None]  # not a match: rows have fewer than `most`
+    rank_BP = before_BP + hits_P
+    tied_B = (before_BP > others(right=False)).masked_fill(beside_BP, False).any(dim=1)
+    precision_BP = (hits_P.double() / rank_BP).masked_fill_(beside_BP, 0)
     last_B = rank_BP.gather(1, (matches_B - 1).clamp(min=0)[:, None]).squeeze(1)
     return (
         precision_BP.cumsum(dim=1)[:, -1] / matches_B,  # cumsum adds in order, so that padding changes no bit
         rank_BP[:, 0].masked_fill(matches_B == 0, 0),
         (matches_B.double() / last_B).masked_fill_(matches_B == 0, torch.nan),
+        tied_B,
     )
 
 
@@ -211,6 +225,40 @@ def _squared_norms(side: str, features_ND: Tensor, rows: int, device: torch.devi
             "the training probably diverged: look at its loss, or embed again in float32"
         )
     return norm_N
+
+
+def _equal_rows(features_ND: Tensor, kept_N: Tensor, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return int64 (C,) and (C,): the kept rows that have the very values of an earlier one, and the first such row."""
+    odd = features_ND.shape[1] % 2
+    random = torch.Generator().manual_seed(0)
+    factor_W = torch.randint(-(1 << 62), 1 << 62, (features_ND.shape[1] // 2 + odd,), generator=random).to(device)
+    hash_N = torch.empty(len(features_ND), dtype=torch.int64, device=device)
+    for part in _slices(len(features_ND), max(1, rows // 128)):
+        part_ND = functional.pad(features_ND[part].to(device, torch.float32), (0, odd)) + 0.0  # -0.0 becomes 0.0
+        torch.sum(part_ND.view(torch.int64) * factor_W, dim=1, out=hash_N[part])  # integers: exact in any order
+    kept = kept_N.nonzero().squeeze(1)
+    hash_K, order_K = hash_N.cpu()[kept].sort(stable=True)
+    first_K = torch.searchsorted(hash_K, hash_K)
+    again = (first_K != torch.arange(len(first_K))).nonzero().squeeze(1)
+    copy_C, first_C = kept[order_K[again]], kept[order_K[first_K[again]]]
+    equal = [
+        (features_ND[copy_C[part]].float() == features_ND[first_C[part]].float()).all(dim=1).cpu()
+        for part in _slices(len(copy_C), max(1, rows // 128))
+    ]
+    sure = torch.cat(equal) if equal else torch.zeros(0, dtype=torch.bool)
+    return copy_C[sure].to(device), first_C[sure].to(device)
+
+
+def _collapsed(features_ND: Tensor, rows: int, device: torch.device) -> bool:
+    """Tell whether the embeddings lie so close together, beside their size, that rounding decides who is nearer."""
+    total_D = torch.zeros(features_ND.shape[1], dtype=torch.float64, device=device)
+    squares = torch.zeros((), dtype=torch.float64, device=device)
+    for part in _slices(len(features_ND), max(1, rows // 128)):
+        part_ND = features_ND[part].to(device, torch.float32)
+        total_D += part_ND.sum(dim=0)
+        squares += part_ND.square().sum()
+    spread = squares / len(features_ND) - (total_D / len(features_ND)).square().sum()
+    return bool(spread <= COLLAPSED * squares / len(features_ND))
 
 
 def _check_shapes(query_QD: Tensor, gallery_GD: Tensor, **ids: Tensor) -> None:

@@ -41,7 +41,8 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much of it
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
 # `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version, commit,
 # torch, device and threads are those of the training; date is that of the evaluation. title: the method's name in tables,
-# "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained.
+# "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied: queries of
+# which a match is exactly as far as an image that is none (see `reidgen.ranking`).
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -71,6 +72,7 @@ COLUMNS: dict[str, str] = {
     "title": "str",
     "row": "str",
     "threads": "int64",
+    "tied": "int64",
 }
 # One line per query of each (target, split): its AP and INP, empty where it has no match; first_match is 0 there.
 QUERIES: dict[str, str] = {
@@ -95,7 +97,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
 }
 _RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
 # What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
-ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0}
+ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0}
 
 
 @dataclass(frozen=True)
@@ -415,6 +417,24 @@ def read_csv(path: Path) -> pd.DataFrame:
     if what := _impossible(rows):
         raise RunError(f"{path} holds {what}; {_remedy(path)}")
     return rows
+
+
+def tie_notes(rows: pd.DataFrame) -> list[str]:
+    """Return a sentence for each target where equal distances decide about more than one query of a hundred."""
+    notes = []
+    for target, part in rows.groupby("target", sort=False):
+        tied, queries = int(part["tied"].sum()), int(part["queries"].sum() - part["unmatched"].sum())
+        if tied == queries > 0:
+            notes.append(
+                f"{target}: the embeddings have collapsed, images of all people are equally far; a match then counts "
+                "behind the others, and these numbers say nothing else about the method"
+            )
+        elif tied > queries / 100:
+            notes.append(
+                f"{target}: {tied} of {queries} queries have a match exactly as far as another image and count it "
+                "behind; embeddings that often tie are collapsing, rounded, or of the same pictures"
+            )
+    return notes
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:

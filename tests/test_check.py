@@ -14,6 +14,7 @@ from reidgen.cli import app
 from reidgen.data import check as module
 from reidgen.data.check import check, stamp_files
 from reidgen.data.manifest import Prepared, load_prepared
+from reidgen.data.pack import load_pack
 from reidgen.data.prepare import prepare
 from reidgen.errors import DataError
 
@@ -50,6 +51,20 @@ def test_the_same_size_and_time_need_deep(mine: Prepared) -> None:
         DataError, match=r"mine: 1 of 12 images have changed, such as p0/c1_0.jpg, since it was prepared; "
     ):
         check("mine", mine.folder.parent, deep=True)
+
+
+def test_deep_reads_the_pixel_cache(mine: Prepared) -> None:
+    load_pack(mine, 12, 6)
+    load_pack(mine, 32, 16)
+    file = next(mine.folder.glob("pixels-32x16-*.npy"))
+    content = bytearray(file.read_bytes())
+    content[128 + 5 * 32 * 16 * 3] ^= 255
+    file.write_bytes(content)
+    check("mine", mine.folder.parent)
+    with pytest.raises(DataError, match=r"mine: the pixel cache .*pixels-32x16.* is damaged: its image 5 .*removed"):
+        check("mine", mine.folder.parent, deep=True)
+    assert check("mine", mine.folder.parent, deep=True) == mine
+    assert [path.name[:12] for path in mine.folder.glob("pixels-*")] == ["pixels-12x6-"]
 
 
 def _changed(root: Path) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import quiet
 from PIL import Image
 
+from reidgen import evaluation
 from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, RunError, SharedImagesError
 from reidgen.evaluation import evaluate, sound_sets
 from reidgen.recipe import Recipe
-from reidgen.runs import COLUMNS, Run, find_run, read_csv, read_rows
+from reidgen.runs import COLUMNS, Run, find_run, read_csv, read_rows, tie_notes
 from reidgen.training import train
 
 
@@ -140,6 +142,38 @@ def test_a_run_on_all_images_has_no_seen_target(small_data: Path, small_recipe: 
         evaluated(whole, "synth-plaza", small_data)
     row = evaluated(whole, "synth-night", small_data).iloc[0]
     assert (row["source"], row["target"], row["seen"]) == ("synth-plaza-all", "synth-night", 0)
+
+
+def test_equal_files_are_equally_far_and_a_collapsed_run_is_said(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops of two people of which each has a picture of the other; then a network whose embeddings are all zero."""
+    folder = crops(tmp_path / "crops", identities=4, cameras=2)
+    prepare("calm", data=small_data, source=folder)
+    row = evaluated(run, "calm", small_data).iloc[0]
+    assert row["tied"] == 0 and tie_notes(evaluated(run, "calm", small_data)) == []
+    real = evaluation.embed
+
+    def shaken(*args: object, **kwargs: object) -> torch.Tensor:
+        embedding_ND = real(*args, **kwargs)
+        return embedding_ND + 1e-6 * torch.arange(len(embedding_ND))[:, None]
+
+    monkeypatch.setattr(evaluation, "embed", shaken)
+    (folder / "000" / "c2_9.png").write_bytes((folder / "001" / "c2_1.png").read_bytes())
+    (small_data / "calm" / "manifest.json").unlink()
+    prepared = prepare("calm", data=small_data, source=folder)
+    tested = evaluation.tested_part(prepared)
+    network = evaluation.load_network(run, torch.device("cpu"))
+    paths, embedding_ND = evaluation.embed_tested(network, prepared, tested, recipe=run.recipe(), report=quiet)
+    one, other = (paths.tolist().index(name) for name in ("000/c2_9.png", "001/c2_1.png"))
+    assert torch.equal(embedding_ND[one], embedding_ND[other])
+    monkeypatch.setattr(evaluation, "embed", lambda *args, **kwargs: 0 * real(*args, **kwargs))
+    rows = evaluated(run, "calm", small_data)
+    assert rows["tied"].iloc[0] == rows["queries"].iloc[0]
+    assert tie_notes(rows)[0].startswith("calm: the embeddings have collapsed, images of all people are equally far;")
+    few = rows.assign(tied=1, queries=50)
+    assert tie_notes(few)[0].startswith("calm: 1 of 50 queries have a match exactly as far as another image")
+    assert tie_notes(few.assign(queries=100)) == []
 
 
 def test_a_damaged_set_is_said_and_left_out(small_data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from test_tables import frame, row
 
 from reidgen.errors import RunError
 from reidgen.runs import Run, to_csv
-from reidgen.tables.identities import FILE, read_identities, run_names
+from reidgen.tables.identities import FILE, keep_identities, read_identities, run_names
 
 QUERIES = pd.DataFrame(
     {
@@ -31,6 +31,12 @@ def folder(results: Path) -> pd.DataFrame:
     return rows
 
 
+def read_and_keep(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    found = read_identities(results, rows)
+    keep_identities(results, found)
+    return found
+
+
 def test_sums_worked_by_hand(tmp_path: Path) -> None:
     """Identity 7 has two queries with a match in split 0: AP 1 + .5, one hit; the one without a match does not count."""
     found = read_identities(tmp_path, folder(tmp_path))
@@ -44,13 +50,13 @@ def test_the_file_stands_in_for_run_folders_that_are_gone(tmp_path: Path) -> Non
     rows = folder(tmp_path)
     found = read_identities(tmp_path, rows)
     assert not (tmp_path / FILE).exists()
-    pd.testing.assert_frame_equal(read_identities(tmp_path, rows, keep=True), found)
+    pd.testing.assert_frame_equal(read_and_keep(tmp_path, rows), found)
     first = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).unlink()
-    read_identities(tmp_path, rows.sample(frac=1, random_state=0), keep=True)
+    read_and_keep(tmp_path, rows.sample(frac=1, random_state=0))
     assert (tmp_path / FILE).read_bytes() == first
     shutil.rmtree(tmp_path / "runs")
-    pd.testing.assert_frame_equal(read_identities(tmp_path, rows, keep=True), found)
+    pd.testing.assert_frame_equal(read_and_keep(tmp_path, rows), found)
     assert read_identities(tmp_path, rows.assign(data="other")).empty
     assert read_identities(tmp_path, rows.iloc[:1])["split"].tolist() == [0, 0]
 
@@ -58,9 +64,9 @@ def test_the_file_stands_in_for_run_folders_that_are_gone(tmp_path: Path) -> Non
 def test_a_run_folder_is_read_again_only_when_it_changed_or_has_more(tmp_path: Path) -> None:
     rows = folder(tmp_path)
     queries, file = next(tmp_path.rglob("per_query.csv.gz")), tmp_path / FILE
-    first = read_identities(tmp_path, rows.iloc[:1], keep=True)
+    first = read_and_keep(tmp_path, rows.iloc[:1])
     assert first["split"].tolist() == [0, 0]
-    assert len(read_identities(tmp_path, rows, keep=True)) == 3  # split 1 is new
+    assert len(read_and_keep(tmp_path, rows)) == 3  # split 1 is new
     QUERIES.assign(ap=0.9).to_csv(queries, index=False)
     os.utime(queries, ns=(0, 0))
     assert read_identities(tmp_path, rows)["mAP"].tolist() == [1.5, 0.25, 0.125]
@@ -77,7 +83,7 @@ def test_nothing_there_is_no_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["per_query.csv.gz", FILE])
 def test_damaged_files_are_named(tmp_path: Path, name: str, damage: bytes | str) -> None:
     rows = folder(tmp_path)
-    read_identities(tmp_path, rows, keep=True)
+    read_and_keep(tmp_path, rows)
     file = next(tmp_path.rglob(name))
     file.write_bytes(file.read_bytes()[:-20] if isinstance(damage, str) else damage)
     stamp = file.stat().st_mtime_ns + 1_000_000_000

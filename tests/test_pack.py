@@ -33,12 +33,13 @@ def test_pixels_are_those_of_each_image(mine: Prepared, monkeypatch: pytest.Monk
     paths, pixels = load_pack(mine, 12, 6, lambda *call: calls.append(call))
     assert calls == [("pack mine 12x6", 5, 12), ("pack mine 12x6", 10, 12), ("pack mine 12x6", 12, 12)]
     assert paths == sorted(paths) and len(set(paths)) == 12
-    assert (type(pixels), pixels.shape, pixels.dtype) == (np.memmap, (12, 12, 6, 3), np.uint8)
+    assert (pixels.shape, pixels.dtype, len(pixels)) == ((12, 12, 6, 3), np.uint8, 12)
+    assert np.array_equal(np.load(mine.folder / packs(mine)[0], mmap_mode="r"), pixels[:])  # others may read it too
     for path, one in zip(paths, pixels, strict=True):
         with Image.open(mine.root / path) as image:
             assert np.array_equal(one, np.asarray(image.resize((6, 12), Image.Resampling.BILINEAR)))
     with pytest.raises(ValueError, match="read-only"):
-        pixels[0] = 0
+        pixels[0][:] = 0
 
 
 def test_built_once_and_two_sizes_coexist(mine: Prepared) -> None:
@@ -65,11 +66,45 @@ def test_rebuilt_when_the_set_changed(mine: Prepared, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array at all"])
 def test_a_damaged_pack_is_built_again(mine: Prepared, content: bytes) -> None:
-    expected = np.array(load_pack(mine, 12, 6)[1])
+    expected = load_pack(mine, 12, 6)[1][:].copy()
     file = mine.folder / packs(mine)[0]
     for damage in (content, file.read_bytes()[:-100]):
         file.write_bytes(damage)
-        assert np.array_equal(load_pack(mine, 12, 6)[1], expected)
+        assert np.array_equal(load_pack(mine, 12, 6)[1][:], expected)
+
+
+def test_no_changed_bit_of_a_pack_is_read(mine: Prepared) -> None:
+    """Wherever it lies: in the header, an image, the checks. It is built again, at once or by the same command."""
+    expected = load_pack(mine, 12, 6)[1][:].copy()
+    file = mine.folder / packs(mine)[0]
+    content = file.read_bytes()
+    assert len(content) == 128 + 12 * 12 * 6 * 3 + 4 * 12 + 4
+    said = 0
+    for place in (0, 9, 60, 127, 128, 1000, 128 + 2591, 128 + 2592, len(content) - 5, len(content) - 1):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        pixels = load_pack(mine, 12, 6)[1]
+        if 128 <= place < 128 + 2592:
+            number, said = (place - 128) // 216, said + 1
+            others = np.delete(np.arange(12), number)
+            assert np.array_equal(pixels[others], expected[others])
+            with pytest.raises(
+                DataError, match=rf"pixels-12x6-.* is damaged: its image {number} is not .* was removed"
+            ):
+                pixels[np.arange(12)]
+            assert packs(mine) == []
+            pixels = load_pack(mine, 12, 6)[1]
+        assert np.array_equal(pixels[:], expected) and file.read_bytes() == content
+    assert said == 3
+
+
+def test_an_image_is_checked_once(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = load_pack(mine, 12, 6)[1]
+    checked: list[int] = []
+    real = module.zlib.crc32
+    monkeypatch.setattr(module.zlib, "crc32", lambda block: checked.append(1) or real(block))
+    for images in (np.array([3, 1, 3]), slice(0, 4), 2, np.array([], dtype=int)):
+        pixels[images]
+    assert len(checked) == 4 + 1  # an image that stands twice in one block is checked twice
 
 
 @pytest.mark.parametrize(
@@ -87,10 +122,10 @@ def test_an_image_that_changed_is_named(mine: Prepared, content: bytes | None, s
 
 
 def test_a_full_disk_leaves_nothing(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.np.lib.format, "write_array_header_1_0", full)
+    monkeypatch.setattr(module, "windows", full)
     with pytest.raises(ReidgenError, match=r"cannot write .*pixels-12x6.*No space left on device"):
         load_pack(mine, 12, 6)
     assert packs(mine) == []

@@ -1,5 +1,6 @@
-"""Rankings against a naive loop with an explicit stable sort, and against scikit-learn."""
+"""Rankings against a naive loop, against scikit-learn, and over all orders of images that are equally far."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
+from torch.nn import functional
 
 from reidgen.errors import DataError
 from reidgen.ranking import Ranking, rank
@@ -22,7 +24,7 @@ def naive_rank(query_QD: Tensor, gallery_GD: Tensor, *, pid_Q: Tensor, pid_G: Te
             if other != -1 and not (other == pid and camera == camid)
         ]
         distance = {i: (query_D - gallery_GD[i].double()).square().sum().item() for i in kept}
-        order = sorted(kept, key=lambda i: distance[i])  # stable: ties keep gallery order
+        order = sorted(kept, key=lambda i: (distance[i], bool(pid_G[i] == pid)))  # of ties the matches come last
         ranks = [place for place, i in enumerate(order, start=1) if pid_G[i] == pid]
         average_precision.append(
             sum(hits / r for hits, r in enumerate(ranks, start=1)) / len(ranks) if ranks else math.nan
@@ -81,10 +83,86 @@ def test_equals_the_naive_loop(seed: int, tied: bool) -> None:
     assert all(torch.equal(arguments[name], before[name]) for name in before), "the arguments were modified"
 
 
-def test_a_collapsed_network_keeps_gallery_order() -> None:
-    arguments = problem(0) | {"query_QD": torch.ones(23, 4), "gallery_GD": torch.ones(120, 4)}
+def test_a_tie_worked_by_hand() -> None:
+    """Distances 1, 4, 4, 4, 9 with the matches at 1, 4 and 4: ranks 1, 3, 4, since the other one at 4 comes first."""
+    ranking = rank(
+        torch.tensor([[0.0]]), torch.tensor([[2.0], [1.0], [2.0], [3.0], [-2.0]]),
+        pid_Q=torch.tensor([7]), pid_G=torch.tensor([7, 7, 3, 4, 7]),
+        camid_Q=torch.tensor([0]), camid_G=torch.ones(5, dtype=torch.int64),
+    )  # fmt: skip
+    assert ranking.average_precision.tolist() == [pytest.approx((1 / 1 + 2 / 3 + 3 / 4) / 3)]
+    assert ranking.first_match.tolist() == [1] and ranking.tied.tolist() == [True]
+    assert ranking.inverse_negative_penalty.tolist() == [3 / 4]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_all_orders_of_ties_the_worst_counts(seed: int) -> None:
+    """No order of equally far images, of all there are, gives less, and one gives just this."""
+    arguments = problem(seed, queries=6, images=8, pids=2, cameras=3, tied=True)
+    arguments["query_QD"], arguments["gallery_GD"] = arguments["query_QD"][:, :1], arguments["gallery_GD"][:, :1]
     ranking = rank(**arguments)
-    assert ranking.first_match.tolist() == naive_rank(**arguments)[1]
+    for query, pid in enumerate(arguments["pid_Q"].tolist()):
+        distance_G = (arguments["query_QD"][query] - arguments["gallery_GD"]).square().sum(1)
+        same_G = arguments["pid_G"] == pid
+        kept_G = (arguments["pid_G"] != -1) & ~(same_G & (arguments["camid_G"] == arguments["camid_Q"][query]))
+        found = []
+        for order in itertools.permutations(kept_G.nonzero().squeeze(1).tolist()):
+            if all(distance_G[a] <= distance_G[b] for a, b in itertools.pairwise(order)):
+                ranks = [place for place, image in enumerate(order, start=1) if same_G[image]]
+                found.append([sum(n / r for n, r in enumerate(ranks, start=1)) / max(1, len(ranks)), *ranks])
+        worst = min(found)
+        if len(worst) > 1:
+            assert ranking.average_precision[query].item() == pytest.approx(worst[0])
+            assert ranking.first_match[query] == max(ranks[1] for ranks in found)
+            assert ranking.tied[query] == (max(found) > worst)
+
+
+def test_a_collapsed_network_earns_nothing_whatever_its_files_are_called() -> None:
+    arguments = problem(0) | {"query_QD": torch.ones(23, 4), "gallery_GD": torch.ones(120, 4)}
+    first = sorted(arguments["pid_G"].tolist(), key=lambda pid: pid == 9)
+    for pid_G in (arguments["pid_G"], torch.tensor(first), torch.tensor(first[::-1])):
+        ranking = rank(**arguments | {"pid_G": pid_G, "camid_G": torch.full((120,), 5)})
+        matches_Q = (pid_G == arguments["pid_Q"][:, None]).sum(1)
+        kept = int((pid_G != -1).sum())
+        assert ranking.first_match.tolist() == [kept - n + 1 if n else 0 for n in matches_Q.tolist()]
+        assert ranking.tied.tolist() == (matches_Q > 0).tolist()
+
+
+@pytest.mark.parametrize(("spread", "collapsed"), [(0.3, False), (1e-2, False), (3e-4, True), (1e-7, True), (0, True)])
+def test_embeddings_that_nearly_collapse_count_as_tied(spread: float, collapsed: bool) -> None:
+    """At 3e-4 a distance is of the size of a few roundings of the products that it is the difference of."""
+    arguments = problem(7)
+    centre_D = torch.full((16,), 0.25)
+    for name in ("query_QD", "gallery_GD"):
+        arguments[name] = centre_D + spread * arguments[name] / 4
+    ranking = rank(**arguments)
+    matched = ranking.first_match > 0
+    assert torch.equal(ranking.tied, matched) if collapsed else not ranking.tied[matched].all()
+
+
+@pytest.mark.parametrize("features", [3, 37, 512])
+@pytest.mark.parametrize("images", [333, 1001])
+def test_equal_embeddings_are_equally_far_to_the_last_bit(images: int, features: int) -> None:
+    """Every match has a copy far away in the gallery that is none, and stands behind it: ranks 2, 4, 6 and so on.
+
+    The matrix library rounds by column: without care a few of these distances differ in the last bit.
+    """
+    generator = torch.Generator().manual_seed(features)
+    match_GD = functional.normalize(torch.randn(images, features, generator=generator))
+    match_GD[7, 0] = 0.0
+    copy_GD = match_GD.clone()
+    copy_GD[7, 0] = -0.0
+    for block_bytes in (19 * 4 * features, 50 * 4 * features, 256 << 20):
+        ranking = rank(
+            functional.normalize(torch.randn(41, features, generator=generator)),
+            torch.cat([match_GD, copy_GD[torch.randperm(images, generator=generator)]]),
+            pid_Q=torch.ones(41, dtype=torch.int64), pid_G=torch.arange(2 * images) // images + 1,
+            camid_Q=torch.zeros(41, dtype=torch.int64), camid_G=torch.ones(2 * images, dtype=torch.int64),
+            block_bytes=block_bytes,
+        )  # fmt: skip
+        # other images may be equally far by chance, which makes it less; a match before its copy makes it more
+        assert (ranking.average_precision <= 0.5).all() and (ranking.average_precision > 0.49).all()
+        assert (ranking.inverse_negative_penalty == 0.5).all() and ranking.tied.all()
 
 
 def test_average_precision_equals_scikit_learn() -> None:

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from reidgen.catalogue import ALL, load_catalogue, refuse_relatives, split_all
 from reidgen.data.manifest import Prepared, load_index, load_prepared
-from reidgen.data.pack import load_pack
+from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import free_memory
 from reidgen.errors import DataError, SharedImagesError
 from reidgen.recipe import Recipe
@@ -54,7 +54,7 @@ class Source:
     origins: one for each source.
     """
 
-    packs: tuple[NDArray[np.uint8], ...]
+    packs: tuple[Pack | NDArray[np.uint8], ...]
     row_N: NDArray[np.int64]
     label_N: NDArray[np.int64]
     domain_N: NDArray[np.int64]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reidgen.data.images import windows
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names, write_manifest
+from reidgen.data.pack import check_packs
 from reidgen.data.readers import read
 from reidgen.errors import DataError
 from reidgen.files import read_regular, writable
@@ -22,12 +23,18 @@ def check(name: str, data: Path, *, deep: bool = False, report: Progress | None 
     index names, and those outside its splits.
 
     Names, sizes and times of change are compared, and where these differ, or with `deep`, the content of all files.
-    Raises DataError when the set is not prepared, or saying how its files differ.
+    With `deep` its pixel caches are read too. Raises DataError when the set is not prepared, or saying how its files
+    differ, or which pixel cache is damaged (and removed).
     """
     prepared = load_prepared(name, data)
     with locked(prepared.folder) if writable(prepared.folder) else contextlib.nullcontext():
         if what := difference(prepared, deep=deep, report=report):
             raise DataError(f"{name}: {what} since it was prepared; restore the images, or run: {prepared.again}")
+        if deep:
+            try:
+                check_packs(prepared)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from error
     return prepared
 
 

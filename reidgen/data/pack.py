@@ -1,9 +1,17 @@
-"""The pixel cache: all images of a set, decoded and resized once, as one uint8 array on disk."""
+"""The pixel cache: all images of a set, decoded and resized once, as one uint8 array on disk.
+
+Behind the array of the .npy file stand the CRC-32 of each image and of these numbers. CRC-32 is no proof against
+intent, but finds every burst of up to 32 bits and misses one accident of four billion; zlib's takes 6 microseconds for
+an image of 128x64, where embedding it takes milliseconds.
+"""
 
 import functools
 import hashlib
+import io
 import itertools
+import math
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +25,50 @@ from reidgen.files import replacing, writable
 from reidgen.locks import locked
 from reidgen.runs import Progress
 
-Pack = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
+
+class Pack:
+    """The pixels of a set's images, uint8 (N, H, W, 3), read-only and mapped from disk: memory holds what is touched.
+
+    Indexed as an array along N. Each image is checked when it is first read. Raises DataError when it is damaged; the
+    file is removed then, as it can be built again.
+    """
+
+    def __init__(self, file: Path, pixels_NHWC: NDArray[np.uint8], crc_N: NDArray[np.uint32]) -> None:
+        self.file, self.shape, self.dtype, self.nbytes = file, pixels_NHWC.shape, pixels_NHWC.dtype, pixels_NHWC.nbytes
+        self._pixels_NHWC, self._crc_N = pixels_NHWC, crc_N
+        self._checked_N = np.zeros(len(crc_N), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self._crc_N)
+
+    def __getitem__(self, images: int | slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        numbers = np.arange(len(self))[images].reshape(-1)
+        for number in numbers[~self._checked_N[numbers]].tolist():
+            if zlib.crc32(self._pixels_NHWC[number]) != self._crc_N[number]:
+                raise self._damaged(number)
+            self._checked_N[number] = True
+        found: NDArray[np.uint8] = self._pixels_NHWC[images]
+        return found
+
+    def check(self) -> None:
+        """Read all images. Raises DataError when one is damaged."""
+        for number in range(len(self)):
+            self[number]
+
+    def _damaged(self, number: int) -> DataError:
+        what = f"the pixel cache {self.file} is damaged: its image {number} is not what was written"
+        try:
+            self.file.unlink(missing_ok=True)
+        except OSError:
+            return DataError(f"{what}; remove it and repeat the command, which builds it again")
+        return DataError(f"{what}; it was removed, repeat the command, which builds it again")
 
 
 def load_pack(prepared: Prepared, height: int, width: int, report: Progress | None = None) -> tuple[list[str], Pack]:
     """Return the set's paths, sorted, and their pixels in the same order, built on the first call.
 
-    The pixels are uint8 RGB (N, height, width, 3), read-only and mapped from pixels-HxW-<digest8>.npy, see `pack_file`:
-    memory holds what is touched. Images are resized by Pillow's bilinear filter, which averages when it shrinks.
+    The pixels are uint8 RGB (N, height, width, 3), mapped from pixels-HxW-<digest8>.npy, see `pack_file`. Images are
+    resized by Pillow's bilinear filter, which averages when it shrinks.
     Building streams; packs of this size with another digest, and leftovers of killed builds, are removed.
 
     Raises DataError naming the file when an image has vanished or is not the one that was prepared.
@@ -55,29 +99,65 @@ def pack_file(prepared: Prepared, height: int, width: int) -> Path:
     """
     name = f"pixels-{height}x{width}-{prepared.digest[:8]}.npy"
     beside = prepared.folder / name
-    cache = os.environ.get("REIDGEN_CACHE")
-    if beside.is_file() or (not cache and writable(prepared.folder)):
+    size = _bytes((prepared.counts["all"]["images"], height, width, 3))
+    whole = beside.is_file() and beside.stat().st_size == size  # one of reidgen 0.1.0 has no checks
+    if whole or (not os.environ.get("REIDGEN_CACHE") and writable(prepared.folder)):
         return beside
+    return _cache_folder(prepared) / name
+
+
+def _cache_folder(prepared: Prepared) -> Path:
+    cache = os.environ.get("REIDGEN_CACHE")
     users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     place = Path(cache).expanduser() if cache else Path(users) / "reidgen"
     where = hashlib.sha256(str(prepared.folder.resolve()).encode()).hexdigest()[:8]
-    return place / f"{prepared.name}-{where}" / name
+    return place / f"{prepared.name}-{where}"
 
 
 def pack_bytes(prepared: Prepared, height: int, width: int) -> int:
     """Return the bytes that building the set's pixels at this size would write: 0 where they are there."""
-    images = prepared.counts["all"]["images"]
-    there = _mapped(pack_file(prepared, height, width), (images, height, width, 3))
-    return images * height * width * 3 if there is None else 0
+    shape = (prepared.counts["all"]["images"], height, width, 3)
+    return _bytes(shape) if _mapped(pack_file(prepared, height, width), shape) is None else 0
+
+
+def check_packs(prepared: Prepared) -> None:
+    """Read every pack of the set as it is prepared now. Raises DataError when one is damaged."""
+    images = load_index(prepared)["path"].nunique()
+    folders = (prepared.folder, _cache_folder(prepared))
+    for file in itertools.chain.from_iterable(
+        sorted(folder.glob(f"pixels-*x*-{prepared.digest[:8]}.npy")) for folder in folders
+    ):
+        height, _, width = file.name.split("-")[1].partition("x")
+        if (height + width).isdigit() and (pack := _mapped(file, (images, int(height), int(width), 3))):
+            pack.check()
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return out.getvalue()
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    """Return the size of the file: header, pixels, and the checks behind them."""
+    return len(_header(shape)) + math.prod(shape) + 4 * shape[0] + 4
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> Pack | None:
-    """Return the array in `file`, or None when there is none or not of this shape."""
+    """Return the pack in `file`, or None when there is none, or not one of this shape with sound checks behind it."""
+    header, size, images = _header(shape), math.prod(shape), shape[0]
     try:
-        pixels = np.lib.format.open_memmap(file, mode="r")
+        with file.open("rb") as content:
+            if content.read(len(header)) != header:
+                return None
+            content.seek(len(header) + size)
+            checks = content.read()
+        crc_N = np.frombuffer(checks[:-4], dtype="<u4")
+        if len(crc_N) != images or zlib.crc32(checks[:-4]) != int.from_bytes(checks[-4:], "little"):
+            return None
+        return Pack(file, np.memmap(file, dtype=np.uint8, mode="r", offset=len(header), shape=shape), crc_N)
     except (OSError, ValueError):
         return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _build(
@@ -93,7 +173,8 @@ def _build(
     work = functools.partial(_pixels, root=prepared.root, size=(shape[2], shape[1]))
     what = f"pack {prepared.name} {shape[1]}x{shape[2]}"
     with replacing(file) as temporary, temporary.open("wb") as out:
-        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        out.write(_header(shape))
+        checks = bytearray()
         for (pixels, found), path, digest in zip(
             itertools.chain.from_iterable(windows(work, paths, what=what, report=report)), paths, digests, strict=True
         ):
@@ -102,6 +183,8 @@ def _build(
                 raise DataError(f"{prepared.name}: {prepared.root / path} {reason}; run: {prepared.again}")
             assert pixels is not None
             out.write(pixels.tobytes())
+            checks += zlib.crc32(pixels.tobytes()).to_bytes(4, "little")
+        out.write(checks + zlib.crc32(checks).to_bytes(4, "little"))
 
 
 def _pixels(path: str, *, root: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, str]:

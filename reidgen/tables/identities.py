@@ -4,6 +4,7 @@
 says which differences are more than chance.
 """
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
@@ -22,23 +23,23 @@ COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64"}
 
 def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return for each result row the name of its run folder below results/runs, `<source>/<method>-...`."""
-    method = rows["method"].str.partition("(")[0]  # of a variant the row's digest tells which
+    method = rows["method"].str.split("(").str[0]  # of a variant the row's digest tells which
     run = rows["source"] + "/" + method + "-" + rows["backbone"] + "-s" + rows["seed"].astype(str) + "-" + rows["hash"]
     return run + ("-" + rows["row"]).where(rows["row"] != "", "")
 
 
-def read_identities(results: Path, rows: pd.DataFrame, *, keep: bool = False) -> pd.DataFrame:
-    """Return per run, data version, target, split and identity of the result rows: its queries, and the sums of their AP and hits.
+def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return per run, data version, target, split and identity of the rows: its queries, and the sums of their AP and hits.
 
     Read from the run folders' per_query.csv.gz, and from identities.csv.gz where their folders are gone or have not changed
-    since it was written. With `keep`, what is new is written there. Queries without a match are **excluded**.
-    mAP is the sum of AP, a fraction per query; rank1 counts the queries whose first match has rank 1. Result rows without such
-    numbers have no line.
-    Raises RunError when a file is damaged, ReidgenError when it cannot be written.
+    since it was written. Queries without a match are **excluded**.
+    mAP is the sum of AP, a fraction per query, with the digits that the file keeps; rank1 counts the queries whose first
+    match has rank 1. Result rows without such numbers have no line.
+    Raises RunError when a file is damaged.
     """
     file = results / FILE
     wanted = rows.assign(run=run_names(rows))[CELL].drop_duplicates()
-    older = _read(file, COLUMNS) if file.is_file() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    older = _kept(results)
     known = older[CELL].drop_duplicates().merge(wanted, on=CELL).groupby("run").size()
     newer = []
     for run, cells in wanted.groupby("run"):
@@ -47,14 +48,37 @@ def read_identities(results: Path, rows: pd.DataFrame, *, keep: bool = False) ->
             continue
         if known.get(run, 0) < len(cells) or queries.stat().st_mtime_ns > file.stat().st_mtime_ns:
             newer.append(_of_run(queries, cells))
-    if newer:
-        found = pd.concat([frame for frame in (older, *newer) if len(frame)] or [older])
-        older = found.drop_duplicates([*CELL, "pid"], keep="last").sort_values([*CELL, "pid"], ignore_index=True)
-        if keep:
-            with replacing(file) as temporary:
-                gzip = {"method": "gzip", "mtime": 0, "compresslevel": 5}  # the same bytes each time
-                older.to_csv(temporary, index=False, compression=gzip, float_format="%.6g")
-    return older.merge(wanted, on=CELL)
+    return _joined([older, *newer]).merge(wanted, on=CELL)
+
+
+def keep_identities(results: Path, identities: pd.DataFrame) -> None:
+    """Put what `read_identities` returned into identities.csv.gz, beside what it holds of other runs.
+
+    Raises RunError when that file is damaged, ReidgenError when it cannot be written.
+    """
+    if identities.empty:
+        return
+    older = _kept(results)
+    joined = _joined([older, identities])
+    if joined.equals(older):
+        with contextlib.suppress(OSError):
+            (results / FILE).touch()  # as new as the run folders that it agrees with
+        return
+    with replacing(results / FILE) as temporary:
+        gzip = {"method": "gzip", "mtime": 0, "compresslevel": 5}  # the same bytes each time
+        joined.to_csv(temporary, index=False, compression=gzip, float_format="%.6g")
+
+
+def _kept(results: Path) -> pd.DataFrame:
+    """Return what identities.csv.gz holds, nothing where it is absent."""
+    file = results / FILE
+    return _read(file, COLUMNS) if file.is_file() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the lines of all frames, of equal identities the last, in a fixed order."""
+    found = pd.concat([frame for frame in frames if len(frame)] or frames[:1])
+    return found.drop_duplicates([*CELL, "pid"], keep="last").sort_values([*CELL, "pid"], ignore_index=True)
 
 
 def _of_run(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
@@ -62,6 +86,7 @@ def _of_run(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
     queries = queries[queries["first_match"] > 0]
     hits = queries.assign(mAP=queries["ap"], rank1=(queries["first_match"] == 1).astype("int64"), queries=1)
     sums = hits.groupby(["target", "split", "pid"], as_index=False)[["queries", "mAP", "rank1"]].sum()
+    sums["mAP"] = sums["mAP"].map(lambda sum_: float(f"{sum_:.6g}"))  # as the file holds it: the same table each time
     return sums.merge(cells, on=["target", "split"])[list(COLUMNS)]
 
 

@@ -19,7 +19,7 @@ from reidgen.evaluation import evaluate, sound_sets, tested_part
 from reidgen.pool import spread
 from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
-from reidgen.runs import Progress, Run, read_csv
+from reidgen.runs import Progress, Run, read_csv, tie_notes
 from reidgen.training import check_weights, planned_run, stop_signals, train
 
 # what is being done, runs that are done (of the present one a part), runs in all
@@ -113,6 +113,9 @@ def bench(
                 say(f"left out: {sentence}")
         grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
         say(f"{cell.name} {_summary(run, list(cell.targets))}")
+        rows = read_csv(run.results)
+        for note in tie_notes(rows[rows["target"].isin(cell.targets)]):
+            say(f"{cell.name} {note}")
     return grid
 
 
