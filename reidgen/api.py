@@ -173,12 +173,15 @@ def bench(
     return _cells(Path(results), rows_of(grid.sources, read_rows(Path(results)), alone=cells is not None))
 
 
-def table(name: str = "", *, results: str | Path = RESULTS, **options: Any) -> "pd.DataFrame":
+def table(
+    name: str = "", *, plugins: Sequence[str] = (), results: str | Path = RESULTS, **options: Any
+) -> "pd.DataFrame":
     """Return the cells of a comparison table, in percent, one row per source, method and target; nothing is written.
 
     name: "" or a paper's table. options: `paper`, `against`, ... of `reidgen.tables.compare.make_table`.
     Raises ReidgenError when there are no results.
     """
+    load_plugins(plugins)
     return _cells(Path(results), read_rows(Path(results)), name=name, **options)
 
 

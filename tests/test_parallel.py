@@ -16,6 +16,8 @@ from reidgen.errors import RecipeError
 from reidgen.models.norms import SharedBatchNorm2d, share_batch_norm
 from reidgen.recipe import Recipe
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "own_parts.py"
+
 # Run by torchrun. In float64, so that rounding, which Adam magnifies, cannot hide a wrong gradient.
 DRIVER = """
 import json, os, signal, sys
@@ -27,7 +29,18 @@ torch.Tensor.float = torch.Tensor.double
 sys.path.insert(0, sys.argv[1])
 from conftest import SMALL, quiet
 from reidgen import parallel, training
+from reidgen.contracts import Loss
 from reidgen.errors import ReidgenError
+from reidgen.methods import METHODS, Method, Part
+from reidgen.registry import load_plugins
+load_plugins([sys.argv[4]])
+
+class Twin(Loss):
+    def forward(self, output, batch):
+        return (output.feature[: batch.images] - output.feature[batch.images :]).square().mean()
+
+noise = METHODS["style-noise"].modules
+METHODS["twin"] = Method(name="twin", title="", source="", modules=noise, losses=[Part(name="twin", build=Twin)], views=2)
 data, results, rank = Path(sys.argv[2]), Path(sys.argv[3]), os.environ["RANK"]
 training.REPORT_SECONDS = 0.0
 
@@ -48,12 +61,12 @@ def stop_me(what, done, total):
 said = {}
 elastic = os.environ.pop("TORCHELASTIC_RUN_ID")
 if rank == "0":  # alone, as if torchrun were not there
-    alone = {method: fit(method, "alone") for method in ("a-in", "snr")}
+    alone = {method: fit(method, "alone") for method in ("a-in", "snr", "twin")}
 os.environ["TORCHELASTIC_RUN_ID"] = elastic
 with parallel.joined("cpu"):
     report = stop_me if rank == "1" else quiet
     said["stopped"] = failed("a-in", "shared", report=report)
-    shared = {method: fit(method, "shared") for method in ("a-in", "snr")}
+    shared = {method: fit(method, "shared") for method in ("a-in", "snr", "twin")}
     said["diverged"] = failed("baseline", "diverged", lr=1e30)
     said["odd"] = failed("baseline", "odd", identities=3)
     blocked = results / "blocked"
@@ -77,15 +90,16 @@ def said(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dic
     driver = folder / "driver.py"
     driver.write_text(DRIVER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [str(driver), str(Path(__file__).parent), str(small_data), str(folder)]
+    words = [str(driver), str(Path(__file__).parent), str(small_data), str(folder), str(EXAMPLE)]
     ended = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("method", ["a-in", "snr"])
+@pytest.mark.parametrize("method", ["a-in", "snr", "twin"])
 def test_two_processes_equal_one(method: str, said: list[dict[str, object]]) -> None:
-    """Without BatchNorm (a-in), and with its shared moments; a-in was stopped and resumed on the way."""
+    """Without BatchNorm (a-in), and with its shared moments; a-in was stopped and resumed on the way. twin has two views
+    and a module that draws: the ranks draw alike, and the rows of a view stay together."""
     assert said[0][method] < 1e-10  # type: ignore[operator]
 
 

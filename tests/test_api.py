@@ -1,0 +1,77 @@
+"""The same verbs in Python: the README's example as it stands there, and what `import reidgen` costs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL
+
+import reidgen
+from reidgen.data import prepare as prepare_module
+from reidgen.errors import DataError, PluginError, RunError
+from reidgen.runs import Run
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_example_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare_module, "IDENTITIES", (16, 4))
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    found: dict[str, object] = {}
+    exec(example, found)
+    rows, cells, embedding = (found[name] for name in ("rows", "cells", "embedding"))
+    assert isinstance(rows, pd.DataFrame) and rows["target"].tolist() == ["synth-plaza", "synth-night"]
+    assert isinstance(cells, pd.DataFrame) and "mean of unseen" in set(cells["target"])
+    night = cells[cells["target"] == "synth-night"]["mAP"].item()
+    assert night == pytest.approx(100 * rows["mAP"][1], abs=1e-3)
+    assert isinstance(embedding, np.ndarray) and embedding.shape == (4, 128) and embedding.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+
+
+def test_every_verb_is_documented_and_errors_are_the_packages_own(small_data: Path, tmp_path: Path) -> None:
+    for verb in reidgen.__all__:
+        assert getattr(reidgen, verb).__doc__ and f"reidgen.{verb}(" in README.replace(
+            "`reidgen.bench`", "reidgen.bench("
+        )
+    with pytest.raises(AttributeError, match="no attribute 'trane'"):
+        _ = reidgen.trane  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="market is not prepared"):
+        reidgen.train("snr", "market", data=small_data, results=tmp_path, progress=False)
+    with pytest.raises(RunError, match="no run is called"):
+        reidgen.load("absent", results=tmp_path)
+    with pytest.raises(PluginError, match=r"no plug-in .*absent\.py"):
+        reidgen.table(results=tmp_path, plugins=["absent.py"])
+
+
+def test_bench_returns_the_table_and_load_embeds_as_evaluate_does(small_data: Path, tmp_path: Path) -> None:
+    cells = reidgen.bench(
+        "synth-plaza", methods=["baseline"], seeds=1, recipe=SMALL, data=small_data, results=tmp_path, progress=False
+    )
+    assert set(cells["method"]) == {"baseline"} and not (tmp_path / "table.md").exists()
+    pd.testing.assert_frame_equal(cells, reidgen.table(results=tmp_path))
+    run = Run(next(tmp_path.glob("runs/*/*")))
+    model = reidgen.load(run, device="cpu")
+    assert model.dim == 128 and model.info["method"] == "baseline"
+    paths = sorted((small_data / "synth-night").rglob("*.jpg"))[:3]
+    from PIL import Image
+
+    pictures = [Image.open(path) for path in paths]
+    arrays = [np.asarray(picture.convert("RGB")) for picture in pictures]
+    for images in (pictures, arrays):
+        np.testing.assert_allclose(model.embed(images), model.embed(paths), atol=1e-5)
+    assert model.embed([]).shape == (0, 128)
+    with pytest.raises(DataError, match=r"must be uint8 \(H, W, 3\) in R, G, B; got float64"):
+        model.embed([arrays[0] / 255])
+    with pytest.raises(DataError, match="absent"):
+        model.embed(["absent.jpg"])
+
+
+def test_importing_costs_nothing() -> None:
+    code = "import sys, reidgen; print([name for name in ('torch', 'numpy', 'pandas', 'typer', 'rich') if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
