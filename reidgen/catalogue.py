@@ -67,7 +67,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _depth(tables: dict[str, Any]) -> int:
-    """Return how deep tables and lists lie in each other, 1 where there is none in another; DEEPEST + 1 where deeper."""
+    """Return how deep tables and lists lie in each other, 1 where none does; no more than DEEPEST + 1."""
     level: list[dict[str, Any] | list[Any]] = [tables]
     depth = 0
     while level and depth <= DEEPEST:
@@ -117,8 +117,8 @@ def family_of(name: str, sets: Mapping[str, Dataset]) -> str:
 def variants(name: str, sets: Mapping[str, Dataset]) -> list[str]:
     """Return the sets that a name in a protocol means, the preferred one first: that set, or else the family's sets.
 
-    A family's sets of single shots are meant only where it has no others: CUHK03's classic test sets show people whom the
-    new protocol trains on, and their numbers compare with no other's.
+    A family's sets of single shots are meant only where it has no others: CUHK03's classic test sets show people whom
+    the new protocol trains on, and their numbers compare with no other's.
 
     >>> variants("cuhk03", load_catalogue())
     ['cuhk03-np-detected', 'cuhk03-np-labelled']

@@ -29,8 +29,9 @@ RESERVED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A file as its authors published it. urls: mirrors, in the order in which they are tried; none: not to be downloaded.
-    md5: 32 hexadecimal digits, "" where nobody publishes any. inside: the file in it that stands for it, once unpacked."""
+    """A file as its authors published it. urls: mirrors, in the order in which they are tried; none: not to be
+    downloaded. md5: 32 hexadecimal digits, "" where nobody publishes any. inside: the file in it that stands for it,
+    once unpacked."""
 
     file: str
     urls: tuple[str, ...] = ()
@@ -42,8 +43,8 @@ class Archive:
 class Protocol:
     """A named set of experiments. cells: source (several joined by "+") -> its targets.
 
-    A name means a data set or a family (then the first variant of the catalogue that is prepared); with "-all" behind it,
-    all images of the source are trained on, not its training part alone.
+    A name means a data set or a family (then the first variant of the catalogue that is prepared); with "-all" behind
+    it, all images of the source are trained on, not its training part alone.
     """
 
     name: str
@@ -115,11 +116,11 @@ class Dataset:
         return None
 
     def skips(self, path: str) -> bool:
-        """Tell whether `path` (below the image root, with `/`) is no part of the protocol. Raises DataError as `match`."""
+        """Tell whether `path` (below the image root) is no part of the protocol. Raises DataError as `match`."""
         return bool(self.skip and self._fits("skip", path))
 
     def _fits(self, key: str, path: str) -> re.Match[str] | None:
-        """Return how a regular expression of the entry fits all of `path`. Raises DataError when that takes too long."""
+        """Return how the regular expression `key` fits all of `path`. Raises DataError when that takes too long."""
         pattern: str = getattr(self, key)
         if not _timed():
             return re.fullmatch(pattern, path)
@@ -187,8 +188,8 @@ def check_name(name: str, where: str = "the name") -> None:
 
 
 def spelled_out(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of a file such that none says `like` any more: what it does not say itself is as in the table that
-    it is like. `like` a name that is not in the file stays, for `parse` to report.
+    """Return the tables of a file such that none says `like` any more: what it does not say itself is as in the table
+    that it is like. `like` a name that is not in the file stays, for `parse` to report.
 
     >>> spelled_out({"a": {"pattern": "x", "title": "A"}, "b": {"like": "a", "title": "B"}})["b"]
     {'pattern': 'x', 'title': 'B'}

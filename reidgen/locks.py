@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from reidgen.errors import BusyError, DataError
+from reidgen.escapes import visible
 
 LOCK, HELD = ".lock", ".lock-held"
 BEAT, STALE = 15.0, 120.0  # seconds between two touches of HELD; from the last one until it counts as left behind
@@ -60,7 +61,8 @@ class Holder:
             found = cls(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
-        return found if isinstance(found.process, int) else None
+        words = (found.host, found.since, found.place, found.token)
+        return found if isinstance(found.process, int) and all(isinstance(one, str) for one in words) else None
 
     def gone(self) -> bool:
         """Tell whether the process is known to have ended: it was one of this place, and is there no more."""
@@ -75,7 +77,7 @@ class Holder:
         return False
 
     def __str__(self) -> str:
-        return f"process {self.process} on {self.host!r} (since {self.since})"
+        return visible(f"process {self.process} on {self.host!r} (since {self.since})"[:200])
 
 
 @contextlib.contextmanager
@@ -122,7 +124,7 @@ def _acquire(folder: Path, *, wait: bool) -> Callable[[], None]:
             raise BusyError(f"{who} is writing {folder}; wait for it or stop it, then try again")
         waited = time.monotonic() - began
         if waited >= (said + NEXT_WORD if said else FIRST_WORD):
-            log.warning("waiting for %s, which uses %s; waited %.0f s so far", who, folder, waited)
+            log.warning("waiting for %s, which uses %s; waited %.0f s so far", who, visible(str(folder)), waited)
             said = waited
         time.sleep(POLL)
 

@@ -1,4 +1,4 @@
-"""Processes: independent jobs, one process per device (`spread`), and many small items shared among all cores (`share`).
+"""Processes: independent jobs, one process per device (`spread`); many small items shared among all cores (`share`).
 
 Neither needs shared memory, Ctrl-C reaches this process alone, and no process outlives this one, however it ends.
 """
@@ -72,8 +72,8 @@ def share(
 ) -> Generator[Result, None, None]:
     """Yield work(item) for all items, in order, computed by that many processes, by default one per core.
 
-    work: a function of a module; items and results go through pickle. The first exception of `work`, by order, is raised
-    here. Close the iterator when it is not read to its end; then, and when this process dies, the processes end.
+    work: a function of a module; items and results go through pickle. The first exception of `work`, by order, is
+    raised here. Close the iterator when it is not read to its end; then, and when this process dies, the processes end.
     Raises RunError when one of them dies without a word. A script that calls this needs the guard
     `if __name__ == "__main__":`, as always with processes.
     """
@@ -151,7 +151,8 @@ def _serve(pipe: Connection) -> None:
 def _died(process: BaseProcess, what: str) -> RunError:
     process.join()
     return RunError(
-        f"{what} ended without a word (exit code {process.exitcode}; killed, or out of memory?); the same command goes on"
+        f"{what} ended without a word (exit code {process.exitcode}; killed, or out of memory?); "
+        "the same command goes on"
     )
 
 

@@ -1,4 +1,4 @@
-"""Archives, MATLAB files and TOML that someone made in order to do harm, or that an odd tool made: small, and built in memory.
+"""Archives, MATLAB files and TOML made in order to do harm, or by an odd tool: small, and built in memory.
 
 TARS, HDF5, MATLAB and TOML: name -> (content, a part of the sentence with which it is refused).
 """

@@ -1,4 +1,4 @@
-"""Hostile and odd archives, MATLAB files and catalogues: one sentence, before memory or time is taken; or what is in them."""
+"""Hostile and odd archives, MATLAB files and catalogues: one sentence before memory or time is taken."""
 
 import os
 import resource

@@ -183,6 +183,13 @@ def test_of_two_that_remove_what_was_left_one_removes_it(no_flock: None, tmp_pat
             pass
 
 
+def test_what_a_lock_file_says_moves_no_cursor(no_flock: None, tmp_path: Path) -> None:
+    left(tmp_path, replace(Holder.here(), host="\x1b[2J", since="\x1b[2J" * 99))
+    with pytest.raises(BusyError) as caught, hold(tmp_path, wait=False):
+        pass
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
 def test_a_lock_file_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
     with hold(tmp_path):
         (tmp_path / LOCK).unlink()

@@ -247,3 +247,10 @@ def test_a_place_that_may_not_be_asked_is_said(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "is_file", closed)
     with pytest.raises(DataError, match=r"market: cannot read .*x\.zip: Permission denied"):
         obtain(KNOWN["market"], data=tmp_path, source=tmp_path / "x.zip", say=lambda line: None)
+
+
+def test_folders_that_may_not_be_read_are_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = layouts.build("market", tmp_path / "data" / "a")
+    root = layouts.build("market", tmp_path / "data" / "b")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) not in (closed, closed.parent))
+    assert find("market", tmp_path / "data") == root

@@ -1,6 +1,7 @@
 """The options that several commands share: few, and the same everywhere."""
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ def _folder(path: Path) -> Path:
 
 def _speak_quietly(quiet: bool) -> bool:
     MANNER.quiet = quiet
+    logging.getLogger("reidgen").setLevel(logging.ERROR if quiet else logging.NOTSET)  # for whom one waits
     return quiet
 
 

@@ -1,4 +1,4 @@
-"""Archives as their authors published them, unpacked below <data>/unpacked: whole or not at all, and never beside it."""
+"""Archives as their authors published them, unpacked below <data>/unpacked: whole or not at all, and nowhere else."""
 
 import contextlib
 import errno
@@ -53,8 +53,8 @@ def unpack(files: Mapping[Path, str], data: Path, report: Progress | None = None
     An archive inside an archive is unpacked too, one level deep, in its place.
 
     Raises BrokenArchiveError when a file is damaged or no archive, or asks for what no data set needs: paths that leave
-    the folder, links, devices, names that repeat or differ only in case, encryption, absurd sizes; and DataError when it
-    cannot be written, as on a full disk. Then nothing is left.
+    the folder, links, devices, names that repeat or differ only in case, encryption, absurd sizes; and DataError when
+    it cannot be written, as on a full disk. Then nothing is left.
     """
     loose = [file for file in files if file.suffix.lower() in LOOSE and not is_archive(file)]
     packed = [file for file in files if file not in loose] or loose
@@ -128,8 +128,8 @@ def pieces(file: Path) -> list[Path]:
         raise DataError(f"cannot read the folder {file.parent}: {error.strerror}") from error
     if lacking := sorted(set(range(1, max(found, default=1))) - set(found)):
         raise DataError(
-            f"{file} is one of several zips of one download, but {name['whole']}-{lacking[0]:03d}.zip is not beside it; "
-            "get it too, or rename the file if it is whole by itself"
+            f"{file} is one of several zips of one download, but {name['whole']}-{lacking[0]:03d}.zip is not beside "
+            "it; get it too, or rename the file if it is whole by itself"
         )
     return [found[number] for number in sorted(found)]
 

@@ -28,10 +28,10 @@ def unpack_mat(file: Path, into: Path, limit: int, report: Progress | None = Non
     return the bytes of all pixels.
 
     An image is named pair_person_view_index.png, such as 1_001_1_01.png: camera pair 1-5, person in that pair from 1,
-    view 1 (index 1-5) or 2 (index 6-10). testsets.csv: split (from 0), pair, pid. Raises BrokenArchiveError when the file is
-    not laid out like that, keeps what it holds elsewhere (links, external and virtual storage: HDF5 would read any file
-    of the machine), says that an array is absurdly large, or its pixels, which many cells may share, have more than
-    `limit` bytes.
+    view 1 (index 1-5) or 2 (index 6-10). testsets.csv: split (from 0), pair, pid. Raises BrokenArchiveError when the
+    file is not laid out like that, keeps what it holds elsewhere (links, external and virtual storage: HDF5 would read
+    any file of the machine), says that an array is absurdly large, or its pixels, which many cells may share, have more
+    than `limit` bytes.
 
     Source: the README of cuhk03_release; names as in torchreid and the new protocol's file lists. MATLAB stores arrays
     by columns, so HDF5 shows every one of them transposed.

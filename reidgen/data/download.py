@@ -26,8 +26,8 @@ def download(archive: Archive, folder: Path, *, say: Callable[[str], None], repo
     What a break leaves is kept in <folder>/.partial and continued by the next call, where the server can do that; it
     begins anew where it cannot. `say` gets one line per mirror, `report` megabytes.
 
-    Raises DataError with every mirror's reason: it has not the file, answers with a web page (a login, or Google Drive's
-    quota), breaks off, or gives a file of another MD5 than the published one, which is removed.
+    Raises DataError with every mirror's reason: it has not the file, answers with a web page (a login, or Google
+    Drive's quota), breaks off, or gives a file of another MD5 than the published one, which is removed.
     """
     target, reasons = folder / archive.file, []
     for url in archive.urls:

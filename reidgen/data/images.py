@@ -113,7 +113,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 def windows(
     work: Callable[[str], R], paths: list[str], *, what: str, report: Progress | None = None
 ) -> Iterator[list[R]]:
-    """Yield work(path) for all paths in order, WINDOW at a time; MANY paths are shared among processes, see `pool.share`."""
+    """Yield work(path) for all paths in order, WINDOW at a time; MANY are shared among processes, see `pool.share`."""
     with contextlib.ExitStack() as stack:
         results: Iterator[R] = map(work, paths)
         if len(paths) >= MANY:

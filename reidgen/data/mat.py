@@ -1,4 +1,4 @@
-"""MATLAB files up to version 7, read by SciPy once their own claims are proven: it takes memory for what they only say."""
+"""MATLAB files up to version 7, read by SciPy once their claims are proven: it takes memory for what they only say."""
 
 import struct
 import zlib

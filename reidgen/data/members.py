@@ -1,4 +1,4 @@
-"""What is in a zip or tar, member by member: each has passed, or the archive is refused, before a byte of it is written."""
+"""What is in a zip or tar, member by member: each passes, or the archive is refused, before a byte is written."""
 
 import bz2
 import contextlib

@@ -41,8 +41,8 @@ def obtain(dataset: Dataset, *, data: Path, source: Path | None, say: Say, repor
     lies; archives are unpacked below <data>/unpacked, see `archives.unpack`. What others publish freely for a set that
     is given on request, such as CUHK03's new protocol, is downloaded for who has the set itself.
 
-    Raises DataError when nothing fits, saying how to get the set (sets that are given on request, or were withdrawn, are
-    never downloaded), and what `unpack` and `download` raise. A downloaded archive that proves broken is removed.
+    Raises DataError when nothing fits, saying how to get the set (sets that are given on request, or were withdrawn,
+    are never downloaded), and what `unpack` and `download` raise. A downloaded archive that proves broken is removed.
     """
     if source is not None and source.suffix.lower() in TABLES:
         return locate(dataset, source)
@@ -83,7 +83,10 @@ def how_to_get(dataset: Dataset) -> str:
     there = f" ({dataset.homepage})" if dataset.homepage else ""
     terms = f"; its terms: {dataset.licence}" if dataset.licence else ""
     if dataset.status == "request":
-        return f"{name} is given on request only, so reidgen does not download it\n{get}{there}{terms}\nthen run: {command}"
+        return (
+            f"{name} is given on request only, so reidgen does not download it\n{get}{there}{terms}\n"
+            f"then run: {command}"
+        )
     if dataset.status == "withdrawn":
         return (
             f"{name} was withdrawn and must not be passed on, so reidgen never downloads it\n{get}{there}\n"
@@ -125,12 +128,13 @@ def _chain(folder: Path) -> list[Path]:
 
 
 def _below(place: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """Yield the folders below `place`, sorted, the nearer ones first; hidden ones are left out."""
+    """Yield the folders below `place` that may be read, sorted, the nearer ones first; hidden ones are left out."""
     try:
         with os.scandir(place) as entries:
             folders = sorted(Path(one) for one in entries if one.is_dir() and not one.name.startswith("."))
     except OSError:
         return
+    folders = [one for one in folders if os.access(one, os.R_OK | os.X_OK)]
     yield from folders
     if depth > 1:
         for folder in folders:
@@ -138,7 +142,7 @@ def _below(place: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 
 def _archives(dataset: Dataset, plan: _Plan, data: Path, say: Say, report: Progress | None) -> dict[Path, str]:
-    """Return the set's archives that are here or can be downloaded -> their MD5, the set itself first; none without it."""
+    """Return the set's archives that are here or are downloaded -> their MD5, the set itself first; none without it."""
     wanted, meant = dataset.archives, None
     if plan.given:
         by_name = {name.casefold(): one for one in wanted for name in (one.file, one.inside) if name}
