@@ -42,7 +42,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, 100_000),
     "milestones": (0, 100_000),
     "label_smoothing": (0, 1),
-    "snr_weights": (-1e6, 1e6),
 }
 MILESTONES = 100  # at most
 

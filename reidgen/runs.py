@@ -220,7 +220,9 @@ class Run:
         digest = self.facts().get("log_sha256") if self.done.is_file() else None
         with contextlib.suppress(OSError, ValueError):
             if digest in (None, text_digest(self.log)):
-                return pd.read_csv(self.log)
+                log = pd.read_csv(self.log).astype("float64")
+                if {"epoch", "loss"} <= set(log) and not log.isna().to_numpy().any():
+                    return log
         raise RunError(
             f"{self.log} is missing or damaged; its training curves are left out, the weights and results are good"
         )

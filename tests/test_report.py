@@ -18,7 +18,7 @@ from browser import CHROMIUM, Page
 from reidgen.errors import ReidgenError, RunError
 from reidgen.report.page import headlines, make_report
 from reidgen.report.sections import PICTURES
-from reidgen.runs import COLUMNS, to_csv
+from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables.compare import make_table
 
 REFERENCE = Path(__file__).parents[1] / "results" / "synth-main-2026-11-22"
@@ -27,7 +27,7 @@ MADE = {
     "backbone": "tiny", "rank1": 0.5, "rank5": 0.6, "rank10": 0.7, "mINP": 0.1, "queries": 4, "gallery": 9,
     "unmatched": 0, "recipe": "quick", "hash": "1a2b3c4d", "data": "aaaa1111", "source_data": "bbbb2222",
     "version": "0.1.0", "commit": "abc1234", "torch": "2.9.1", "device": "cpu", "dtype": "float32",
-    "date": "2026-05-01T10:00:00Z",
+    "date": "2026-05-01T10:00:00Z", **ADDED,
 }  # fmt: skip
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -287,12 +287,36 @@ def test_a_damaged_picture_ends_in_one_sentence(more: dict[str, Any], words: str
     assert not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize(("name", "content"), [("log.csv", b"a,b\n1,2\n"), ("log.csv", b""), ("per_query.csv.gz", b"nonsense"), ("per_query.csv.gz", gzip.compress(b"a\n")), ("show/gates-duke.json", b"[]")])  # fmt: skip
+@pytest.mark.parametrize(("name", "content"), [("per_query.csv.gz", b"nonsense"), ("per_query.csv.gz", gzip.compress(b"a\n")), ("show/gates-duke.json", b"[]")])  # fmt: skip
 def test_a_damaged_file_of_a_run_ends_in_one_sentence(name: str, content: bytes, tmp_path: Path) -> None:
     folder = make_run(tmp_path, first=[1, 2])
     draw(folder, "gates", images=False)
     (folder / name).write_bytes(content)
     with pytest.raises(RunError, match="damaged"):
+        make_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"", b"epoch,loss\n1,2\n2,", b"epoch,loss\n1,x\n", None])
+def test_a_damaged_log_costs_its_curves_and_nothing_else(content: bytes | None, tmp_path: Path) -> None:
+    folder = make_run(tmp_path, first=[1, 2])
+    (folder / "log.csv").unlink()
+    if content is None:
+        (folder / "log.csv").mkdir()
+        (folder / "log.csv").rmdir()
+        (folder / "log.csv").symlink_to(folder / "log.csv")
+    else:
+        (folder / "log.csv").write_bytes(content)
+    text = make_report(tmp_path).read_text()
+    assert ("the weights and results are good" in text) == (content is not None)
+    assert "remove the folder" not in text and "CMC curves" in text
+
+
+def test_per_query_numbers_that_are_damaged_are_made_again_without_training(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, first=[1, 2])
+    (folder / "per_query.csv.gz").write_bytes(b"nonsense")
+    with pytest.raises(
+        RunError, match=rf"reidgen evaluate {folder} --target duke makes it again \(the weights are good"
+    ):
         make_report(tmp_path)
 
 

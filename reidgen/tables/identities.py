@@ -21,7 +21,7 @@ COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64"}
 
 def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return for each result row the name of its run folder below results/runs, `<source>/<method>-...`."""
-    method = rows["method"].str.partition("(")[0]  # of a variant the row's digest tells which
+    method = rows["method"].str.split("(").str[0]  # of a variant the row's digest tells which
     run = rows["source"] + "/" + method + "-" + rows["backbone"] + "-s" + rows["seed"].astype(str) + "-" + rows["hash"]
     return run + ("-" + rows["row"]).where(rows["row"] != "", "")
 
