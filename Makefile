@@ -22,8 +22,9 @@ setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml datasets.toml | $(UV)
 	test -d .venv || $(UV) venv --quiet --python '>=3.11' .venv
-	$(UV) pip sync --quiet --python .venv --require-hashes requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python .venv --require-hashes requirements.lock
 	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q reidgen
 	touch $@
 
 .uv/bin/uv:

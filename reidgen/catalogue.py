@@ -11,10 +11,12 @@ from typing import Any
 
 from reidgen.entries import Dataset, parse, spelled_out
 from reidgen.errors import DataError, SharedImagesError, unknown
+from reidgen.files import opened
 
 ALL = "-all"  # behind a source's name: train on all its images, not on its training part alone
 DEFAULT_SYNTH = "synth-plaza"  # what "synth" means as a source
 OWN_FILE = Path("datasets.toml")  # in the working folder: adds to what ships with reidgen
+LARGEST, DEEPEST = 2**24, 20  # bytes of such a file; tables in tables
 PROTOCOLS = "protocols"  # the table of the file that `reidgen.protocols` reads
 
 
@@ -50,9 +52,29 @@ def load_files(extra: Path = OWN_FILE) -> list[tuple[Path, dict[str, Any]]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        with opened(file) as raw:
+            content = raw.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        tables = tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
+        if _depth(tables) > DEEPEST:
+            raise RecursionError
+    except RecursionError as error:
+        raise DataError(f"cannot read {file}: its tables and lists are nested more than {DEEPEST} deep") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
+        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+    return tables
+
+
+def _depth(tables: dict[str, Any]) -> int:
+    """Return how deep tables and lists lie in each other, 1 where there is none in another; DEEPEST + 1 where deeper."""
+    level: list[dict[str, Any] | list[Any]] = [tables]
+    depth = 0
+    while level and depth <= DEEPEST:
+        members = (member for one in level for member in (one.values() if isinstance(one, dict) else one))
+        level = [member for member in members if isinstance(member, dict | list)]
+        depth += 1
+    return depth
 
 
 def get_dataset(name: str) -> Dataset:

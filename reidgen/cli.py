@@ -1,5 +1,6 @@
 """The command line: `reidgen` with its commands, in the order in which one uses them."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -25,6 +26,7 @@ for function in (prepare, methods, train, evaluate, bench, table, report, show, 
 
 def main() -> None:
     """Run the command line."""
+    os.environ["MPLBACKEND"] = "agg"  # figures go into files; a notebook's backend is not installed here
     app(prog_name="reidgen")
 
 

@@ -69,6 +69,10 @@ class Module(nn.Module):
     drawn: tuple[Tensor, ...] = ()
     offered: tuple[Tensor, ...] | None = None
 
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
     def draw(self, step: Step) -> tuple[Tensor, ...]:
         """Return what the next training forward pass needs of chance."""
         return ()

@@ -54,10 +54,11 @@ def devices_of(name: str) -> list[str]:
 
     Raises RecipeError as `choose_device` does, and when a device is named twice.
     """
-    kind, colon, numbers = name.rpartition(":")
-    several = [f"{kind}{colon}{one.strip()}" for one in numbers.split(",")] if colon else name.split(",")
-    if len(several) > 1:
-        chosen = [str(choose_device(one.strip())) for one in several]
+    if "," in name:
+        chosen, kind = list[str](), ""
+        for word in (word.strip() for word in name.split(",")):
+            chosen.append(str(choose_device(f"{kind}{word}" if word.isdecimal() else word)))
+            kind = word.partition(":")[0] + ":" if ":" in word else kind
         if len(set(chosen)) < len(chosen):
             raise RecipeError(f"--device {name} names a device twice; name each once")
         return chosen

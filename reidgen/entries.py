@@ -1,16 +1,22 @@
 """One entry of `datasets.toml`: a data set or a protocol, validated key by key."""
 
+import functools
 import re
+import signal
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from reidgen.errors import DataError, unknown
 
 STATUSES = ("open", "request", "withdrawn", "built-in", "own")
 PARTS = ("train", "query", "gallery")
 SHOTS = ("", "sides", "gallery")
+PATIENCE = 2.0  # seconds of computing that one name may take to be matched; it takes some microseconds
 TABLES = (".csv", ".mat")  # list files that name person and camera themselves
 
 
@@ -83,6 +89,8 @@ class Dataset:
         Both are texts; what several groups (pair, pid, pid2, ...) name is joined by "-". A pattern without a camera
         gives camera 1.
 
+        Raises DataError when that takes longer than PATIENCE.
+
         >>> Dataset(name="own", pattern=r"(?P<pid>[^/]+)/c(?P<camid>[0-9]).*").match("crops/anna/c2_001.jpg")
         ('anna', '2')
         >>> Dataset(name="own", pattern=r"P(?P<pair>\\d)/cam(?P<camid>\\d)/(?P<pid>\\d+).png").match("P3/cam2/017.png")
@@ -91,12 +99,32 @@ class Dataset:
         parts = path.split("/")
         tails = range(len(parts) - 1, -1, -1) if "/" in self.pattern else [len(parts) - 1]
         for start in tails:
-            if found := re.fullmatch(self.pattern, "/".join(parts[start:])):
+            if found := self._fits("pattern", "/".join(parts[start:])):
                 groups = found.groupdict("")
                 pair = [groups["pair"]] if "pair" in groups else []
                 pid, camid = ([*pair, *(groups[key] for key in groups if key.startswith(word))] for word in _WORDS)
                 return "-".join(pid), "-".join(camid) or "1"
         return None
+
+    def skips(self, path: str) -> bool:
+        """Tell whether `path` (below the image root, with `/`) is no part of the protocol. Raises DataError as `match`."""
+        return bool(self.skip and self._fits("skip", path))
+
+    def _fits(self, key: str, path: str) -> re.Match[str] | None:
+        """Return how a regular expression of the entry fits all of `path`. Raises DataError when that takes too long."""
+        pattern: str = getattr(self, key)
+        if not _timed():
+            return re.fullmatch(pattern, path)
+        signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+        try:
+            return re.fullmatch(pattern, path)
+        except _TooLongError:
+            raise DataError(
+                f"{self.name}: {key} = {_short(pattern)} takes too long on names such as {path!a}; write it without "
+                "repetitions inside of repetitions"
+            ) from None
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
     def table(self) -> dict[str, Any]:
         """Return the entry as plain values, defaults left out, such that `parse` gives this Dataset again."""
@@ -110,6 +138,32 @@ class Dataset:
 
 
 _WORDS = ("pid", "camid")
+
+
+class _TooLongError(Exception):
+    """A regular expression has had its time."""
+
+
+def _timed() -> bool:
+    """Tell whether a regular expression can be ended here: not in threads beside the main one, and not on Windows."""
+    return threading.current_thread() is threading.main_thread() and _alarm_is_set()
+
+
+@functools.cache
+def _alarm_is_set() -> bool:
+    def end(*_: object) -> None:
+        raise _TooLongError
+
+    if not hasattr(signal, "setitimer"):
+        return False
+    signal.signal(signal.SIGVTALRM, end)  # comes only where _fits has set the timer
+    return True
+
+
+def _short(value: object) -> str:
+    """Return what a file has there, for an error."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def check_name(name: str, where: str = "the name") -> None:
@@ -153,11 +207,11 @@ def parse(name: str, table: object, *, where: str) -> Dataset:
     dataset = Dataset(name=name, **_fields(Dataset, table, where=where, leave="name"))
     for key, good, wish in _rules(dataset):
         if not good:
-            raise DataError(f"{where}: {key} = {getattr(dataset, key)!r}: {wish}")
+            raise DataError(f"{where}: {key} = {_short(getattr(dataset, key))}: {wish}")
     for archive in dataset.archives:
         for key, text, good, wish in _archive_rules(archive):
             if not good:
-                raise DataError(f"{where}: archives: {key} = {text!r}: {wish}")
+                raise DataError(f"{where}: archives: {key} = {_short(text)}: {wish}")
     for number, form in enumerate(dataset.forms):
         if "forms" in form:
             raise DataError(f"{where}: forms[{number}] cannot have forms itself")
@@ -168,7 +222,7 @@ def parse(name: str, table: object, *, where: str) -> Dataset:
 def _fields(kind: type, table: object, *, where: str, leave: str = "") -> dict[str, Any]:
     """Return the arguments of the dataclass `kind` that a table gives, each as its annotation wants it."""
     if not isinstance(table, Mapping):
-        raise DataError(f"{where}: expected a table, found {table!r}")
+        raise DataError(f"{where}: expected a table, found {_short(table)}")
     hints, known = get_type_hints(kind), {one.name: one for one in fields(kind) if one.name != leave}
     for key in table:
         if key not in known:
@@ -192,7 +246,7 @@ def _value(kind: Any, value: object, *, key: str, where: str) -> Any:
     if kind is Any or (origin in (str, int, bool) and type(value) is origin):
         return value
     words = {str: "a text", int: "a number", bool: "true or false"}
-    raise DataError(f"{where}: {key} = {value!r} should be {words.get(origin, 'a table')}")
+    raise DataError(f"{where}: {key} = {_short(value)} should be {words.get(origin, 'a table')}")
 
 
 def _rules(dataset: Dataset) -> Iterator[tuple[str, bool, str]]:
@@ -230,9 +284,16 @@ def _archive_rules(archive: Archive) -> Iterator[tuple[str, str, bool, str]]:
     """Yield (key, one value of it, whether it is as it should be, what it should be)."""
     yield "file", archive.file, _plain(archive.file), "should be the name of a file"
     for url in archive.urls:
-        yield "urls", url, bool(re.match("https?://.", url)), "should begin with http:// or https://"
+        yield "urls", url, _is_address(url), "should be an address that begins with http:// or https://"
     good = not archive.md5 or bool(re.fullmatch("[0-9a-f]{32}", archive.md5))
     yield "md5", archive.md5, good, "should be 32 digits of 0-9 and a-f"
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return bool(re.match("https?://.", url) and urlsplit(url).hostname)
+    except ValueError:
+        return False
 
 
 def _needed(dataset: Dataset) -> set[str]:
@@ -250,8 +311,10 @@ def _groups(pattern: str) -> set[str]:
 
 def _compiles(pattern: str) -> bool:
     try:
-        re.compile(pattern)
-    except re.error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later Python may read otherwise
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, MemoryError):  # such as .{1,99999999999}
         return False
     return True
 

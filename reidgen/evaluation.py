@@ -1,5 +1,6 @@
 """A trained run on a target: embeddings, ranking, result rows and per-query numbers."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from reidgen.data.batches import Origin, one_ahead, standardize, to_float, train
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
-from reidgen.errors import DataError, SharedImagesError, WeightsError
+from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
 from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.ranking import rank
@@ -44,7 +45,13 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     """
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
-    network = build_network(run.method(), recipe.backbone, classes=int(facts["classes"]))
+    try:
+        network = build_network(run.method(), recipe.backbone, classes=int(facts["classes"]))
+    except RecipeError as error:
+        if not recipe.plugins:
+            raise
+        words = " ".join(f"--plugin {shlex.quote(name)}" for name in recipe.plugins)
+        raise PluginError(f"{run.folder.name}: {error}; it was trained with {words}") from error
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from reidgen.bench import Cell, GridProgress
 from reidgen.catalogue import split_all
 from reidgen.data.batches import batches_per_epoch, training_images
 from reidgen.data.manifest import Prepared, load_prepared
 from reidgen.data.pack import pack_bytes, pack_file
 from reidgen.devices import devices_of
+from reidgen.grid import Cell, GridProgress
 from reidgen.recipe import Recipe
 from reidgen.speed import pace
 

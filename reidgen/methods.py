@@ -53,9 +53,16 @@ class Part:
 
     def facts(self) -> dict[str, Any]:
         """Return what decides a result, as JSON has it."""
-        facts = {key: getattr(self, key) for key in ("name", "build", "places", "before_relu", "digest")}
+        build = self.build if isinstance(self.build, str) else f"{self.build.__module__}:{self.build.__qualname__}"
         params = {key: list(value) if isinstance(value, tuple) else value for key, value in self.params.items()}
-        return {**facts, "places": list(self.places), "params": params}
+        return {
+            "name": self.name,
+            "build": build,
+            "params": params,
+            "places": list(self.places),
+            "before_relu": self.before_relu,
+            "digest": self.digest,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,10 @@ class Method:
     tables: Sequence[str] = ()
     changed: tuple[str, ...] = ()
     origin: str = "reidgen"
+
+    def __post_init__(self) -> None:
+        for name in ("modules", "losses", "tables"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def parts(self) -> list[Part]:
@@ -225,7 +236,13 @@ TRIPLET = Part(
 )
 
 IN = Part(name="in", build="reidgen.models.norms:InstanceNorm2d", source="affine Instance Norm [A]")
-SN = Part(name="sn", build="reidgen.models.norms:SwitchableNorm2d", source="Luo et al., ICLR 2019")
+SN = Part(
+    name="sn",
+    build="reidgen.models.norms:SwitchableNorm2d",
+    source="Luo et al., ICLR 2019",
+    params={"eps": 1e-5, "momentum": 0.1},
+    tags={"momentum": "torch's BatchNorm2d"},
+)
 SNR = Part(
     name="snr",
     build="reidgen.models.norms:SNR",

@@ -1,11 +1,17 @@
-"""Independent jobs, one process per device: a job begins when a device is free."""
+"""Processes: independent jobs, one process per device (`spread`), and many small items shared among all cores (`share`).
 
+Neither needs shared memory, Ctrl-C reaches this process alone, and no process outlives this one, however it ends.
+"""
+
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
@@ -14,6 +20,9 @@ from reidgen.errors import InterruptedRunError, ReidgenError, RunError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+CHUNK = 32  # items that a process is given at a time
+AHEAD = 4  # chunks per process that may wait for an earlier one: bounds memory
 
 
 def spread(
@@ -37,7 +46,8 @@ def spread(
                 (number, job), device = waiting.popleft(), free.popleft()
                 here, there = context.Pipe(duplex=False)
                 process: BaseProcess = context.Process(target=_child, args=(work, job, device, there))
-                process.start()
+                with _no_ctrl_c():
+                    process.start()
                 there.close()  # here: so that the child's death closes the pipe
                 running[here] = number, device, process
             for pipe in wait(list(running), timeout=0.5):
@@ -45,12 +55,8 @@ def spread(
                 number, device, process = running.pop(pipe)
                 try:
                     outcome = pipe.recv()
-                except EOFError:
-                    process.join()
-                    outcome = RunError(
-                        f"a process on {device} ended without a word (exit code {process.exitcode}; killed, or out of "
-                        "memory?); the same command goes on"
-                    )
+                except (EOFError, ConnectionResetError):
+                    outcome = _died(process, f"a process on {device}")
                 process.join()
                 free.append(device)
                 yield number, outcome
@@ -61,17 +67,122 @@ def spread(
             process.join()
 
 
+def share(
+    work: Callable[[Job], Result], items: Sequence[Job], *, processes: int | None = None, chunk: int = CHUNK
+) -> Generator[Result, None, None]:
+    """Yield work(item) for all items, in order, computed by that many processes, by default one per core.
+
+    work: a function of a module; items and results go through pickle. The first exception of `work`, by order, is raised
+    here. Close the iterator when it is not read to its end; then, and when this process dies, the processes end.
+    Raises RunError when one of them dies without a word. A script that calls this needs the guard
+    `if __name__ == "__main__":`, as always with processes.
+    """
+    chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+    cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()  # the former since Python 3.13
+    wanted = max(1, min(processes or cores or 1, len(chunks)))
+    team: dict[Connection, BaseProcess] = {}
+    try:
+        for _ in range(wanted):
+            here, process = _worker(work)
+            team[here] = process
+        yield from _in_order(chunks, team)
+    finally:
+        with _no_ctrl_c():  # a second one comes through when all have ended
+            for process in team.values():
+                process.kill()
+            for pipe, process in team.items():
+                process.join()
+                pipe.close()
+
+
+def _worker(work: Callable[[Job], Result]) -> tuple[Connection, BaseProcess]:
+    """Start a process that answers what it is sent; return the pipe to it, and the process."""
+    context = multiprocessing.get_context("spawn")  # the same on all systems, and safe beside the threads of torch
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there,), daemon=True)
+    with _no_ctrl_c():
+        process.start()
+    there.close()
+    with contextlib.suppress(OSError):  # it is dead, as whoever waits for its answer will find
+        here.send(work)  # now that it runs: to take it in may mean to import much
+    return here, process
+
+
+def _in_order(chunks: Sequence[Sequence[Job]], team: dict[Connection, BaseProcess]) -> Iterator[Result]:
+    """Yield the results of the chunks in order; each process has one chunk at a time."""
+    free, given = list(team), 0
+    ready: dict[int, list[Result] | Exception] = {}
+    for number in range(len(chunks)):
+        while number not in ready:
+            while free and given < min(len(chunks), number + AHEAD * len(team)):
+                pipe = free.pop()
+                with contextlib.suppress(OSError):  # it is dead, as the next lines will find
+                    pipe.send((given, chunks[given]))
+                given += 1
+            for answered in wait([pipe for pipe in team if pipe not in free]):
+                assert isinstance(answered, Connection)
+                try:
+                    place, results = answered.recv()
+                except (EOFError, ConnectionResetError):
+                    raise _died(team[answered], "a worker process") from None
+                ready[place] = results
+                free.append(answered)
+        results = ready.pop(number)
+        if isinstance(results, Exception):
+            raise results
+        yield from results
+
+
+def _serve(pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems on which it cannot be blocked
+    threading.Thread(target=_end_with_parent, args=(os._exit, 1), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe
+        work = pipe.recv()
+        while True:
+            place, chunk = pipe.recv()
+            try:
+                answer: list[object] | Exception = [work(item) for item in chunk]
+            except Exception as error:
+                error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+                answer = error
+            pipe.send((place, answer))
+
+
+def _died(process: BaseProcess, what: str) -> RunError:
+    process.join()
+    return RunError(
+        f"{what} ended without a word (exit code {process.exitcode}; killed, or out of memory?); the same command goes on"
+    )
+
+
+@contextlib.contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """Hold SIGINT back. A process that is started meanwhile inherits that: none meets Ctrl-C while it still imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it would let SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _child(work: Callable[[Job, str], Result], job: Job, device: str, pipe: Connection) -> None:
-    os.setpgrp()  # Ctrl-C reaches the parent alone, which then sends the one SIGTERM
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "setpgrp"):  # Ctrl-C reaches the parent alone, which then sends the one SIGTERM
+        os.setpgrp()
+    else:  # Windows, untested
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(os.kill, os.getpid(), signal.SIGTERM), daemon=True).start()
     try:
         pipe.send(work(job, device))
     except ReidgenError as error:
         pipe.send(error)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(end: Callable[..., object], *how: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    end(*how)

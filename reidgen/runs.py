@@ -17,6 +17,7 @@ import json
 import os
 import re
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,16 +25,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import BusyError, RecipeError, RunError
+from reidgen.errors import RecipeError, RunError
 from reidgen.files import replacing, sha256_file, write_text
-from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal
+from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal, write_sealed
+from reidgen.locks import hold
 from reidgen.methods import Method, method_from
 from reidgen.recipe import Recipe, read_recipe
 
+OLD = 3600.0  # seconds after which nobody is still writing a temporary file
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
@@ -252,27 +254,22 @@ class Run:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process. Raises BusyError at once when another process holds it."""
-        lock = filelock.FileLock(self.folder / ".lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            self._clear()  # what a process left that was killed
-        except filelock.Timeout as error:
-            raise BusyError(
-                f"another process is writing {self.folder}; wait for it or stop it, then try again"
-            ) from error
-        except OSError as error:
-            raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                self._clear()
-            lock.release()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.folder, wait=False))
+                self._clear()  # what a process left that was killed
+            except OSError as error:
+                raise RunError(f"cannot write in {self.folder} ({error.strerror}); choose another --results") from error
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    self._clear()
 
     def _clear(self) -> None:
         for left in self.folder.rglob(".*.part"):
-            left.unlink(missing_ok=True)
+            if left.parent.name != "show" or left.stat().st_mtime < time.time() - OLD:  # `show` holds no lock
+                left.unlink(missing_ok=True)
 
     def evaluated(self, target: str, digest: str) -> bool:
         """Tell whether results.csv holds all rows of `target` for the index with this digest, and its queries agree.
@@ -444,9 +441,7 @@ def tie_notes(rows: pd.DataFrame) -> list[str]:
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write a file of rows that `read_csv` can prove."""
-    unseal(path)
-    write_text(path, to_csv(rows))
-    seal(path)
+    write_sealed(path, to_csv(rows))
 
 
 def _impossible(rows: pd.DataFrame) -> str:

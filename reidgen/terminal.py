@@ -1,43 +1,95 @@
-"""What every command prints with: results, notes, progress and errors. Rich is imported late, for --help's sake."""
+"""What every command prints with: results, notes, progress and errors. Rich is imported late, for --help's sake.
 
+Whatever is printed is made safe for the terminal: control characters of a name become escapes, characters that the
+output's encoding lacks become others.
+"""
+
+import codecs
 import contextlib
 import errno
 import functools
+import io
 import json
 import os
-import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
 from reidgen.errors import InterruptedRunError, ReidgenError
+from reidgen.escapes import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# What stands for a character of ours that an encoding lacks; of others the accents go, and what is left becomes "?".
+_PLAIN = {
+    "–": "-",
+    "−": "-",
+    "→": "->",
+    "±": "+-",
+    "†": "*",
+    "‡": "#",
+    "×": "x",
+    "…": "...",
+    "━": "-",
+    "─": "-",
+    "’": "'",
+}
+
+
+def printable_output() -> None:
+    """Have stdout and stderr print what they can of a text whose characters their encoding lacks, and not fail.
+
+    >>> "mAP 3 ± 1 – é".encode("ascii", "reidgen-plain").decode()
+    'mAP 3 +- 1 - e'
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="reidgen-plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    bare = unicodedata.normalize("NFKD", "".join(_PLAIN.get(character, character) for character in text))
+    return "".join(c if c.isascii() else "" if unicodedata.combining(c) else "?" for c in bare), error.end
+
+
+codecs.register_error("reidgen-plain", _plain)
 
 
 @functools.cache
 def out() -> "Console":
     """Return where results are printed; made late, because importing it takes as long as all the rest of --help."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, quiet=_silent())
+    return _console(stderr=False)
 
 
 @functools.cache
 def err() -> "Console":
     """Return where progress, notes and errors are printed."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False, quiet=_silent())
+    class Careful(Console):
+        """A console that shows the control characters of what it prints, and does not obey them."""
+
+        def render_str(self, text: str, **options: Any) -> "Text":
+            return super().render_str(visible(text, lines=True), **options)
+
+    return Careful(stderr=stderr, highlight=False, markup=False, quiet=_silent())
 
 
 def _silent() -> bool:
@@ -56,27 +108,15 @@ class Manner:
 MANNER = Manner()  # set by --quiet and --json, anew in each command
 
 
-def visible(text: str) -> str:
-    """Return text whose control characters, which a terminal would obey, are written as escapes; lines stay lines.
-
-    >>> visible("a\x1b[31mb")
-    'a\\x1b[31mb'
-    """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
 def result(line: str) -> None:
     """Print a result: what a command was called for."""
-    out().print(visible(line), soft_wrap=True)
+    out().print(line, soft_wrap=True)
 
 
 def note(line: str) -> None:
     """Print what helps to understand a result or the work; --quiet leaves it out."""
     if not MANNER.quiet:
-        (err() if MANNER.json else out()).print(visible(line), soft_wrap=True)
+        (err() if MANNER.json else out()).print(line, soft_wrap=True)
 
 
 def document(value: object) -> None:
@@ -89,6 +129,7 @@ def one_sentence(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        printable_output()
         try:
             return function(*args, **kwargs)
         except ReidgenError as error:
@@ -109,7 +150,7 @@ def one_sentence(function: Callable[P, R]) -> Callable[P, R]:
 def complain(sentence: str) -> None:
     with contextlib.suppress(OSError):  # stderr is full or gone: the exit code tells
         err().print("error: ", style="red", end="")
-        err().print(visible(sentence), soft_wrap=True)
+        err().print(sentence, soft_wrap=True)
 
 
 def _failed_file(error: OSError) -> str:
@@ -142,7 +183,7 @@ def progress() -> Iterator[Callable[[str, float, int], None]]:
         def line(what: str, done: float, total: int) -> None:
             nonlocal last
             if time.monotonic() - last > 60:
-                err().print(visible(f"{what}: {int(done)}/{total}"), soft_wrap=True)
+                err().print(f"{what}: {int(done)}/{total}", soft_wrap=True)
                 last = time.monotonic()
 
         yield line

@@ -29,6 +29,12 @@ def finish(run: Run, **facts: str | int | float) -> None:
     run.done.write_text(json.dumps(with_check(whole)))
 
 
+def grid_toml(recipe: Recipe) -> str:
+    """Return a recipe file's text for a grid, which has its methods, seeds and source from elsewhere."""
+    lines = recipe.to_toml().splitlines(keepends=True)
+    return "".join(line for line in lines if line.split(" = ")[0] not in ("method", "seed", "source"))
+
+
 def quiet(what: str, done: int, total: int) -> None:
     """Report nothing."""
 

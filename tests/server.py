@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,8 @@ class File:
     status: int = 200
     page: str = ""
     drive: bool = False
+    moved: bytes = b""  # the raw address to which the answer leads
+    pause: float = 0.0  # seconds between single bytes
     asked: list[str] = field(default_factory=list)  # the Range headers of all requests
 
 
@@ -56,6 +59,9 @@ def serving() -> Iterator[Server]:
                 self.send_error(file.status if file else 404)
                 return
             file.asked.append(self.headers.get("Range", ""))
+            if file.moved:
+                self.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: " + file.moved + b"\r\nContent-Length: 0\r\n\r\n")
+                return
             if file.page or (file.drive and "confirm=t" not in query):
                 self._page((file.page or DRIVE_FORM.format(id=query.removeprefix("id="))).encode())
                 return
@@ -72,6 +78,11 @@ def serving() -> Iterator[Server]:
                 self.send_header("Content-Disposition", 'attachment; filename="x.zip"')
             self.end_headers()
             end = start + file.cut.pop(0) if file.cut else len(file.content)
+            with contextlib.suppress(OSError):  # whoever asked has gone
+                while file.pause and start < end:
+                    self.wfile.write(file.content[start : start + 1])
+                    start += 1
+                    time.sleep(file.pause)
             self.wfile.write(file.content[start:end])
             if end < len(file.content):
                 self.close_connection = True

@@ -246,8 +246,8 @@ EVIL_NAMES = {
     "another case of a folder": ("P0/c1_7.jpg", "cannot lie side by side"),
     "a folder where a file is": ("p0/c1_0.jpg/x.jpg", "cannot lie side by side"),
     "a file where a folder is": ("p0", "comes twice"),
-    "a newline": ("p0/c1\n.jpg", "cannot be printed"),
-    "an escape code": ("p0/\x1b[2Jc1.jpg", "cannot be printed"),
+    "a newline": ("p0/c1\n.jpg", "do not fit the pattern"),
+    "an escape code": ("p0/c1_\x1b[2J.jpg", "do not fit the pattern"),
     "a deep path": ("/".join("d" * 1 for _ in range(40)) + "/c1_0.jpg", "absurdly deep"),
     "a long name": ("p0/" + "c" * 300 + ".jpg", "absurdly long"),
 }

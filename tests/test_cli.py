@@ -1,5 +1,6 @@
 """The commands as a user meets them: help, one-line errors, exit codes, no torch where none is needed."""
 
+import json
 import os
 import re
 import signal
@@ -10,28 +11,30 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL
+from conftest import SMALL, grid_toml, quiet
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from reidgen import __version__
 from reidgen.cli import app
+from reidgen.training import train
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
-PLACES = {"--data", "--results", "--device"}
-RECIPE = {"--recipe", "--backbone", "--weights", "--epochs", "--compile"}
+PLACES = {"--data", "--results", "--device", "--plugin"}
+RECIPE = {"--recipe", "--backbone", "--weights", "--epochs", "--compile", "--set"}
 OPTIONS = {
     "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"}
     | {"--json", "--quiet"},
+    "methods": {"--plugin"},
     "train": {"--method", "--source", "--seed", "--quiet"} | RECIPE | PLACES,
     "evaluate": {"--target", "--json", "--quiet"} | PLACES,
     "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--dry-run", "--quiet"} | RECIPE | PLACES,
-    "table": {"--paper", "--against", "--explain", "--results"},
-    "report": {"--images", "--results"},
+    "table": {"--paper", "--against", "--explain", "--results", "--plugin"},
+    "report": {"--images", "--results", "--plugin"},
     "show": {"--target", "--quiet"} | PLACES,
     "stress": {"--target", "--where", "--picture", "--quiet"} | PLACES,
-    "speed": {"--methods", "--recipe", "--backbone", "--compile", "--device", "--quiet"},
+    "speed": {"--methods", "--recipe", "--backbone", "--compile", "--set", "--plugin", "--device", "--quiet"},
     "attack": {"--target", "--from", "--losses", "--bound", "--quiet"} | PLACES,
 }
 
@@ -142,12 +145,13 @@ def test_a_mistake_ends_in_one_sentence(
 def test_weights_that_are_missing_stop_before_training(small_data: Path, tmp_path: Path) -> None:
     result = reidgen("train", "--weights", "absent.pth", "--data", small_data, "--results", tmp_path)
     assert result.exit_code == 1 and "no weight file absent.pth" in result.output
+    assert not list(tmp_path.rglob("*"))  # neither a log nor a run's folder
 
 
 def test_the_main_job_end_to_end(small_data: Path, tmp_path: Path) -> None:
-    """Train, evaluate, bench and table as commands; the table is the golden one of test_bench."""
+    """Train, evaluate, bench and table as commands; the tables hold the means of the rows, as pandas counts them."""
     recipe = tmp_path / "small.toml"
-    recipe.write_text(SMALL.to_toml())
+    recipe.write_text(grid_toml(SMALL))
     common = ["--recipe", recipe, "--data", small_data, "--results", tmp_path / "results", "--device", "cpu"]
     result = reidgen("train", "--method", "snr", *common)
     assert result.exit_code == 0 and "next: reidgen evaluate" in result.output
@@ -168,14 +172,88 @@ def test_the_main_job_end_to_end(small_data: Path, tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "copy" / "rows.csv").equals(rows)
     again = reidgen("bench", "--methods", "baseline,snr", "--seeds", "2", *common)
     assert again.exit_code == 0 and pd.read_csv(tmp_path / "results" / "rows.csv").equals(rows)
-    for name in ("table.md", "table.csv", "table.tex"):
-        assert "snr" in (tmp_path / "results" / name).read_text().lower()
-    assert reidgen("table", "--paper", "--results", tmp_path / "results").exit_code == 0
+    means = 100 * rows.groupby(["method", "target"])["mAP"].mean()
+    written = {name: (tmp_path / "results" / name).read_text().splitlines() for name in ("table.md", "table.tex")}
+    for (method, _), mean in means.items():
+        title = {"snr": "SNR", "baseline": "Baseline"}[method]
+        for lines in written.values():
+            assert any(title in line and f"{mean:.1f}" in line for line in lines), (title, mean, lines)
+    result = reidgen("table", "--paper", "--results", tmp_path / "results")
+    assert result.exit_code == 0 and all(f"{mean:.1f}" in result.output for mean in means)
+    both = reidgen(
+        "evaluate", "snr-tiny-s0", "snr-tiny-s1", "--target", "synth-night,synth-plaza", *common[2:], "--json"
+    )
+    told = json.loads(both.stdout)  # one document, and nothing else
+    assert both.exit_code == 0 and "rows in " in both.stderr and len(told) == 4
+    assert {(one["seed"], one["target"]): round(one["mAP"], 6) for one in told} == {
+        (seed, target): round(one["mAP"].item(), 6)
+        for (seed, target), one in rows[rows["method"] == "snr"].groupby(["seed", "target"])
+    }
+    some = reidgen("evaluate", "snr-tiny-s0", "snr-tiny-s1", "--target", "synth-night,synth-mall", *common[2:], "-q")
+    assert some.exit_code == 1 and "2 of 4 evaluations failed" in some.stderr
+    assert [line.split(": mAP")[0] for line in some.stdout.splitlines()] == [
+        f"{Path(one['run']).name}: synth-night" for one in told if one["target"] == "synth-night"
+    ]
+    short = reidgen("bench", "--methods", "baseline,snr", "--seeds", "2", *common, "--quiet")
+    assert short.exit_code == 0 and "[1/4]" not in short.output and "Baseline" in short.output
+
+
+def test_short_help_and_whole_summaries() -> None:
+    text = reidgen("-h").output
+    assert text == reidgen("--help").output and "..." not in text.partition("Commands:")[2]
+    assert set(COMMANDS) <= set(text.split())
+    assert reidgen("bench", "-h").output == reidgen("bench", "--help").output
+    assert "--install-completion" in text
+    result = CliRunner().invoke(app, [], env={"_REIDGEN_COMPLETE": "complete_bash", "COMP_WORDS": "reidgen ev", "COMP_CWORD": "1"},
+                                prog_name="reidgen")  # fmt: skip
+    assert result.output.split() == ["evaluate"]
+
+
+@pytest.mark.parametrize(
+    "words", [["prepare", "--list"], ["prepare", "synth-night"], ["evaluate", "snr", "--target", "synth-night"]]
+)
+def test_output_that_cannot_be_written_is_a_sentence(
+    words: list[str],
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a shell runs them, `> /dev/full`; train and bench print through the same function."""
+    from reidgen.cli import main
+
+    if words[0] == "evaluate":
+        train(
+            SMALL.change(epochs=1, batches_per_epoch=1), data=small_data, results=tmp_path, device="cpu", report=quiet
+        )
+        words = [*words, "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["reidgen", *words, "--data", str(small_data)])
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "stdout", full)
+        main()
+    assert ended.value.code == 1
+    (sentence,) = capsys.readouterr().err.strip().splitlines()
+    assert sentence.startswith("error: cannot write the output") and "No space left on device" in sentence
+
+
+def test_names_reach_the_terminal_without_their_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe, a run or a target whose name holds what a terminal or Rich would obey is printed as it stands."""
+    monkeypatch.chdir(tmp_path)
+    Path("[red]x\x1b[2J.toml").write_text("height = 1")
+    for words in (
+        ["train", "--recipe", "[red]x\x1b[2J.toml"],
+        ["evaluate", "[red]x\x1b[2J", "--target", "a"],
+        ["prepare", "[red]x\x1b[2J"],
+        ["bench", "--methods", "[red]x\x1b[2J"],
+    ):
+        result = reidgen(*words)
+        assert result.exit_code == 1 and "\x1b" not in result.output
+        assert "[red]x\\x1b[2J" in result.output and len(result.output.splitlines()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_bench_goes_on(number: signal.Signals, small_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "long.toml").write_text(SMALL.change(epochs=30).to_toml())
+    (tmp_path / "long.toml").write_text(grid_toml(SMALL.change(epochs=30)))
     words = ["bench", "--methods", "baseline", "--seeds", "1", "--recipe", str(tmp_path / "long.toml"), "--data",
              str(small_data), "--results", str(tmp_path), "--device", "cpu"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -198,7 +276,7 @@ def test_a_stopped_bench_goes_on(number: signal.Signals, small_data: Path, tmp_p
         assert "Traceback" not in printed and "the state is kept" in printed and len(printed.strip().splitlines()) == 1
         state = next(tmp_path.glob("runs/*/*/state.pt"))
         assert state.stat().st_size > 0
-    (tmp_path / "long.toml").write_text(SMALL.change(epochs=30).to_toml())
+    (tmp_path / "long.toml").write_text(grid_toml(SMALL.change(epochs=30)))
     second = subprocess.run(
         [sys.executable, "-m", "reidgen", *words],
         cwd=ROOT,

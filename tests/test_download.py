@@ -164,3 +164,36 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, server: Server, monkeypatch: 
 
     monkeypatch.setattr(gdown, "download", full)
     assert "cannot write" in (sentence := refused(tmp_path, server.put("x", CONTENT))) and "free some space" in sentence
+
+
+def test_a_byte_now_and_then_is_no_download(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never silent for as long as a timeout; the next mirror is tried."""
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    drop, good = server.put("drop", CONTENT, pause=0.01), server.put("good", CONTENT)
+    sentence = refused(tmp_path, drop)
+    assert sentence == "cannot download set.zip (127.0.0.1: sent less than 1 MB in 0.2 seconds; what came is kept)"
+    monkeypatch.setattr(module, "LEAST", 1)
+    monkeypatch.setattr(module, "PATIENCE", 20.0)
+    fetch(tmp_path, good)
+    assert whole(tmp_path)
+
+
+MALFORMED = [
+    b"http://[::1", b"http://", b"//", b"http://127.0.0.1:port/", b"http://127.0.0.1:99999/", b"http://a..b/", b"://", b"ftp://x/",
+    b"http://" + b"a" * 300 + b"/", b"http://\xff\xfe/", b"http://%00/", b"file:///etc/passwd", b"http://127.0.0.1:-1/",
+    b"http://[v1.x]/", b"http://\xc2\xa0.b/", b"data:,x", b"http://127.0.0.1\\@x/", b"mailto:x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", MALFORMED)
+def test_a_redirect_to_a_malformed_address_is_a_sentence(tmp_path: Path, server: Server, address: bytes) -> None:
+    assert refused(tmp_path, server.put("set.zip", moved=address)).startswith("cannot download set.zip (127.0.0.1: ")
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "x.zip"))
+
+    monkeypatch.setattr("reidgen.files.os.open", closed)
+    with pytest.raises(DataError, match=r"cannot read .*x\.zip: Permission denied; make it readable"):
+        md5_file(tmp_path / "x.zip")

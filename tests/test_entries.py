@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from reidgen import entries
 from reidgen.entries import Archive, Dataset, check_name, parse, spelled_out
 from reidgen.errors import DataError
 
@@ -125,12 +126,19 @@ def test_match_reads_person_and_camera(pattern: str, path: str, names: tuple[str
             GOOD | {"archives": {"file": "a", "md5": "0" * 31}},
             "archives: md5 = '0000000000000000000000000000000': should be 32 digits",
         ),
-        (GOOD | {"archives": {"file": "a", "urls": ["a.b/c"]}}, "archives: urls = 'a.b/c': should begin with http"),
+        (
+            GOOD | {"archives": {"file": "a", "urls": ["a.b/c"]}},
+            "archives: urls = 'a.b/c': should be an address that begins with http",
+        ),
         (GOOD | {"forms": {"forms": []}}, "forms[0] cannot have forms itself"),
         (GOOD | {"forms": [{}, {"patern": "x"}]}, "forms[1]: unknown key 'patern'; did you mean 'pattern'?"),
         (GOOD | {"forms": {"folders": {"query": "a"}}}, "forms[0]: folders = {'query': ('a',)}: give both"),
         ({"pattern": "(?P<pid>"}, "pattern = '(?P<pid>': is no regular expression"),
         (GOOD | {"skip": "("}, "skip = '(': is no regular expression"),
+        ({"pattern": ".{1,99999999999}"}, "pattern = '.{1,99999999999}': is no regular expression"),
+        (GOOD | {"skip": "(" * 5000 + ")" * 5000}, "is no regular expression"),
+        (GOOD | {"title": ["x" * 1000] * 9}, "x... should be a text"),
+        (GOOD | {"archives": {"file": "a", "urls": ["http://[::1"]}}, "should be an address"),
         ({"pattern": r"(?P<pid>\d+)"}, "lacks the group camid; write for example (?P<pid>"),
         ({"pattern": ".*"}, "lacks the groups camid and pid"),
         ({"pattern": ".*"} | LISTED, "lacks the group camid; write for example (?P<pid>"),
@@ -155,3 +163,18 @@ def test_names_that_no_folder_or_source_can_have(name: str) -> None:
     with pytest.raises(DataError, match="cannot name a data set"):
         parse(name, GOOD, where="here")
     check_name("market-alley")
+
+
+@pytest.mark.parametrize("key", ["pattern", "skip"])
+def test_a_catastrophic_pattern_has_a_time_limit(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time would double with every letter."""
+    monkeypatch.setattr(entries, "PATIENCE", 0.05)
+    dataset = parse("mine", GOOD | {key: r"(?P<pid>(a+)+)(?P<camid>\d)_c\d"}, where="here")
+    act = dataset.match if key == "pattern" else dataset.skips
+    with pytest.raises(DataError, match=f"mine: {key} = .* takes too long on names such as 'a*!'; write it without"):
+        act("a" * 60 + "!")
+    assert Dataset(name="x", pattern=GOOD["pattern"]).match("1_c2.jpg") == ("1", "2")
+
+
+def test_odd_patterns_are_read_without_a_warning() -> None:
+    parse("mine", {"pattern": r"(?P<pid>[[a]\d+)_c(?P<camid>\d)"}, where="here")

@@ -1,7 +1,11 @@
 """From a number of the table to its runs and commands."""
 
+import shlex
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from test_significance import simulate
 from test_tables import frame, row
@@ -9,7 +13,11 @@ from test_tables import frame, row
 from reidgen.errors import ReidgenError
 from reidgen.recipe import RECIPES, load_recipe
 from reidgen.tables.compare import make_table
-from reidgen.tables.explain import explain
+from reidgen.tables.explain import explain as explain_cell
+
+
+def explain(rows: pd.DataFrame, cell: str, *, results: Path, **of_table: Any) -> str:
+    return explain_cell(make_table(rows, **of_table), cell, rows=rows, results=results)
 
 
 def small():  # type: ignore[no-untyped-def]
@@ -21,8 +29,8 @@ def small():  # type: ignore[no-untyped-def]
 def test_the_whole_text(tmp_path: Path) -> None:
     assert explain(small(), "snr market duke", results=tmp_path) == (
         """SNR, market → duke
-mAP     35.50 ± 7.07 over 2 seeds ± 0.71 over 2 splits; +0.00 against Baseline
-Rank-1  50.00 ± 0.00 over 2 seeds ± 0.00 over 2 splits; +0.00 against Baseline
+mAP     35.50 ± 7.07 over 2 seeds ± 0.71 over 2 splits; 0.0 against Baseline
+Rank-1  50.00 ± 0.00 over 2 seeds ± 0.00 over 2 splits; 0.0 against Baseline
 
 mAP     R1      splits queries gallery run
 30.50   50.00   2      100     400     market/snr-tiny-s0-1a2b3c4d5e6f7788
@@ -37,6 +45,7 @@ reidgen   0.1.0
 commit    abc1234
 torch     2.9.1
 device    cpu
+threads   not known
 dtype     float32
 evaluated 2026-05-01
 source    market@bbbb2222
@@ -51,7 +60,7 @@ to repeat it:
     reidgen evaluate market/snr-tiny-s1-1a2b3c4d5e6f7788 --target duke --results again
 run folders are gone, so settings other than these are not known here; the new ones must end in 1a2b3c4d5e6f7788
 
-left out: 1 row of the same cell, repeated by later ones or made otherwise (the table's notes say how)
+left out: 1 row of the same method, source and target, repeated by later ones or made otherwise (the table's notes say how)
 """
     )
 
@@ -114,9 +123,69 @@ def test_settings_the_rows_know_are_given(tmp_path: Path) -> None:
     assert f"--recipe {tmp_path / 'mine.toml'}" in explain(rows, "snr market duke", results=tmp_path)
 
 
+def test_the_difference_is_the_tables(tmp_path: Path) -> None:
+    """The words of the table's finding stand in the explanation, with the same digits and mark."""
+    rows, identities = simulate(targets={"duke": 1, "viper": 1}, seeds=2)
+    (finding, *_) = [n.text for n in make_table(rows, identities=identities).findings if "minus Baseline" in n.text]
+    words = finding.partition(" SNR ")[2]
+    text = explain(rows, "snr market mean", results=tmp_path, identities=identities)
+    assert "95 %" in finding and f"; {words} against Baseline, p" in text.splitlines()[1]
+
+
+def test_the_papers_difference_is_the_tables(tmp_path: Path) -> None:
+    rows = frame(row("snr", "duke", mAP=0.25, rank1=0.5), row("baseline", "duke"))
+    text = explain(rows, "snr duke", results=tmp_path, paper=True)
+    assert "paper 33.6, difference −8.6" in text and "33.6 (−8.6)" in make_table(rows, paper=True).markdown()
+
+
+def test_a_difference_over_fewer_seeds_says_so(tmp_path: Path) -> None:
+    rows = frame(*(row("snr", "duke", seed=s, mAP=0.3 + s / 10) for s in (0, 1)), row("baseline", "duke"))
+    assert "; 0.0 against Baseline over the 1 seed of both" in explain(rows, "snr duke", results=tmp_path)
+
+
+def test_the_mean_is_explained_by_its_targets_and_seeds_alone(tmp_path: Path) -> None:
+    rows = frame(
+        *(row(m, t, seed=s) for m in ("baseline", "snr") for t in ("duke", "viper") for s in (0, 1)),
+        row("snr", "duke", seed=2),
+        row("snr", "pku"),
+        row("snr", "mycams"),
+    )
+    text = explain(rows, "snr mean", results=tmp_path)
+    assert text.count(" → duke") == text.count(" → viper") == 2 and "pku" not in text and "mycams" not in text
+
+
+def test_backbone_or_hash_says_which_of_several(tmp_path: Path) -> None:
+    rows = frame(row("snr", "duke"), row("snr", "duke", backbone="resnet50", hash="9999eeee", mAP=0.5))
+    with pytest.raises(ReidgenError, match="several cells are 'snr duke'; say METHOD SOURCE TARGET BACKBONE HASH"):
+        explain(rows, "snr duke", results=tmp_path)
+    for words in ("snr duke resnet50", "9999 snr duke"):
+        assert "mAP     50.00" in explain(rows, words, results=tmp_path)
+
+
+def test_a_variants_name_holds_together(tmp_path: Path) -> None:
+    rows = frame(row("snr(a=1,b=2)", "duke"), row("snr", "duke"))
+    assert explain(rows, "SNR(a=1,b=2) duke", results=tmp_path).startswith("SNR (a=1, b=2), market → duke")
+
+
+def test_commands_are_quoted_for_the_shell(tmp_path: Path) -> None:
+    """What stands in the rows is one word to a shell: nothing of it runs."""
+    evil = "x;touch pwned #"
+    folder = tmp_path / "my results"
+    rows = frame(row("snr", f"d {evil}", commit=f"{evil}+", source=f"s {evil}", recipe=f"r {evil}"))
+    text = explain(rows, "snr", results=folder)
+    commands = text.partition("to repeat it:\n")[2].partition("run folders")[0].splitlines()
+    assert len(commands) == 4
+    words = [shlex.split(command.partition("   #")[0] if "checkout" in command else command) for command in commands]
+    assert words[0][:3] == ["git", "checkout", evil] and words[1] == ["reidgen", "prepare", f"s {evil}", f"d {evil}"]
+    assert str(folder / f"r {evil}.toml") in words[2]
+    script = "git() { :; }; reidgen() { :; }\n" + "\n".join(commands)
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_the_interval_is_the_tables(tmp_path: Path) -> None:
     rows, identities = simulate(targets={"duke": 1}, seeds=2)
     cells = make_table(rows, identities=identities).cells
     found = cells[(cells["method"] == "snr") & (cells["target"] == "duke")].iloc[0]
     text = explain(rows, "snr duke", results=tmp_path, identities=identities)
-    assert f"95 % interval {found['gain_mAP_low']:+.2f} to {found['gain_mAP_high']:+.2f}" in text
+    assert f"[{found['gain_mAP_low']:+.1f}, {found['gain_mAP_high']:+.1f}]" in text

@@ -197,3 +197,53 @@ def test_no_mirror_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "market: cannot download x.zip (127.0.0.1: Connection refused; 127.0.0.1: Connection refused); run the same command "
         f"again, or get it with a browser ({entry.homepage}), then run: reidgen prepare market --from FILE"
     )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt"])
+def test_a_list_is_no_archive(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"mine{suffix}"
+    file.write_text("path,pid,camid\n")
+    entry = Dataset(name="mine", pattern="(?P<pid>.)(?P<camid>.).*", lists={"test": (file.name,)})
+    assert find(entry, tmp_path / "data", file) == tmp_path and not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("kind", ["detected", "labelled"])
+def test_a_bare_folder_of_cuhk03s_new_protocol(kind: str, tmp_path: Path) -> None:
+    """One of its two kinds, moved out of the folder in which both lie; with both, the right one is taken."""
+    root = layouts.build("cuhk03-np-detected", tmp_path, form="market")
+    folder = root / {"detected": "detected", "labelled": "labeled"}[kind]
+    assert find(f"cuhk03-np-{kind}", tmp_path / "data", root) == root
+    assert find(f"cuhk03-np-{kind}", tmp_path / "data", folder) in (root, folder)
+    bare = shutil.copytree(folder, tmp_path / "data" / "CUHK03-NP")
+    assert find(f"cuhk03-np-{kind}", tmp_path / "data") == bare
+    assert find(f"cuhk03-np-{kind}", tmp_path / "other", bare) == bare
+
+
+def test_folders_that_are_links(tmp_path: Path) -> None:
+    root = layouts.build("market", tmp_path / "disk")
+    linked = tmp_path / "data" / "market"
+    linked.mkdir(parents=True)
+    for folder in root.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    assert find("market", tmp_path / "data") == linked
+
+
+def test_a_set_in_several_zips_of_one_download(tmp_path: Path) -> None:
+    files = layouts._files("duke", "", 6, 0)
+    for number, part in enumerate(("bounding_box_train", "query", "bounding_box_test"), start=1):
+        some = {f"DukeMTMC-reID/{path}": content for path, content in files.items() if path.startswith(part)}
+        layouts.pack(some, tmp_path / f"DukeMTMC-reID-20240101T000000Z-{number:03d}.zip")
+    given = tmp_path / "DukeMTMC-reID-20240101T000000Z-002.zip"
+    assert images(find("duke", tmp_path / "data", given)) == images(layouts.build("duke", tmp_path / "folder"))
+    (tmp_path / "DukeMTMC-reID-20240101T000000Z-001.zip").unlink()
+    with pytest.raises(DataError, match=r"Z-001\.zip is not beside it; get it too"):
+        find("duke", tmp_path / "data2", given)
+
+
+def test_a_place_that_may_not_be_asked_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(DataError, match=r"market: cannot read .*x\.zip: Permission denied"):
+        obtain(KNOWN["market"], data=tmp_path, source=tmp_path / "x.zip", say=lambda line: None)

@@ -44,7 +44,7 @@ def drawings() -> dict[str, str]:
     lines = {"Baseline": pd.Series([3.0, 2.0], index=[1, 2]), NASTY: pd.Series([1.0], index=[1])}
     return {
         "heat": heat_map(grid, framed=grid > 50, limits=(10, 90), alt=f"heat {NASTY}"),
-        "bars": bars(bar_values(), style=STYLE, label="mAP in %", alt=f"bars {NASTY}"),
+        "bars": bars(bar_values(), limits=(0, 100), style=STYLE, label="mAP in %", alt=f"bars {NASTY}"),
         "curves": curves(lines, style=STYLE, labels=("epoch", "loss"), alt=f"curves {NASTY}"),
     }
 
@@ -60,7 +60,7 @@ def test_every_drawing_suits_a_page(name: str) -> None:
 def test_bars_of_all_methods_fit_on_a_phone() -> None:
     titles = [method.title for method in METHODS.values()]
     values = pd.DataFrame({"value": 50.0, "low": 40.0, "high": 60.0, "text": "+50.0 †"}, index=titles)
-    svg = bars(values, style=styles(titles), label="mAP above Baseline, points", alt="x")
+    svg = bars(values, limits=(0, 100), style=styles(titles), label="mAP above Baseline, points", alt="x")
     assert float(parse(svg).get("width", "0")) <= 390 - 2 * 16
 
 
@@ -92,7 +92,9 @@ def test_bars_are_as_long_as_their_values() -> None:
 def test_a_bar_without_an_interval_has_no_whisker() -> None:
     values = bar_values()
     none = values.assign(low=np.nan, high=np.nan)
-    drawn = [parse(bars(part, style=STYLE, label="mAP", alt="x")).iter("path") for part in (values, none)]
+    drawn = [
+        parse(bars(part, limits=(0, 100), style=STYLE, label="mAP", alt="x")).iter("path") for part in (values, none)
+    ]
     whiskers = [[p for p in paths if p.get("d") and "stroke-width: 1.1" in p.get("style", "")] for paths in drawn]
     assert list(map(len, whiskers)) == [2, 0]  # of three bars, two have one
 

@@ -424,6 +424,16 @@ def test_own_crops_in_an_archive(tmp_path: Path) -> None:
     assert prepare("mine", data=tmp_path / "data").already
 
 
+def test_own_crops_in_several_zips_of_one_download(tmp_path: Path) -> None:
+    root = crops(tmp_path / "in", people=4)
+    for number in (1, 2):
+        people = sorted(root.iterdir())[2 * number - 2 : 2 * number]
+        files = {f"{one.name}/{file.name}": file.read_bytes() for one in people for file in one.iterdir()}
+        layouts.pack(files, tmp_path / f"crops-{number:03d}.zip")
+    prepared = prepare("mine", data=tmp_path / "data", source=tmp_path / "crops-001.zip")
+    assert prepared.counts["all"]["images"] == 16
+
+
 def test_notes_say_what_may_be_done_with_a_set(tmp_path: Path) -> None:
     duke = prepare("duke", data=tmp_path / "data", source=layouts.build("duke", tmp_path), accept_counts=True)
     assert duke.notes == [

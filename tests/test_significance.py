@@ -5,11 +5,17 @@ import pandas as pd
 import pytest
 from test_tables import frame, row
 
+from reidgen.tables.average import means_of
 from reidgen.tables.identities import run_names
 from reidgen.tables.paper import MEAN
-from reidgen.tables.significance import differences
+from reidgen.tables.significance import differences as differences_over
 
 METHODS = {"baseline": 0.3, "in": 0.3, "snr": 0.5}
+
+
+def differences(rows: pd.DataFrame, identities: pd.DataFrame, *, against: str) -> pd.DataFrame:
+    over = {key: mean.targets for key, mean in means_of(rows, asked=False).items()}
+    return differences_over(rows, identities, against=against, means=over)
 
 
 def simulate(

@@ -19,7 +19,9 @@ def methods(
     name: Annotated[str, typer.Argument(help="A method, to see its parts and their parameters.")] = "",
     plugin: Plugin = None,
 ) -> None:
-    """List methods, backbones, losses and recipes, or show one method with its parameters.
+    """List methods, backbones, losses and recipes.
+
+    Of a method that is named, its parts and their parameters.
 
     Example: reidgen methods
 

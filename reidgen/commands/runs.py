@@ -191,7 +191,7 @@ def bench(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train methods x seeds, evaluate on all targets, write the table.
+    """Train methods x seeds, evaluate them, write the table.
 
     On one source, or on the cells of a protocol. Safe to stop and repeat: only what is missing runs. A run that fails is
     noted and the others go on; a run that another process holds comes last.
@@ -228,8 +228,8 @@ def bench(
     if dry_run:
         _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, data, results, device)
         return
-    from reidgen.bench import bench as run_bench
-    from reidgen.bench import rows_of
+    from reidgen.grid import bench as run_bench
+    from reidgen.grid import rows_of
 
     with progress() as report:
         grid = run_bench(
@@ -264,8 +264,8 @@ def _print_forecast(
     results: Path,
     device: str,
 ) -> None:
-    from reidgen.bench import plan_cells
     from reidgen.forecast import forecast
+    from reidgen.grid import plan_cells
 
     cells = plan_cells(
         recipe, methods=methods, seeds=seeds, data=data, results=results, protocol=protocol, targets=targets, say=note

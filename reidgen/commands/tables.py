@@ -1,18 +1,22 @@
 """Commands that make tables and the report of what the runs left: no image is opened, torch is never imported."""
 
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidgen.commands.options import Plugin, Results
+from reidgen.commands.options import Json, Plugin, Quiet, Results, read_seeds
 from reidgen.errors import EmptyTableError, ReidgenError
-from reidgen.terminal import one_sentence, out
+from reidgen.terminal import MANNER, document, note, one_sentence, out, result
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
+
+    from reidgen.tables.choose import Selection
+    from reidgen.tables.looks import Table
 
 
 @one_sentence
@@ -25,10 +29,23 @@ def table(
         bool, typer.Option("--paper", help="Put the paper's number and the difference beside ours.")
     ] = False,
     against: Annotated[str, typer.Option(help="The method that the others are compared with.")] = "baseline",
+    target: Annotated[str, typer.Option(help="Only these targets, joined by commas; all of them enter the mean.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Only these: main, loss, stage, design, all, or names with commas.")
+    ] = "",
+    recipe: Annotated[
+        str, typer.Option(help="Only these recipes: beginnings of their hash, or names, joined by commas.")
+    ] = "",
+    backbone: Annotated[str, typer.Option(help="Only these backbones, joined by commas.")] = "",
+    seeds: Annotated[
+        str, typer.Option(help="Only these seeds: such as 2,4 (4, for one), or N for 0 to N-1, as in bench.")
+    ] = "",
     explain: Annotated[
         str | None, typer.Option(metavar="CELL", help="Lead from a number, such as 'snr market duke', to its runs.")
     ] = None,
     plugin: Plugin = None,
+    json: Json = False,
+    quiet: Quiet = False,
     results: Results = Path("results"),
 ) -> None:
     """Print the comparison table; write it as Markdown, CSV and LaTeX.
@@ -37,28 +54,39 @@ def table(
 
     Example: reidgen table loss --against snr
 
+    Example: reidgen table --target duke,viper --methods baseline,snr --seeds 0,1
+
     Example: reidgen table --explain "snr synth-plaza night"
     """
+    selection = _selection(target, methods, recipe, backbone, seeds)
     if name in ("stress", "attack"):
         if paper or against != "baseline" or explain is not None:
             raise ReidgenError(f"--paper, --against and --explain do not go with {name}; leave them out")
-        _print_robustness(name, results)
+        _print_robustness(name, results, selection)
         return
     from reidgen.tables.paper import TABLES
 
     if explain is not None:
-        _explain(explain, "" if name == "all" else name, against, results)
-    elif name == "all":
-        empty = 0
-        for one in TABLES:
-            try:
-                print_table(results, one, paper=paper, against=against)
-            except EmptyTableError as error:
-                if (empty := empty + 1) == len(TABLES):
-                    raise
-                out().print(f"note: {error}", soft_wrap=True)
-    else:
-        print_table(results, name, paper=paper, against=against)
+        if json:
+            raise ReidgenError("--json does not go with --explain; leave one of them out")
+        made, rows, _ = _make(results, "" if name == "all" else name, paper=paper, against=against, selection=selection)
+        from reidgen.tables.explain import explain as explained
+
+        result(explained(made, explain, rows=rows, results=results))
+        return
+    empty: list[EmptyTableError] = []
+    tables = []
+    for one in TABLES if name == "all" else [name]:
+        try:
+            tables.append(print_table(results, one, paper=paper, against=against, selection=selection))
+        except EmptyTableError as error:
+            empty.append(error)
+            if name != "all" or len(empty) == len(TABLES):
+                raise
+            note(f"note: {error}")
+    if json:
+        documents = [made.json() for made in tables]
+        document(documents if name == "all" else documents[0])
 
 
 @one_sentence
@@ -76,7 +104,7 @@ def report(
     from reidgen.report.page import make_report
 
     file = make_report(results, images=images)
-    out().print(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
+    result(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
 def print_table(
@@ -86,52 +114,124 @@ def print_table(
     paper: bool = False,
     against: str = "baseline",
     choose: "Callable[[pd.DataFrame], pd.DataFrame]" = lambda rows: rows,
-) -> None:
-    """Write and print the table of the rows that `choose` returns of all rows."""
-    from reidgen.runs import read_rows, to_csv
-    from reidgen.tables.compare import make_table
-    from reidgen.tables.identities import read_identities
+    selection: "Selection | None" = None,
+) -> "Table":
+    """Print the table of the rows that `choose` returns of all rows, then write it; return it.
 
-    rows = read_rows(results)
-    identities = read_identities(results, rows, keep=True)
-    made = make_table(choose(rows), name=name, paper=paper, against=against, identities=identities)
+    Where `results` cannot be written, a note says so. Without any row, `paper` prints the paper's own table and writes
+    nothing. With --json, print no table: the caller prints the document.
+    """
+    from reidgen.runs import write_rows
+    from reidgen.tables.compare import paper_table
+    from reidgen.tables.identities import keep_identities
+
+    try:
+        made, rows, identities = _make(results, name, paper=paper, against=against, choose=choose, selection=selection)
+    except EmptyTableError:
+        if not paper:
+            raise
+        made = paper_table(name or "main")
+        _print([made.rich()], made.notes)
+        return made
+    _print([made.rich()], made.notes)
     stem = f"table-{name}" if name else "table"
     texts = {f"{stem}.md": made.markdown(), f"{stem}.csv": made.csv(), f"{stem}.tex": made.latex()}
-    _write(results, {**texts, "rows.csv": to_csv(rows)}, [made.rich()], made.notes)
+
+    def keep() -> None:
+        write_rows(results / "rows.csv", rows)
+        keep_identities(results, identities)
+
+    _write(results, texts, keep, kept="rows.csv")
+    return made
 
 
-def _explain(cell: str, name: str, against: str, results: Path) -> None:
+def _make(
+    results: Path,
+    name: str,
+    *,
+    paper: bool,
+    against: str,
+    choose: "Callable[[pd.DataFrame], pd.DataFrame]" = lambda rows: rows,
+    selection: "Selection | None" = None,
+) -> "tuple[Table, pd.DataFrame, pd.DataFrame]":
+    """Return the table of a results folder, all its rows and their numbers per identity."""
     from reidgen.runs import read_rows
-    from reidgen.tables.explain import explain
+    from reidgen.tables.choose import Selection
+    from reidgen.tables.compare import make_table
     from reidgen.tables.identities import read_identities
+    from reidgen.tables.settings import read_settings
 
     rows = read_rows(results)
-    identities = read_identities(results, rows, keep=True)
-    text = explain(rows, cell, results=results, name=name, against=against, identities=identities)
-    out().print(text, soft_wrap=True)
+    identities = read_identities(results, rows)
+    made = make_table(
+        choose(rows),
+        name=name,
+        paper=paper,
+        narrow=paper,
+        against=against,
+        identities=identities,
+        selection=selection or Selection(),
+        settings=read_settings(results, rows),
+    )
+    return made, rows, identities
 
 
-def _print_robustness(kind: str, results: Path) -> None:
-    """Write and print the table, and draw the figures, of all stress or attack rows."""
+def _selection(target: str, methods: str, recipe: str, backbone: str, seeds: str) -> "Selection":
+    """Return what the options of `table` ask for."""
+    from reidgen.escapes import split_names
+    from reidgen.tables.choose import Selection
+
+    return Selection(
+        targets=tuple(split_names(target)),
+        methods=tuple(split_names(methods)),
+        recipes=tuple(split_names(recipe)),
+        backbones=tuple(split_names(backbone)),
+        seeds=tuple(read_seeds(seeds)) if seeds else (),
+    )
+
+
+def _print_robustness(kind: str, results: Path, selection: "Selection") -> None:
+    """Print the table of all stress or attack rows, then write it and draw its figures."""
     from reidgen.robustness.tables import attack_figures, attack_table, stress_figures, stress_table
     from reidgen.robustness.trials import KINDS, collect_trials
+    from reidgen.tables.choose import select
 
-    rows = collect_trials(results, kind)
+    every = collect_trials(results, kind)
+    rows = select(every, selection) if len(every) else every
     made = {"stress": stress_table, "attack": attack_table}[kind](rows)
+    if MANNER.json:
+        document(made.json())
+    _print([grid.rich() for grid in made.grids], made.notes)
     figures = {"stress": stress_figures, "attack": attack_figures}[kind](rows)
     texts = {f"{kind}.md": made.markdown(), f"{kind}.csv": made.csv()}
     texts |= {f"{name}.svg": text for name, text in figures.items()}
-    texts[f"{kind}-rows.csv"] = rows[list(KINDS[kind])].to_csv(index=False, float_format="%.6g")
-    _write(results, texts, [grid.rich() for grid in made.grids], made.notes)
+    texts[f"{kind}-rows.csv"] = every[list(KINDS[kind])].to_csv(index=False, float_format="%.6g")
+    _write(results, texts)
 
 
-def _write(results: Path, texts: Mapping[str, str], looks: "Iterable[RenderableType]", notes: Iterable[str]) -> None:
-    from reidgen.files import write_text
-
-    for name, text in texts.items():
-        write_text(results / name, text)
-    for look in looks:
+def _print(looks: "Iterable[RenderableType]", notes: Iterable[object]) -> None:
+    for look in () if MANNER.json else looks:
         out().print(look, markup=True)
-    for note in notes:
-        out().print(f"note: {note}", soft_wrap=True)
-    out().print(f"written: {', '.join(str(results / name) for name in texts)}", soft_wrap=True)
+    for one in notes:
+        note(f"note: {one}")
+
+
+def _write(results: Path, texts: Mapping[str, str], keep: Callable[[], None] = lambda: None, *, kept: str = "") -> None:
+    """Write the texts below `results`, and what `keep` writes; where that folder is not ours to write, say so.
+
+    kept: the name of what `keep` writes.
+    """
+    from reidgen.files import write_text
+    from reidgen.integrity import write_sealed
+
+    try:
+        for name, text in texts.items():
+            (write_sealed if name.endswith("rows.csv") else write_text)(results / name, text)
+        keep()
+    except ReidgenError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        note(f"note: printed only, as results cannot be written there: {error}")
+        return
+    note(f"written: {', '.join(str(results / name) for name in [*texts, kept] if name)}")

@@ -6,23 +6,22 @@ import gzip
 import hashlib
 import json
 import lzma
-import os
 import re
+import secrets
 import shutil
-import stat
 import struct
 import tarfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, Self
 
 from reidgen.data.cuhk03 import is_hdf5, unpack_mat
-from reidgen.data.images import locked
+from reidgen.data.members import JOIN, Gate, is_tar, tar_members, zip_members
 from reidgen.errors import BrokenArchiveError, DataError
+from reidgen.files import opened
+from reidgen.locks import locked
 from reidgen.runs import Progress
 
 MARKER = "unpacked.json"  # written last into an unpacked folder
@@ -30,13 +29,19 @@ SUFFIXES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz
 LOOSE = (".mat", ".txt", ".csv")  # what is published beside an archive and only copied
 
 # Far beyond any data set of the field: the largest has 1.8 million files, and images hardly shrink.
-DEPTH, FILES, RATIO, SMALL = 20, 5_000_000, 100, 100 * 2**20
+FILES, RATIO, SMALL = 5_000_000, 100, 100 * 2**20
 
 _DAMAGE = (
     EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error,
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
 )  # fmt: skip
-_FOREIGN = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive", b"<": "a web page"}
+_FOREIGN = {
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"<": "a web page",
+}
+_PIECE = re.compile(r"(?P<whole>.+)-(?P<number>\d{3})\.zip", re.IGNORECASE)  # of a download in several zips
 
 
 def unpack(files: Mapping[Path, str], data: Path, report: Progress | None = None) -> Path:
@@ -76,7 +81,7 @@ def unpack(files: Mapping[Path, str], data: Path, report: Progress | None = None
 
 def _unpack_new(files: list[Path], folder: Path, digests: dict[str, str], report: Progress | None) -> None:
     """Unpack all files under a temporary name and then give it the right one, or leave nothing."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
     try:
         part.mkdir()
         tops: list[Path] = []
@@ -97,8 +102,36 @@ def _unpack_new(files: list[Path], folder: Path, digests: dict[str, str], report
 def is_archive(file: Path) -> bool:
     """Tell whether `unpack` would read the file as an archive, going by its content."""
     with contextlib.suppress(OSError, *_DAMAGE):
-        return zipfile.is_zipfile(file) or tarfile.is_tarfile(file) or is_hdf5(file)
+        return _is_zip(file) or is_tar(file) or is_hdf5(file)
     return False
+
+
+def _is_zip(file: Path) -> bool:
+    with opened(file) as raw:
+        return zipfile.is_zipfile(raw)
+
+
+def pieces(file: Path) -> list[Path]:
+    """Return the zips of one download to which the file belongs, x-001.zip, x-002.zip and so on, or the file alone.
+
+    Raises DataError when one of them, before the last that is there, is not beside the others.
+    """
+    if not (name := _PIECE.fullmatch(file.name)):
+        return [file]
+    try:
+        found = {
+            int(other["number"]): one
+            for one in file.parent.iterdir()
+            if (other := _PIECE.fullmatch(one.name)) and other["whole"] == name["whole"] and one.is_file()
+        }
+    except OSError as error:
+        raise DataError(f"cannot read the folder {file.parent}: {error.strerror}") from error
+    if lacking := sorted(set(range(1, max(found, default=1))) - set(found)):
+        raise DataError(
+            f"{file} is one of several zips of one download, but {name['whole']}-{lacking[0]:03d}.zip is not beside it; "
+            "get it too, or rename the file if it is whole by itself"
+        )
+    return [found[number] for number in sorted(found)]
 
 
 @contextlib.contextmanager
@@ -115,6 +148,8 @@ def _sentences(file: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # bzip2's decoder, on damage
             raise BrokenArchiveError(f"{file} is damaged ({_first_line(error)}); get it again") from error
+        if error.filename == str(file):
+            raise DataError(f"cannot read {file}: {error.strerror}; make it readable, or get it again") from error
         cure = "free some space, or choose another --data" if error.errno == errno.ENOSPC else "choose another --data"
         raise DataError(f"cannot unpack {file}: {error.strerror}; {cure}") from error
 
@@ -125,9 +160,9 @@ def _first_line(error: Exception) -> str:
 
 def _extract(file: Path, into: Path, budget: "_Budget", report: Progress | None) -> None:
     """Unpack one file of any kind; archives inside it too, but not those inside them."""
-    with file.open("rb") as raw:
+    with opened(file) as raw:
         start = raw.read(512).lstrip()
-    if zipfile.is_zipfile(file) or tarfile.is_tarfile(file):
+    if _is_zip(file) or is_tar(file):
         _members(file, into, file, budget, report)
         inner = [
             one for one in sorted(into.rglob("*")) if one.suffix.lower() in (*SUFFIXES, ".mat") and is_archive(one)
@@ -142,6 +177,8 @@ def _extract(file: Path, into: Path, budget: "_Budget", report: Progress | None)
             if start.startswith(magic):
                 cure = "get it again" if magic == b"<" else "unpack it yourself and give the folder"
                 raise BrokenArchiveError(f"{file} is {what}, which reidgen cannot unpack; {cure}")
+        if re.search(r"\.(z?\d{2,3}|part\d+)$", file.name.lower()):
+            raise BrokenArchiveError(f"{file} is one piece of a split archive; {JOIN}")
         found = "is empty" if not start else "is no archive, or is cut off"
         raise BrokenArchiveError(f"{file} {found} (zip, tar, tar.gz, tar.bz2 and tar.xz are read); get it again")
 
@@ -173,10 +210,10 @@ def _members(file: Path, into: Path, called: Path, budget: "_Budget", report: Pr
     called: the file's name in errors. budget: shrinks by what is unpacked.
     """
     size, what = file.stat().st_size, f"unpack {file.name} (MB)"
-    gate = _Gate(limit=min(shutil.disk_usage(into).free, budget.bytes), most=budget.files, file=called)
+    gate = Gate(limit=min(shutil.disk_usage(into).free, budget.bytes), most=budget.files, file=called)
     made: set[Path] = set()
-    with file.open("rb") as raw:
-        read_members = _zip_members if zipfile.is_zipfile(raw) else _tar_members
+    with opened(file) as raw:
+        read_members = zip_members if zipfile.is_zipfile(raw) else tar_members
         raw.seek(0)
         for name, length, stream in read_members(raw, gate):
             target = into / name
@@ -201,110 +238,3 @@ class _Budget:
 
     bytes: int
     files: int = FILES
-
-
-@dataclass
-class _Gate:
-    """What has passed of one archive, and the refusal of what no data set needs."""
-
-    limit: int  # bytes
-    most: int  # files
-    file: Path
-    total: int = 0
-    files: dict[str, str] = field(default_factory=dict)  # name for comparing -> name
-    folders: dict[str, str] = field(default_factory=dict)
-
-    def refuse(self, why: str) -> BrokenArchiveError:
-        return BrokenArchiveError(f"{self.file} is not unpacked: {why}; get it again from its authors")
-
-    def passes(self, name: str, size: int) -> bool:
-        """Take note of a member. False: a file that a Mac added. Raises BrokenArchiveError for what is refused."""
-        parts = name.split("/")
-        if not name.isprintable():
-            raise self.refuse(f"the name {name!a} cannot be printed")
-        if name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name):
-            raise self.refuse(f"the path {name!r} leads out of the folder")
-        if len(parts) > DEPTH or max(len(part.encode()) for part in parts) > 240:
-            raise self.refuse(f"the path {name[:60]!r}... is absurdly {'deep' if len(parts) > DEPTH else 'long'}")
-        if parts[0] == "__MACOSX" or parts[-1].startswith("._"):
-            return False
-        self._compare("/".join(part for part in parts if part not in ("", ".")))
-        self.total += size
-        if self.total > self.limit:
-            raise self.refuse(
-                f"its files have more than {self.limit:,} bytes, which is absurd or more than is free on the disk"
-            )
-        if len(self.files) > self.most:
-            raise self.refuse(f"it has more than {self.most:,} files")
-        return True
-
-    def _compare(self, path: str) -> None:
-        """Raise BrokenArchiveError when another member has this path, on some file system at least."""
-        key = _folded(path)
-        if other := self.files.get(key) or self.folders.get(key):
-            raise self.refuse(f"the name {path!r} comes twice" if other == path else _one_name(other, path))
-        self.files[key] = path
-        parent = path.rpartition("/")[0]
-        while parent and self.folders.get(key := _folded(parent)) != parent:
-            if other := self.files.get(key) or self.folders.get(key):
-                raise self.refuse(_one_name(other, path))
-            self.folders[key] = parent
-            parent = parent.rpartition("/")[0]
-
-
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
-
-
-def _one_name(one: str, other: str) -> str:
-    return f"{one!r} and {other!r} cannot lie side by side on every system"
-
-
-def _zip_members(raw: BinaryIO, gate: _Gate) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Yield name, size and content of the files in a zip, after all of them have passed."""
-    with zipfile.ZipFile(raw) as archive:
-        passed = []
-        for info in archive.infolist():
-            if info.is_dir():
-                continue
-            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise gate.refuse(f"{info.filename!r} is a link or a device")
-            if info.flag_bits & 1:
-                raise gate.refuse(
-                    f"{info.filename!r} is encrypted (with its password, unpack it yourself and give the folder)"
-                )
-            if gate.passes(info.filename, info.file_size):
-                passed.append(info)
-        for info in passed:
-            yield info.filename, info.file_size, archive.open(info)
-
-
-def _tar_members(raw: BinaryIO, gate: _Gate) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Yield name, size and content of the files in a tar, each after it has passed: to list a compressed one first
-    would mean to decompress it twice."""
-    with tarfile.open(fileobj=raw, tarinfo=_StrictTarInfo) as archive:
-        for member in archive:
-            if member.isdir():
-                continue
-            if not member.isreg() or member.issparse():
-                raise gate.refuse(f"{member.name!r} is a link, a device or a file with holes")
-            if gate.passes(member.name, member.size):
-                stream = archive.extractfile(member)
-                assert stream is not None
-                yield member.name, member.size, stream
-        assert archive.fileobj is not None
-        while archive.fileobj.read(2**20):  # to the end, where the checksum is
-            pass
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """A header as `tarfile` reads it, but one that is damaged or missing is an error and not the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the blocks of zeros at the end
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"{error or 'it is cut off'}") from error

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from reidgen.data.images import locked, windows
+from reidgen.data.images import windows
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names, write_manifest
 from reidgen.data.pack import check_packs
 from reidgen.data.readers import read
 from reidgen.errors import DataError
-from reidgen.files import writable
+from reidgen.files import read_regular, writable
+from reidgen.locks import locked
 from reidgen.runs import Progress
 
 
@@ -107,6 +108,6 @@ def stamp_files(root: Path, paths: Iterable[str]) -> tuple[str, int]:
 def _sha256(path: str, *, root: Path) -> str:
     """Return the first 16 digits of the file's SHA-256, as the index has them, or "" when it cannot be read."""
     try:
-        return hashlib.sha256((root / path).read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(read_regular(root / path)).hexdigest()[:16]
     except OSError:
         return ""

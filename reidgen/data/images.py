@@ -1,26 +1,23 @@
-"""What prepare and pack share: decoding images, working through many of them, and holding a set's folder."""
+"""What prepare and pack share: decoding images, and working through many of them."""
 
 import contextlib
-import functools
 import hashlib
 import io
-import multiprocessing
-import signal
+import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
-import filelock
 from PIL import Image
 
 from reidgen.errors import DataError
+from reidgen.files import read_regular
+from reidgen.pool import share
 from reidgen.runs import Progress
 
 MANY = 4000  # images from which a pool of processes pays; threads never do, small images keep the GIL busy
 WINDOW = 1024  # images in work at a time: bounds memory
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -30,7 +27,7 @@ def decode(path: Path) -> tuple[Image.Image, str]:
     Transparency is dropped; of an animation the first frame counts. Raises DataError saying what is wrong.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         if not content:
             raise DataError("is empty")
         with warnings.catch_warnings():
@@ -52,53 +49,15 @@ def decode(path: Path) -> tuple[Image.Image, str]:
         raise DataError(str(error).split(" <_io")[0].strip() or type(error).__name__) from error
 
 
-class _Pool(ProcessPoolExecutor):
-    """A pool whose processes, started by submit, inherit a blocked SIGINT: none meets it while it still imports."""
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        if not hasattr(signal, "pthread_sigmask"):
-            return super().submit(fn, *args, **kwargs)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            return super().submit(fn, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def workers(processes: int | None = None) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes, on all cores by default, that leave Ctrl-C to the parent and end with the block."""
-    spawn = multiprocessing.get_context("spawn")  # the same on all systems, and safe beside the threads of torch
-    pool = _Pool(processes, mp_context=spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def windows(
     work: Callable[[str], R], paths: list[str], *, what: str, report: Progress | None = None
 ) -> Iterator[list[R]]:
-    """Yield work(path) for all paths in order, WINDOW at a time; MANY paths are shared among processes.
-
-    A script that calls this needs the guard `if __name__ == "__main__":`, as always with processes.
-    """
+    """Yield work(path) for all paths in order, WINDOW at a time; MANY paths are shared among processes, see `pool.share`."""
     with contextlib.ExitStack() as stack:
-        run: Callable[[list[str]], Iterable[R]] = functools.partial(map, work)
+        results: Iterator[R] = map(work, paths)
         if len(paths) >= MANY:
-            run = functools.partial(stack.enter_context(workers()).map, work, chunksize=32)
+            results = stack.enter_context(contextlib.closing(share(work, paths)))
         for start in range(0, len(paths), WINDOW):
-            yield list(run(paths[start : start + WINDOW]))
+            yield list(itertools.islice(results, WINDOW))
             if report:
                 report(what, min(start + WINDOW, len(paths)), len(paths))
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, waiting for another process; an OSError inside becomes a DataError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock"):
-            yield
-    except OSError as error:
-        raise DataError(f"cannot use {error.filename or folder}: {error.strerror or error}") from error

@@ -8,7 +8,7 @@ from reidgen.catalogue import load_catalogue
 from reidgen.data.manifest import Prepared, how, load_prepared, prepared_names
 from reidgen.entries import PARTS, Dataset
 from reidgen.errors import DataError, unknown
-from reidgen.terminal import visible
+from reidgen.escapes import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +50,7 @@ def in_full(names: list[str], data: Path) -> "Table":
     for name in _known(names, data):
         state, lines = _prepared(name, data) if name in here else (known[name].status, _unprepared(known[name]))
         left = Text(name, style="bold").append(f"\n{state}", style=f"not bold {COLOURS.get(state.split(',')[0], '')}")
-        table.add_row(left, Text(visible("\n".join(filter(None, lines)))))
+        table.add_row(left, Text(visible("\n".join(filter(None, lines)), lines=True)))
     return table
 
 

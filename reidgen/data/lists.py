@@ -5,11 +5,13 @@ import os
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from reidgen.data.mat import load_mat
 from reidgen.entries import PARTS
 from reidgen.errors import DataError
 
+TABLES = (".csv", ".tsv", ".txt")  # files of own crops that name path, person and camera
 COLUMNS = ("path", "pid", "camid")
 SPLITS = (*PARTS, "test")
 
@@ -33,7 +35,8 @@ def beside(root: Path, file: str) -> Path | None:
 def read_list(file: Path, *, root: Path, folder: str, part: str) -> list[Named]:
     """Return the images of `part` that a list file names, in its order.
 
-    A text holds lines "path person [camera]", the path below root/folder. A .csv is read by `read_table`. A .mat is that
+    A text holds lines "path person [camera]", the path below root/folder, with spaces or commas between them; backslashes
+    stand for slashes. A .csv is read by `read_table`. A .mat is that
     of CUHK03's new protocol: filelist (below root/folder), labels, camId, and of each part the places in them, from 1.
 
     Raises DataError when the file cannot be read, is not laid out like that, names an image that is not there.
@@ -105,14 +108,14 @@ def read_partitions(file: Path) -> tuple[bool, list[set[tuple[int | str, ...]]]]
     Source: the third field: torchreid@58e6841:data/datasets/image/grid.py.
     """
     if file.suffix.lower() == ".mat":
-        cells = _mat(file, "trainIdxAll")["trainIdxAll"]
+        cells = load_mat(file, "trainIdxAll")["trainIdxAll"]
         try:
             return False, [{(int(one),) for one in cell.ravel()[0][2].ravel()} for cell in cells.ravel()]
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise DataError(f"{file}: trainIdxAll is not as in GRID ({error}); get the file again") from error
     splits: dict[int, set[tuple[int | str, ...]]] = {}
     try:
-        with file.open(encoding="utf-8", newline="") as text:
+        with file.open(encoding="utf-8-sig", newline="") as text:
             for row in csv.DictReader(text):
                 splits.setdefault(int(row["split"]), set()).add((int(row["pair"]), int(row["pid"])))
     except (OSError, UnicodeError, csv.Error, KeyError, TypeError, ValueError) as error:
@@ -129,12 +132,12 @@ def common_root(paths: Iterable[Path]) -> Path:
 
 def _lines(file: Path, folder: str) -> list[Named]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         raise DataError(f"cannot read {file}: {error}; extract the set again") from error
     named = []
     for number, line in enumerate(lines, start=1):
-        words = line.split()
+        words = line.replace("\\", "/").replace(",", " ").split()
         if not words:
             continue
         if len(words) not in (2, 3) or not _inside(words[0]):
@@ -149,7 +152,7 @@ def _lines(file: Path, folder: str) -> list[Named]:
 
 def _new_protocol(file: Path, folder: str, part: str) -> list[Named]:
     key = f"{part}_idx"
-    table = _mat(file, "filelist", "labels", "camId", key)
+    table = load_mat(file, "filelist", "labels", "camId", key)
     try:
         names = [str(one.ravel()[0]) for one in table["filelist"].ravel()]
         labels, cameras = table["labels"].ravel(), table["camId"].ravel()
@@ -159,20 +162,6 @@ def _new_protocol(file: Path, folder: str, part: str) -> list[Named]:
         return [Named(_below(folder, names[i]), str(int(labels[i])), str(int(cameras[i])), "") for i in places]
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise DataError(f"{file} is not as CUHK03's new protocol ({error}); get the file again") from error
-
-
-def _mat(file: Path, *keys: str) -> dict[str, Any]:
-    """Return the arrays `keys` of a MATLAB file (version 7 or older)."""
-    from scipy.io import loadmat
-
-    try:
-        table = loadmat(str(file), variable_names=keys)
-    except Exception as error:  # a damaged file makes scipy raise almost anything
-        raise DataError(f"cannot read {file}: {str(error) or type(error).__name__}; get the file again") from error
-    lacking = [key for key in keys if key not in table]
-    if lacking:
-        raise DataError(f"{file} has no {' and no '.join(lacking)}; get the file again")
-    return dict(table)
 
 
 def _inside(path: str) -> bool:

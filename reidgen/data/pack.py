@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen.data.images import decode, locked, windows
+from reidgen.data.images import decode, windows
 from reidgen.data.manifest import Prepared, load_index
 from reidgen.errors import DataError
 from reidgen.files import replacing, writable
+from reidgen.locks import locked
 from reidgen.runs import Progress
 
 

@@ -14,17 +14,19 @@ import pandas as pd
 
 from reidgen import __version__
 from reidgen.catalogue import load_catalogue
-from reidgen.data.archives import unpack
+from reidgen.data.archives import pieces, unpack
 from reidgen.data.check import difference, stamp_files
 from reidgen.data.download import md5_file
-from reidgen.data.images import decode, locked, windows
+from reidgen.data.images import decode, windows
+from reidgen.data.lists import TABLES
 from reidgen.data.manifest import OWN, Prepared, again, asked_pattern, load_prepared, read_manifest, write_manifest
-from reidgen.data.obtain import Say, obtain
+from reidgen.data.obtain import Say, is_file, obtain
 from reidgen.data.partitions import matched
 from reidgen.data.readers import locate, own_dataset, read
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
 from reidgen.files import writable, write_text
+from reidgen.locks import locked
 from reidgen.runs import Progress
 from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
 
@@ -105,9 +107,9 @@ def prepare(
 
 def _opened(name: str, data: Path, source: Path | None, report: Progress | None) -> Path | None:
     """Return `source`, unpacked if it is an archive of own crops; those of the catalogue's sets are left to `obtain`."""
-    if source is None or not source.is_file() or source.suffix.lower() == ".csv" or name in load_catalogue():
+    if source is None or source.suffix.lower() in TABLES or name in load_catalogue() or not is_file(name, source):
         return source
-    return unpack({source: md5_file(source)}, data, report)
+    return unpack({file: md5_file(file) for file in pieces(source)}, data, report)
 
 
 def _choose(name: str, data: Path, source: Path | None, pattern: str | None) -> Dataset:

@@ -259,7 +259,7 @@ def _named(dataset: Dataset, root: Path) -> pd.DataFrame:
     for part, folder, images in _parts(dataset, root):
         prefix = f"{PurePosixPath(folder)}/"
         for path, pid, camid, _ in images:
-            if dataset.skip and re.fullmatch(dataset.skip, path):
+            if dataset.skips(path):
                 continue
             person, camera = (pid, camid) if pid and camid else dataset.match(path) or ("", "")
             person, camera = pid or person, camid or camera

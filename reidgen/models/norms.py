@@ -131,7 +131,7 @@ class _Restitution(Module):
     offers: ClassVar[str] = "pooled"
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = eps
@@ -262,7 +262,7 @@ class SwitchableNorm2d(Module):
     running_var: Tensor
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.mean_weight = nn.Parameter(torch.zeros(3))

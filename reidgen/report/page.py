@@ -14,22 +14,27 @@ import pandas as pd
 
 from reidgen.files import write_text
 from reidgen.report.plots import styles
-from reidgen.report.sections import Behind, headings, make_sections, score
+from reidgen.report.sections import Behind, make_sections, mean_first, score
 from reidgen.runs import provenance, read_rows
-from reidgen.tables.compare import CELL, MEAN, Table, comparable, make_table, p_value
+from reidgen.tables.choose import CELL, GROUP, group_names
+from reidgen.tables.compare import MEAN, Table, make_table
 from reidgen.tables.explain import repeat_run
 from reidgen.tables.identities import read_identities, run_names
-from reidgen.tables.looks import mark, marks_legend
-from reidgen.tables.looks import title as title_of
+from reidgen.tables.looks import difference, mark, marks_legend, p_value
+from reidgen.tables.paper import in_order
+from reidgen.tables.settings import read_settings
 from reidgen.tables.statistics import LEVEL
 
-LEGEND = "mAP in %, below it Rank-1 in %; bold: the best mAP of a column; ±: standard deviation over seeds; seen: the source's own cameras, not in the mean"
+LEGEND = (
+    "mAP in %, below it Rank-1 in %; bold: the best mAP of a column; ±: standard deviation over seeds; "
+    "seen: the source's own cameras, not in the mean"
+)
 
 
 def make_report(results: Path, *, images: bool = False) -> Path:
     """Write `results`/report.html and return its path: one file without any request, for light, dark and narrow screens.
 
-    It holds what `results` has: a finding per source computed from the numbers, the tables, a heat map, bars with
+    It holds what `results` has: a finding per group computed from the numbers, the tables, a heat map, bars with
     spread and, where the table has them, intervals of the differences, CMC curves (mean over splits, then seeds),
     training curves (mean over seeds), what `reidgen show` drew, and the runs behind every cell. A results folder with
     rows.csv alone is enough. The same folder gives the same bytes.
@@ -40,24 +45,26 @@ def make_report(results: Path, *, images: bool = False) -> Path:
     from jinja2 import Environment, StrictUndefined
 
     rows = read_rows(results)
-    table = make_table(rows, paper=True, identities=read_identities(results, rows))
-    rows = _used(rows, table.cells)
+    identities, settings = read_identities(results, rows), read_settings(results, rows)
+    table = make_table(rows, paper=True, identities=identities, settings=settings)
+    rows = _numbered(table)
     runs = _runs(rows, results)
-    style = styles(map(title_of, dict.fromkeys(table.cells["method"])))
+    style = styles(table.cells["title"])
     sections = make_sections(table.cells, runs, results, style, images=images)
     template = resources.files("reidgen.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = page.from_string(template).render(
         facts=_facts(table.cells, rows),
         headlines=headlines(table),
-        blocks=_blocks(table.cells, rows),
-        legend="; ".join(filter(None, (LEGEND, marks_legend(table.cells, "Baseline")))) + ".",
+        blocks=_blocks(table, rows),
+        legend="; ".join(filter(None, (LEGEND, marks_legend(table.cells, table.against)))) + ".",
         statistics=table.findings,
         caption=table.caption,
         notes=table.notes,
         sections=[section for section in sections if section.panels],
         missing=[section.missing for section in sections if section.missing],
         style=style,
+        mean=MEAN,
         runs=[_birth_certificate(*run) for run in runs],
         made=provenance(),
     )
@@ -67,48 +74,57 @@ def make_report(results: Path, *, images: bool = False) -> Path:
 
 
 def headlines(table: Table) -> list[tuple[str, str]]:
-    """Return for each source the main finding in a sentence, and the sentences that say how sure it is.
+    """Return for each group the main finding in a sentence, and the sentences that say how sure it is.
 
-    Methods are compared by the mean mAP over all unseen targets. A difference is called significant only by the table's
-    test over people; without one, and between the first two, the spread over seeds is named, and what is unknown.
+    Methods are compared by the mean mAP over the unseen targets that all of them have. A difference is called
+    significant only by the table's test over people; without one, and between the first two, the spread over seeds is
+    named, and what is unknown.
     """
-    return [_headline(str(source), cells) for source, cells in table.cells.groupby("source", sort=False)]
+    names = group_names(table.cells)
+    return [
+        _headline(names[tuple(key)], cells, table.means.get(tuple(key), []))
+        for key, cells in table.cells.groupby(GROUP, sort=False)
+    ]
 
 
-def _headline(source: str, cells: pd.DataFrame) -> tuple[str, str]:
-    unseen = cells[(cells["seen"] == 0) & (cells["target"] != MEAN)]
+def _headline(name: str, cells: pd.DataFrame, targets: list[str]) -> tuple[str, str]:
     means = cells[cells["target"] == MEAN].sort_values("mAP", ascending=False, kind="stable")
-    if unseen.empty:
+    if cells["seen"].all():
         return (
-            f"Trained on {source}, the methods were measured on its own cameras only.",
+            f"Trained on {name}, the methods were measured on its own cameras only.",
             "Nothing unseen to compare yet.",
         )
     if means.empty:
         return (
-            f"Trained on {source}, no method was measured on every unseen target.",
-            "To fill the gaps, run: reidgen bench",
+            f"Trained on {name}, the methods were measured on no unseen set of the catalogue.",
+            "Own crops enter a mean where they are asked for: reidgen table --target NAME,NAME",
         )
-    n, best = unseen["target"].nunique(), means.iloc[0]
-    where = "the one unseen target" if n == 1 else f"the mean of {n} unseen targets"
-    name = title_of(best["method"])
+    best = means.iloc[0]
+    where = "the one unseen target" if len(targets) == 1 else f"the mean of {len(targets)} unseen targets"
     if len(means) == 1:
+        others = cells["method"].nunique() > 1
+        lacks = "No other method was measured on it." if len(targets) == 1 else "No other method was measured on them."
         return (
-            f"Trained on {source}, {name} reaches {best['mAP']:.1f} mAP on {where}.",
-            "There is no other method to compare it with.",
+            f"Trained on {name}, {best['title']} reaches {best['mAP']:.1f} mAP on {where}.",
+            lacks if others else "There is no other method to compare it with.",
         )
     base = means[means["method"] == "baseline"]
     above = "."
     if len(base) and best["method"] != "baseline":
-        above = f", {best['mAP'] - base['mAP'].iloc[0]:.1f} points above Baseline ({base['mAP'].iloc[0]:.1f})."
+        gain = f"{best['mAP'] - base['mAP'].iloc[0]:.1f}"
+        if pd.notna(best["gain_mAP"]):
+            gain = difference({**best, "gain_mAP_p": None}).removeprefix("+")
+        above = f", {gain} points above Baseline ({base['mAP'].iloc[0]:.1f})."
     said = [_tested(best)] if above != "." else []
     second = means.iloc[1]
     if second["method"] != "baseline":
         gap, both = best["mAP"] - second["mAP"], best["mAP_std_seeds"] + second["mAP_std_seeds"]
-        said.append(f"Second is {title_of(second['method'])} with {score(second)}, {gap:.1f} points behind")
+        said.append(f"Second is {second['title']} with {score(second)}, {gap:.1f} points behind")
         said[-1] += f": {'more' if gap > both else 'no more'} than the two spreads together." if pd.notna(both) else "."
     if min(best["seeds"], second["seeds"]) == 1:
         said.append("With one seed, nobody knows how much another seed would change.")
-    return f"Trained on {source}, {name} has the highest mAP on {where}: {best['mAP']:.1f}{above}", " ".join(said)
+    headline = f"Trained on {name}, {best['title']} has the highest mAP on {where}: {best['mAP']:.1f}{above}"
+    return headline, " ".join(said)
 
 
 def _tested(cell: "pd.Series[Any]") -> str:
@@ -118,7 +134,8 @@ def _tested(cell: "pd.Series[Any]") -> str:
         return "Whether the difference would hold for other people was not tested: there are no per-query numbers."
     words = "is significant" if p < LEVEL else "is not significant, it may be chance"
     interval = f"{cell['gain_mAP_low']:+.1f} to {cell['gain_mAP_high']:+.1f}".replace("-", "−")
-    return f"After Holm's correction for all comparisons here, that {words} ({p_value(p)}; its own 95 % interval: {interval})."
+    own = f"{p_value(p)}; its own 95 % interval: {interval}"
+    return f"After Holm's correction for all comparisons here, that {words} ({own})."
 
 
 def _facts(cells: pd.DataFrame, rows: pd.DataFrame) -> dict[str, str]:
@@ -126,43 +143,47 @@ def _facts(cells: pd.DataFrame, rows: pd.DataFrame) -> dict[str, str]:
     days = sorted(rows["date"].str[:10])
     targets = [target for target in cells["target"].drop_duplicates() if target != MEAN]
     return {
-        "Methods": ", ".join(map(title_of, cells["method"].drop_duplicates())),
+        "Methods": ", ".join(cells["title"].drop_duplicates()),
         "Trained on": ", ".join(cells["source"].drop_duplicates()),
         "Measured on": ", ".join(targets),
         "Runs": f"{rows['run'].nunique()} ({len(rows):,} rows), {' to '.join(dict.fromkeys((days[0], days[-1])))}",
     }
 
 
-def _blocks(cells: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one table per source: its columns, and per method the cells, {} where there is no number."""
-    printed = cells["mAP"].round(1).groupby([cells["source"], cells["target"]])
-    best = cells["mAP"].round(1).eq(printed.transform("max")) & printed.transform("size").gt(1)
-    behind = rows.groupby(CELL).agg(anchor=("run", "min"), seeds_named=("seed", _names)).reset_index()
-    total = rows.groupby(CELL[:2]).agg(anchor=("run", "min"), seeds_named=("seed", _names)).reset_index()
-    behind = pd.concat([behind, total.assign(target=MEAN)])
-    shown = cells.assign(best=best, mark=[mark(cell) for cell in cells.to_dict("records")]).merge(
-        behind, how="left", on=CELL
-    )
+def _blocks(table: Table, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return one block per group: its columns, the mean first, and per method the cells, {} where there is no number."""
+    behind = rows.groupby(CELL).agg(anchor=("run", "min"), seeds_named=("seed", _names))
+    total = rows.groupby(CELL[:-1]).agg(anchor=("run", "min"), seeds_named=("seed", _names))
+    targets = list(table.columns())
     blocks = []
-    for source, block in shown.groupby("source", sort=False):
-        columns = headings(block["target"])
-        lines = {
-            title_of(str(method)): {cell["target"]: cell for cell in line.to_dict("records")}
-            for method, line in block.groupby("method", sort=False)
-        }
-        seen = set(block["target"][block["seen"] == 1])
-        blocks.append({"source": source, "columns": columns, "seen": seen, "lines": lines})
+    for name, methods in table.blocks().items():
+        lines = []
+        for cells in methods.values():
+            line = {}
+            for target, cell in zip(targets, cells, strict=True):
+                if cell:
+                    key = tuple(cell[column] for column in CELL)
+                    runs = total.loc[key[:-1]] if target == MEAN else behind.loc[key]
+                    line[target] = {**cell, "mark": mark(cell), "best": cell["mAP_place"] == 1, **runs.to_dict()}
+            lines.append((next(iter(line.values()))["title"], line))
+        shown = {target for _, line in lines for target in line}
+        columns = {target: heading for target, heading in mean_first(table.columns()).items() if target in shown}
+        blocks.append({"source": name, "columns": columns, "seen": table.seen(name), "lines": lines})
     return blocks
 
 
-def _used(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows behind the cells, the latest of each, with `run`: one number per run, by source and method."""
-    order = {column: {name: i for i, name in enumerate(cells[column].drop_duplicates())} for column in CELL}
-    used = comparable(rows)[0].sort_values(
-        [*CELL[:2], "seed", "target", "split"],
-        key=lambda part: part.map(order.get(str(part.name), lambda number: number)),
+def _numbered(table: Table) -> pd.DataFrame:
+    """Return the rows behind the cells with `run` (a number), `folder` (its name), `title` and `group` (what they show)."""
+    order = {column: in_order(table.cells[column], column) for column in CELL}
+    rows = table.rows.sort_values(
+        [*GROUP, "method", "seed", "target", "split"],
+        key=lambda part: part.map(order[str(part.name)].index) if part.name in order else part,
     )
-    return used.assign(run=used.groupby(["source", "method", "seed"], sort=False).ngroup(), folder=run_names(used))
+    number = rows.groupby([*GROUP, "method", "seed"], sort=False).ngroup()
+    titles = table.cells.drop_duplicates("method").set_index("method")["title"]
+    names = group_names(rows)
+    group = [names[key] for key in rows[GROUP].itertuples(index=False, name=None)]
+    return rows.assign(run=number, folder=run_names(rows), title=rows["method"].map(titles), group=group)
 
 
 def _runs(rows: pd.DataFrame, results: Path) -> list[Behind]:
@@ -175,8 +196,7 @@ def _runs(rows: pd.DataFrame, results: Path) -> list[Behind]:
 def _birth_certificate(run: dict[str, Any], folder: Path, targets: list[str]) -> dict[str, Any]:
     """Return where a run came from, and the command that repeats it."""
     repeat = " && ".join(repeat_run(run, "/".join(folder.parts[-2:]), targets, folder.parents[2]))
-    group = f"{run['source']} {run['method']}"
-    return {**run, "title": title_of(run["method"]), "targets": targets, "repeat": repeat, "group": group}
+    return {**run, "targets": targets, "repeat": repeat, "alike": f"{run['group']} {run['method']}"}
 
 
 def _names(values: "pd.Series[Any]") -> str:

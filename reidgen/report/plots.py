@@ -25,12 +25,28 @@ _COLOURS = ("#7d8790", "#2f7ed8", "#d9730d", "#1f9d78", "#a463c9", "#d64550", "#
 _LINES = ("solid", "dashed", "dotted")
 _INK = "#010203"  # stands for currentColor, which matplotlib does not know
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9,
-    "figure.facecolor": "none", "axes.facecolor": "none",
-    "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.formatter.useoffset": False, "grid.color": _INK, "grid.alpha": 0.15,
-    "grid.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.6,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.formatter.useoffset": False,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.6,
+}
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
@@ -73,10 +89,11 @@ def heat_map(values: pd.DataFrame, *, framed: pd.DataFrame, limits: tuple[float,
     return _svg(draw, (0.44 * columns + 0.3, 0.27 * rows + 0.1), alt)
 
 
-def bars(values: pd.DataFrame, *, style: dict[str, Style], label: str, alt: str) -> str:
+def bars(values: pd.DataFrame, *, limits: tuple[float, float], style: dict[str, Style], label: str, alt: str) -> str:
     """Return one bar for each row, from 0 to `value`, with a whisker from `low` to `high` where they are numbers.
 
     values: index: the names, drawn from above; columns: value, low, high, and `text`, which stands at the bar's end.
+    limits: the lowest and highest end of all bars and whiskers that share this scale, 0 among them.
     style: name -> Style; only the colour counts. label: what the axis shows, with its unit.
     """
 
@@ -85,17 +102,17 @@ def bars(values: pd.DataFrame, *, style: dict[str, Style], label: str, alt: str)
         axes.barh(place, values["value"], height=0.62, color=[style[name][0] for name in values.index], alpha=0.85)
         axes.hlines(place, values["low"], values["high"], color=_INK, linewidth=1.1)
         ends = values[["value", "low", "high"]].assign(zero=0.0)
-        span = ends.max().max() - ends.min().min() or 1.0
+        span = limits[1] - limits[0] or 1.0
         for y, right, text in zip(place, ends.max(axis=1), values["text"], strict=True):
             axes.text(right + 0.02 * span, y, text, va="center", fontsize=8)
         axes.axvline(0, color=_INK, linewidth=0.6)
-        axes.set_xlim(ends.min().min() - 0.02 * span * (ends.min().min() < 0), ends.max().max() + 0.28 * span)
+        axes.set_xlim(limits[0] - 0.02 * span if limits[0] < 0 else 0.0, limits[1] + 0.28 * span)
         axes.set_yticks(place, list(values.index))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(label)
 
-    return _svg(draw, (WIDTH - 1.2, 0.24 * len(values) + 0.2), alt)
+    return _svg(draw, (WIDTH - 1.25, 0.24 * len(values) + 0.2), alt)
 
 
 def curves(

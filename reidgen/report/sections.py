@@ -5,7 +5,7 @@ A section without data has no panels and one line that says which command fills 
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -16,8 +16,8 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.report.plots import Style, bars, curves, heat_map
 from reidgen.runs import Run
-from reidgen.tables.looks import mark, marks_legend
-from reidgen.tables.looks import title as title_of
+from reidgen.tables.choose import GROUP, group_names
+from reidgen.tables.looks import headings, mark, marks_legend, signed
 from reidgen.tables.paper import MEAN
 
 RANKS = 20  # of the CMC curves
@@ -32,8 +32,8 @@ MANY = 36  # bar charts of one section
 BUDGET = 3_500_000  # characters of embedded pictures without people; the whole file stays below 5 MB
 FEWER = f" Of more than {MANY} charts, only the means of unseen are drawn; the tables hold the rest."
 LOSSES = {"loss": "loss", "cross_entropy": "cross entropy", "triplet": "triplet loss", "snr": "SNR loss"}
-CELL = ["source", "method", "target"]
-Behind = tuple[dict[str, Any], Path, list[str]]  # a run's first row, its folder (which may be gone), its targets
+# A run's first row with its `title` and `group`, its folder (which may be gone), its targets.
+Behind = tuple[dict[str, Any], Path, list[str]]
 
 
 @dataclass(frozen=True)
@@ -83,63 +83,66 @@ def score(cell: "pd.Series[Any]") -> str:
 
 
 def _heat_maps(cells: pd.DataFrame) -> Section:
-    """Return source x target for each method, or with one source method x target."""
-    by, rows = ("method", "source") if cells["source"].nunique() > 1 else ("source", "method")
+    """Return group x target for each method, or with one group method x target."""
+    names = group_names(cells)
+    cells = cells.assign(group=[names[key] for key in cells[GROUP].itertuples(index=False, name=None)])
+    by, rows = ("title", "group") if len(names) > 1 else ("group", "title")
     limits = float(cells["mAP"].min()), float(cells["mAP"].max())
+    columns = mean_first(headings(cells["target"]))
     panels = []
     for name, part in cells.groupby(by, sort=False):
-        columns = headings(cells["target"])
-        values = part.pivot(index=rows, columns="target", values="mAP").reindex(index=part[rows].unique(), columns=list(columns))  # fmt: skip
+        values = part.pivot(index=rows, columns="target", values="mAP")
+        values = values.reindex(index=part[rows].unique(), columns=list(columns))
         seen = part.pivot(index=rows, columns="target", values="seen").reindex_like(values) == 1
-        alt = f"Heat map of mAP in percent, {title_of(str(name))}: " + "; ".join(
-            f"{title_of(str(row))} " + ", ".join(f"{target} {value:.1f}" for target, value in line.dropna().items())
+        lines = (
+            f"{row} " + ", ".join(f"{target} {value:.1f}" for target, value in line.dropna().items())
             for row, line in values.iterrows()
         )
-        values = values.rename(index=title_of, columns=columns)
-        panels.append(Panel(title_of(str(name)), heat_map(values, framed=seen, limits=limits, alt=alt)))
+        alt = f"Heat map of mAP in percent, {name}: {'; '.join(lines)}"
+        drawing = heat_map(values.rename(columns=columns), framed=seen, limits=limits, alt=alt)
+        panels.append(Panel(str(name), drawing))
     text = "mAP in %, one colour scale for all; framed: the source's own cameras (seen)."
     return Section("heat", "Where it works", text, "", panels)
 
 
 def _scores(cells: pd.DataFrame, style: dict[str, Style]) -> Section:
-    """Return for each source and target the methods as bars, with the standard deviation over seeds."""
+    """Return for each group and target the methods as bars, with the standard deviation over seeds."""
+    std = cells["mAP_std_seeds"]
+    values = cells.assign(value=cells["mAP"], low=cells["mAP"] - std, high=cells["mAP"] + std)
+    values = values.assign(text=values["mAP"].map("{:.1f}".format))
     panels = []
-    for source, target, part in _places(cells):
-        std = part["mAP_std_seeds"]
-        values = pd.DataFrame(
-            {"value": part["mAP"], "low": part["mAP"] - std, "high": part["mAP"] + std, "text": part["mAP"].map("{:.1f}".format)}
-        )  # fmt: skip
-        values.index = pd.Index(part["method"].map(title_of))
-        words = (f"{title_of(cell['method'])} {score(cell)}" for _, cell in part.iterrows())
-        alt = f"Bars: mAP in percent, trained on {source}, measured on {target}: {', '.join(words)}"
-        panels.append(Panel(f"{source} → {target}", bars(values, style=style, label="mAP in %", alt=alt)))
-    text = "mAP in %; the whisker is one standard deviation over seeds to each side, none where there is one seed."
-    text += FEWER * (len(panels) < len(cells.drop_duplicates(["source", "target"])))
+    for place in _places(values):
+        words = ", ".join(f"{cell['title']} {score(cell)}" for _, cell in place.cells.iterrows())
+        alt = f"Bars: mAP in percent, trained on {place.group}, measured on {place.target}: {words}"
+        drawing = bars(place.bars, limits=place.limits, style=style, label="mAP in %", alt=alt)
+        panels.append(Panel(f"{place.group} → {place.target}", drawing))
+    text = "mAP in %, one scale for all of a source; the whisker is one standard deviation over seeds to each side, "
+    text += "none where there is one seed."
+    if len(panels) < len(cells.drop_duplicates([*GROUP, "target"])):
+        text += FEWER
     return Section("scores", "Scores", text, "", panels)
 
 
 def _differences(cells: pd.DataFrame, style: dict[str, Style]) -> Section:
-    """Return for each source and target the difference of every method from Baseline, with its 95 % interval."""
-    panels, compared = [], cells[cells["gain_mAP_p"].notna()]
-    for source, target, part in _places(compared):
-        part = part.set_index(part["method"].map(title_of))
-        values = part[["gain_mAP", "gain_mAP_low", "gain_mAP_high"]].set_axis(["value", "low", "high"], axis=1)
-        marks = [f" {mark(cell)}".rstrip() for cell in part.to_dict("records")]
-        values["text"] = values["value"].map("{:+.1f}".format).str.replace("-", "−") + marks
-        words = (f"{name} {row['text']} ({row['low']:+.1f} to {row['high']:+.1f})" for name, row in values.iterrows())
-        alt = f"Bars: mAP above Baseline in points, trained on {source}, measured on {target}: {', '.join(words)}"
-        panels.append(
-            Panel(f"{source} → {target}", bars(values, style=style, label="mAP above Baseline, points", alt=alt))
+    """Return for each group and target the difference of every method from Baseline, with its 95 % interval."""
+    compared = cells[cells["gain_mAP_p"].notna()]
+    values = compared.assign(value=compared["gain_mAP"], low=compared["gain_mAP_low"], high=compared["gain_mAP_high"])
+    marks = [mark(cell) for cell in values.to_dict("records")]
+    values["text"] = [f"{signed(value)} {sign}".rstrip() for value, sign in zip(values["value"], marks, strict=True)]
+    panels = []
+    for place in _places(values):
+        words = ", ".join(
+            f"{name} {row['text']} ({row['low']:+.1f} to {row['high']:+.1f})" for name, row in place.bars.iterrows()
         )
-    text = (
-        "; ".join(
-            ["mAP above Baseline in points", "the whisker is the 95 % interval", marks_legend(compared, "Baseline")]
-        )
-        + "."
-    )
-    text += FEWER * (len(panels) < len(compared.drop_duplicates(["source", "target"])))
+        alt = f"Bars: mAP above Baseline in points, trained on {place.group}, measured on {place.target}: {words}"
+        drawing = bars(place.bars, limits=place.limits, style=style, label="mAP above Baseline, points", alt=alt)
+        panels.append(Panel(f"{place.group} → {place.target}", drawing))
+    what = ["mAP above Baseline in points, one scale for all of a source", "the whisker is the 95 % interval"]
+    text = "; ".join([*what, marks_legend(compared, "Baseline")]) + "."
+    if len(panels) < len(compared.drop_duplicates([*GROUP, "target"])):
+        text += FEWER
     missing = "Differences from Baseline: there are no per-query numbers to test them with; run: reidgen bench"
-    return Section("differences", "Differences from Baseline", text, missing * (not panels), panels)
+    return Section("differences", "Differences from Baseline", text, "" if panels else missing, panels)
 
 
 def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
@@ -148,20 +151,19 @@ def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
     missing = "CMC curves: there are no per-query numbers (per_query.csv.gz in the run folders); run: reidgen bench"
     panels = []
     if parts:
-        mean = pd.concat(parts).groupby(CELL, sort=False).mean()
+        mean = pd.concat(parts).groupby(["group", "title", "target"], sort=False).mean()
         columns = headings(mean.index.get_level_values("target"))
-        for (source, target), part in mean.groupby(["source", "target"], sort=False):
-            lines = {
-                title_of(str(method)): 100 * line for method, line in part.droplevel(["source", "target"]).iterrows()
-            }
+        for (source, target), part in mean.groupby(["group", "target"], sort=False):
+            lines = {str(title): 100 * line for title, line in part.droplevel(["group", "target"]).iterrows()}
             words = ", ".join(
                 f"{name} {line[1]:.1f} at rank 1, {line[10]:.1f} at rank 10" for name, line in lines.items()
             )
             alt = f"CMC curves in percent, trained on {source}, measured on {target}: {words}"
             drawn = curves(lines, style=style, labels=("rank", "queries matched in %"), alt=alt, top=100)
             panels.append(Panel(f"{source} → {columns[str(target)]}", drawn))
-    text = f"The share of queries that find their person among the nearest 1 to {RANKS} images; mean over splits, then seeds."
-    return Section("cmc", "CMC curves", text, missing * (not panels), panels, legend=True)
+    text = f"The share of queries that find their person among the nearest 1 to {RANKS} images; "
+    text += "mean over splits, then seeds."
+    return Section("cmc", "CMC curves", text, "" if panels else missing, panels, legend=True)
 
 
 def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFrame:
@@ -173,7 +175,7 @@ def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFr
     within = {rank: found["first_match"] <= rank for rank in range(1, RANKS + 1)}
     by = [found["target"].astype(str), found["split"]]
     mean = pd.DataFrame(within, index=found.index).groupby(by).mean().groupby(level=0).mean()
-    return mean.rename_axis("target").reset_index().assign(source=run["source"], method=run["method"])
+    return mean.rename_axis("target").reset_index().assign(group=run["group"], title=run["title"])
 
 
 def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
@@ -182,16 +184,18 @@ def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
     for run, folder, _ in runs:
         if (folder / "log.csv").is_file():
             try:
-                parts.append(_log(folder).assign(source=run["source"], method=run["method"]))
+                parts.append(_log(folder).assign(group=run["group"], title=run["title"]))
             except RunError as error:
                 left.append(f"{error}.")
     missing = "Training curves: there are no logs (log.csv in the run folders); run: reidgen bench"
     panels = []
     if parts:
-        mean = pd.concat(parts).groupby(["source", "method", "epoch"], sort=False)[list(LOSSES)].mean()
-        for source, part in mean.groupby(level="source", sort=False):
+        mean = pd.concat(parts).groupby(["group", "title", "epoch"], sort=False)[list(LOSSES)].mean()
+        for source, part in mean.groupby(level="group", sort=False):
             for loss, name in LOSSES.items():
-                every = {title_of(str(m)): line.droplevel([0, 1])[loss] for m, line in part.groupby(level="method", sort=False)}  # fmt: skip
+                every = {
+                    str(title): line.droplevel([0, 1])[loss] for title, line in part.groupby(level="title", sort=False)
+                }
                 if lines := {title: line for title, line in every.items() if line.any()}:
                     ends = ", ".join(
                         f"{title} {line.iloc[0]:.2f} to {line.iloc[-1]:.2f}" for title, line in lines.items()
@@ -203,7 +207,7 @@ def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
         missing = f"Training curves: {' '.join(left)}"
     text = "Mean of each epoch, then over seeds; a method without the SNR loss has no line there."
     text = " ".join((text, *left))
-    return Section("training", "Training", text, missing * (not panels), panels, legend=True)
+    return Section("training", "Training", text, "" if panels else missing, panels, legend=True)
 
 
 def _log(folder: Path) -> pd.DataFrame:
@@ -216,15 +220,22 @@ def _pictures(results: Path, *, images: bool) -> Iterator[Section]:
     left = BUDGET
     files = sorted((results / "runs").glob("*/*/show/*.json"))
     for kind, title in PICTURES.items():
-        panels, people, heavy = [], 0, 0
+        panels, people, heavy, links = [], 0, 0, 0
         for file in files:
             if file.name.split("-", 1)[0] != kind:
+                continue
+            if not _of_run(file):
+                links += 1
                 continue
             facts = _picture_facts(file)
             if facts["images"] and not images:
                 people += 1
                 continue
-            address = _address([file.parent / Path(name).name for name in facts["files"]])
+            picture = _picture(file.parent, facts["files"])
+            if not _of_run(picture):
+                links += 1
+                continue
+            address = _address(picture)
             if not facts["images"]:
                 if len(address) > left:
                     heavy += 1
@@ -232,54 +243,99 @@ def _pictures(results: Path, *, images: bool) -> Iterator[Section]:
                 left -= len(address)
             drawing = f'<img alt="{escape(facts["alt"])}" src="{address}">'
             panels.append(Panel(facts["title"], drawing, facts["caption"], f"{facts['command']}  # {facts['date']}"))
-        missing = ""
+        missing = []
         if people:
-            missing = f"{title}: {people} picture{'s' * (people > 1)} with images of the data set left out; where its licence lets you pass them on, run: reidgen report --images"  # fmt: skip
-        elif heavy:
-            missing = f"{title}: {heavy} left out to keep this file small; they lie in {results / 'runs'}/*/*/show"
-        elif not panels:
-            missing = f"{title}: not drawn yet; run: reidgen show {kind} RUN --target NAME"
-        yield Section(kind, title, "", missing, panels)
+            missing.append(
+                f"{people} picture{'s' if people > 1 else ''} with images of the data set left out; "
+                "where its licence lets you pass them on, run: reidgen report --images"
+            )
+        if heavy:
+            missing.append(f"{heavy} left out to keep this file small; they lie in {results / 'runs'}/*/*/show")
+        if links:
+            missing.append(f"{links} left out, as links or no plain files of their run")
+        if not missing and not panels:
+            missing.append(f"not drawn yet; run: reidgen show {kind} RUN --target NAME")
+        yield Section(kind, title, "", f"{title}: {'; '.join(missing)}" if missing else "", panels)
+
+
+def _of_run(file: Path) -> bool:
+    """Tell whether a file in the folder `show` of a run is a plain file of that run, reached through no link of it.
+
+    A file that is not there counts as one: who reads it says so.
+    """
+    run = file.parents[1].resolve()
+    inside = not file.is_symlink() and file.resolve().is_relative_to(run)
+    return inside and (file.is_file() or not file.exists())
 
 
 def _picture_facts(file: Path) -> dict[str, Any]:
     """Return what is known about a picture. Raises RunError where the file does not say it."""
+    remedy = "remove it and repeat its reidgen show command"
     try:
         facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        suffixes = {Path(name).suffix for name in facts["files"]}
-        if facts["alt"] and facts["title"] and suffixes and suffixes <= {".svg", ".png"}:
-            return {"caption": "", "command": "", "date": "", **facts, "images": facts["images"] is not False}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged; remove it and repeat its reidgen show command") from error
-    raise RunError(f"{file} names no title, alternative text or file; remove it and repeat its reidgen show command")
+        said = {"caption": "", "command": "", "date": "", **facts}
+        names = said["files"]
+        texts = [*names, *(said[key] for key in ("title", "alt", "caption", "command", "date"))]
+        if not isinstance(names, list) or not all(isinstance(text, str) for text in texts):
+            raise TypeError
+        images = said["images"] is not False
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{file} is damaged; {remedy}") from error
+    suffixes = {Path(name).suffix for name in names}
+    if not (said["alt"] and said["title"] and suffixes and suffixes <= {".svg", ".png"}):
+        raise RunError(f"{file} names no title, alternative text or file; {remedy}")
+    return {**said, "images": images}
 
 
-def _address(files: list[Path]) -> str:
-    """Return a picture as a data address: its SVG, where there is one, as that is sharp at every size."""
-    file = min(files, key=lambda file: file.suffix != ".svg")
+def _picture(folder: Path, names: list[str]) -> Path:
+    """Return the file of a picture: its SVG, where there is one, as that is sharp at every size."""
+    return min((folder / Path(name).name for name in names), key=lambda file: file.suffix != ".svg")
+
+
+def _address(file: Path) -> str:
+    """Return a picture as a data address. Raises RunError when its content is no PNG or SVG."""
     try:
-        content = base64.b64encode(file.read_bytes()).decode()
+        content = file.read_bytes()
     except OSError as error:
         raise RunError(f"{file} is missing; repeat its reidgen show command") from error
-    return f"data:image/{'svg+xml' if file.suffix == '.svg' else 'png'};base64,{content}"
+    svg = file.suffix == ".svg"
+    begins = (b"<?xml", b"<svg") if svg else (b"\x89PNG\r\n\x1a\n",)
+    if not content.lstrip().startswith(begins) or (svg and b"<svg" not in content):
+        raise RunError(f"{file} is no {file.suffix[1:].upper()} picture; repeat its reidgen show command")
+    return f"data:image/{'svg+xml' if svg else 'png'};base64,{base64.b64encode(content).decode()}"
 
 
-def _places(cells: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """Return source, heading of the target and its cells: first the mean of unseen, then target by target.
+@dataclass(frozen=True)
+class _Place:
+    """The cells of one chart of bars: a group and the heading of a target, and the scale it shares with its group."""
 
-    Where these would be more than MANY, the means alone: nobody reads a hundred charts, and the tables hold them all.
+    group: str
+    target: str
+    cells: pd.DataFrame
+    limits: tuple[float, float]
+
+    @property
+    def bars(self) -> pd.DataFrame:
+        return self.cells.set_index("title")[["value", "low", "high", "text"]]
+
+
+def _places(cells: pd.DataFrame) -> list[_Place]:
+    """Return what each chart shows: of every group the mean of unseen first, then target by target.
+
+    cells: with the columns value, low, high and text. Where these would be more than MANY charts, the means alone: nobody
+    reads a hundred of them, and the tables hold them all.
     """
     places = []
-    for source, block in cells.groupby("source", sort=False):
-        columns = headings(block["target"])
-        for target in sorted(columns, key=lambda name: name != MEAN):
-            places.append((str(source), columns[target], block[block["target"] == target]))
-    means = [place for place in places if place[1] == MEAN]
+    names = group_names(cells)
+    for key, block in cells.groupby(GROUP, sort=False):
+        ends = block[["value", "low", "high"]]
+        limits = min(0.0, float(ends.min().min())), max(0.0, float(ends.max().max()))
+        for target, heading in mean_first(headings(block["target"])).items():
+            places.append(_Place(names[tuple(key)], heading, block[block["target"] == target], limits))
+    means = [place for place in places if place.target == MEAN]
     return means if means and len(places) > MANY else places
 
 
-def headings(targets: Iterable[str]) -> dict[str, str]:
-    """Return target -> heading, in order and MEAN last; "synth-" goes where every target has it."""
-    names = sorted(dict.fromkeys(targets), key=lambda name: name == MEAN)
-    short = all(name.startswith("synth-") or name == MEAN for name in names)
-    return {name: name.removeprefix("synth-") if short else name for name in names}
+def mean_first(columns: dict[str, str]) -> dict[str, str]:
+    """Return the columns of a table, target -> heading, with the mean of unseen in front."""
+    return dict(sorted(columns.items(), key=lambda column: column[0] != MEAN))

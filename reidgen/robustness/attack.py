@@ -344,7 +344,7 @@ def attack(
         patterns[name, "", ""] = control_pattern(name, bound=bound, **size)
     for maker in makers or [run]:
         for loss in losses:
-            who = (_name(maker), _method_beside(maker.recipe(), recipe))
+            who = (_name(maker), _method_beside(maker, recipe))
             patterns[loss, *who] = load_pattern(maker, loss, bound=bound, data=data, device=device, report=report)
     key = ["pattern", "maker", "bound", "pattern_digest"]
     frames = []
@@ -382,7 +382,9 @@ def _name(run: Run) -> str:
     return f"{run.recipe().source}/{run.folder.name}"
 
 
-def _method_beside(maker: Recipe, victim: Recipe) -> str:
+def _method_beside(maker: Run, victim: Recipe) -> str:
     """Return the maker's method, with its backbone and source where they are not the victim's."""
-    backbone = f" on {maker.backbone}" if maker.backbone != victim.backbone else ""
-    return maker.method + backbone + (f" of {maker.source}" if maker.source != victim.source else "")
+    recipe, words = maker.recipe(), maker.method().label
+    if recipe.backbone != victim.backbone:
+        words += f" on {recipe.backbone}"
+    return words if recipe.source == victim.source else f"{words} of {recipe.source}"

@@ -4,6 +4,7 @@ rows -> _alike (one recipe and one version of the data) -> means over splits, ta
 """
 
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from reidgen.errors import ReidgenError
-from reidgen.methods import METHODS
+from reidgen.escapes import no_formula
+from reidgen.methods import METHODS, title_of
 from reidgen.report.plots import Style, styles
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS
 from reidgen.robustness.trials import CLEAN, KINDS
-from reidgen.tables.looks import title as title_of
+from reidgen.tables.looks import markdown, markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +49,7 @@ class Grid:
     spread: pd.DataFrame
     better: Sequence[str]
 
-    def _lines(self, bold: str) -> list[list[str]]:
+    def _lines(self, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
         lines = []
         for (name, values), (_, spreads), better in zip(
             self.values.iterrows(), self.spread.iterrows(), self.better, strict=True
@@ -58,14 +60,14 @@ class Grid:
                 text = "–" if pd.isna(value) else f"{value:.1f}"
                 text = bold.format(text) if better and value == shown.max() and shown.count() > 1 else text
                 cells.append(text if pd.isna(spread) or pd.isna(value) else f"{text} ±{spread:.1f}")
-            lines.append([str(name), *cells])
+            lines.append([escape(str(name)), *cells])
         return lines
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown, under its title."""
-        head = ["", *(title_of(method) for method in self.values.columns)]
-        lines = [head, [":--", *["--:"] * (len(head) - 1)], *self._lines("**{}**")]
-        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        head = ["", *(markdown(title_of(method)) for method in self.values.columns)]
+        lines = [head, [":--", *["--:"] * (len(head) - 1)], *self._lines("**{}**", markdown)]
+        return f"**{markdown(self.title)}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def rich(self) -> "Group":
         """Return the table for a terminal, its title above it."""
@@ -76,10 +78,10 @@ class Grid:
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         drawn.add_column("", no_wrap=True)
         for method in self.values.columns:
-            drawn.add_column(title_of(method).replace("-", "-\n", 1), justify="right", overflow="fold")
-        for line in self._lines("[bold]{}[/bold]"):
+            drawn.add_column(markup(title_of(method)).replace("-", "-\n", 1), justify="right", overflow="fold")
+        for line in self._lines("[bold]{}[/bold]", markup):
             drawn.add_row(*line)
-        return Group(f"[bold]{self.title}[/bold]", drawn)
+        return Group(f"[bold]{markup(self.title)}[/bold]", drawn)
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,29 @@ class Robustness:
 
     def markdown(self) -> str:
         """Return all grids as Markdown, the notes as a list below them."""
-        return "\n".join([*(grid.markdown() for grid in self.grids), *(f"- {note}" for note in self.notes)]) + "\n"
+        notes = [f"- {markdown(note)}" for note in self.notes]
+        return "\n".join([*(grid.markdown() for grid in self.grids), *notes]) + "\n"
+
+    def json(self) -> dict[str, Any]:
+        """Return what `csv` holds and the notes as what JSON can hold, null where there is no number."""
+        return {"cells": json.loads(self._cells().to_json(orient="records")), "notes": self.notes}
 
     def csv(self) -> str:
-        """Return one line per grid, row and method: the number in percent and its deviation over seeds."""
+        """Return one line per grid, row and method: the number in percent and its deviation over seeds.
+
+        A name that a spreadsheet would run as a formula has a ' in front.
+        """
+        cells = self._cells()
+        cells = cells.assign(**{column: cells[column].map(no_formula) for column in ("table", "row", "method")})
+        return cells.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+
+    def _cells(self) -> pd.DataFrame:
         parts = []
         for grid in self.grids:
             long = grid.values.melt(ignore_index=False, var_name="method", value_name="percent").rename_axis("row")
             std = grid.spread.melt(ignore_index=False)["value"].to_numpy()
             parts.append(long.reset_index().assign(std_seeds=std, table=grid.title))
-        cells = pd.concat(parts)[["table", "row", "method", "percent", "std_seeds"]]
-        return cells.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        return pd.concat(parts)[["table", "row", "method", "percent", "std_seeds"]]
 
 
 def stress_table(rows: pd.DataFrame) -> Robustness:

@@ -5,6 +5,7 @@ in the table below as plain numbers. Nothing here knows or favours a method. The
 every machine: pixels are integers throughout, floats meet only exact IEEE operations (see drawing.py).
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen.data.images import workers
 from reidgen.errors import DataError, unknown
+from reidgen.pool import share
 from reidgen.synth.drawing import Board, Colour, Dice
 from reidgen.synth.figures import Pose, draw_person
 from reidgen.synth.people import Person, population
@@ -162,8 +163,8 @@ def draw_domain(
             for job in jobs:
                 report(_write_person(job))
             return
-        with workers(processes) as pool:
-            for count in pool.map(_write_person, jobs, chunksize=4):
+        with contextlib.closing(share(_write_person, jobs, processes=processes, chunk=4)) as counts:
+            for count in counts:
                 report(count)
     except OSError as error:
         what = error.strerror or error

@@ -1,35 +1,31 @@
 """Result rows -> the comparison table. Pure: no torch, nothing written.
 
-    rows -> comparable (one recipe, one version of the data) -> _average (splits, then seeds) -> Table.cells -> four looks
-                                                             -> differences from one method, per-identity numbers
-
-The looks are those of `reidgen.tables.looks`.
+rows -> choose (asked for, comparable) -> average (splits, then seeds, the mean of unseen)   -> Table.cells -> looks
+                                       -> significance (differences, per-identity numbers)
+cells, rows -> notes (what to know), findings (what the statistics say)
 """
-
-from typing import Any
 
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.registry import get_method
+from reidgen.tables import findings, notes
 from reidgen.tables import paper as papers
-from reidgen.tables.looks import SHOWN, Table, mark, title
+from reidgen.tables.average import METRICS, Mean, average, means_of, titles
+from reidgen.tables.choose import CELL, GROUP, Note, Selection, Settings, comparable, distinct, group_names, select
+from reidgen.tables.looks import SHOWN, Table
 from reidgen.tables.paper import MEAN, TABLES, in_order
 from reidgen.tables.significance import differences
-from reidgen.tables.statistics import average_ranks, holm
+from reidgen.tables.statistics import holm
 
-__all__ = ["CELL", "COLUMNS", "MEAN", "METRICS", "SHOWN", "TABLES", "Table", "comparable", "make_table"]
+__all__ = ["COLUMNS", "MEAN", "METRICS", "SHOWN", "TABLES", "Selection", "Table", "make_table", "paper_table"]
 
-METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
-CELL = ["source", "method", "target"]
-_ALIKE = ["source", "hash", "backbone", "version", "source_data"]  # what makes rows of one source comparable
-COLUMNS = [*CELL, "seen", "seeds", "splits"]
+COLUMNS = ["source", "method", "target", "seen", "seeds", "splits"]
 COLUMNS += [f"{metric}{part}" for metric in METRICS for part in ("", "_std_seeds", "_std_splits")]
 COLUMNS += [f"{part}_{metric}" for metric in SHOWN for part in ("paper", "diff")] + ["recipe", "backbone", "version"]
 COLUMNS += ["against", "gain_seeds"]
-COLUMNS += [f"gain_{metric}{part}" for metric in SHOWN for part in ("", "_low", "_high", "_p", "_holm")] + [
-    "average_rank"
-]
+COLUMNS += [f"gain_{metric}{part}" for metric in SHOWN for part in ("", "_low", "_high", "_p", "_holm")]
+COLUMNS += ["average_rank", "hash", "title"]
 
 
 def make_table(
@@ -37,23 +33,26 @@ def make_table(
     *,
     name: str = "",
     paper: bool = False,
+    narrow: bool = False,
     against: str = "baseline",
     identities: pd.DataFrame | None = None,
+    selection: Selection = Selection(),
+    settings: Settings | None = None,
 ) -> Table:
-    """Return the comparison table of result rows: source x method by target, of everything there is or as the paper lays it out.
+    """Return the comparison table of result rows: group x method by target, of everything there is or as asked for.
 
-    A cell is the mean over the splits of a run, then over seeds (std with ddof 1). The mean over unseen targets is
-    taken per seed, over the seeds that have every unseen target its source has rows for; it is missing otherwise.
-    Only like goes with like: per source the recipe hash, backbone, version and source data with the most rows (ties:
-    the latest date), per target the data with the most rows, per run, target and split the latest row. Whatever is
-    **excluded**, and every difference in seeds or splits, is said in `notes`.
-    With `name`, one of the paper's TABLES, its methods and, of its sources, its targets; with `paper`, the paper's numbers
-    for the same method and families of sets, and ours minus theirs. With `identities` (see `read_identities`),
-    intervals and p-values of the differences from the method `against`; Holm's correction is over all of them in the
-    table, mAP and Rank-1, so that a mark in a larger table needs a smaller p.
+    A group holds what is compared with each other: one source, backbone and recipe. A cell is the mean over the splits of
+    a run, then over seeds (std with ddof 1). The mean of unseen is over the targets that all methods of a group share, as
+    `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection` names its targets.
+    Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
 
+    name: one of the paper's TABLES: its methods and, of its sources, its targets. paper: the paper's numbers for the same
+    method and families of sets, and ours minus theirs. narrow: only sources and targets that the paper has, or targets
+    that `selection` names. identities (see `read_identities`): for intervals and p-values of the differences from the method `against`; Holm's correction is
+    over all of them in the table, mAP and Rank-1, so that a mark in a larger table needs a smaller p. settings: those of
+    the recipes by hash, to say in what one that is left out differs.
     rows: the columns of `reidgen.runs.COLUMNS`, scores as fractions; not modified.
-    Raises ReidgenError when there are no rows, or no table or method of that name.
+    Raises ReidgenError when there are no rows, or none of what was asked for.
     Source: the paper's numbers are those of Jin et al., CVPR 2020, as its slides show them (`paper_tables.csv`).
 
     >>> from reidgen.runs import COLUMNS as columns
@@ -62,244 +61,137 @@ def make_table(
     >>> make_table(rows, paper=True).cells.loc[0, ["mAP", "mAP_std_seeds", "paper_mAP", "diff_mAP"]].tolist()
     [32.0, 2.828427, 33.6, -1.6]
     """
-    if name and name not in TABLES:
-        raise ReidgenError(unknown("table", name, [*TABLES, "all", "stress", "attack"]))
-    if rows.empty:
-        raise ReidgenError(f"there are no results yet; run: reidgen bench{f' --methods {name}' if name else ''}")
-    if against != "baseline" and against not in set(rows["method"]):
-        get_method(against)
-        raise ReidgenError(f"there are no rows of {against} to compare with; run: reidgen bench --methods {against}")
-    everything = rows
-    if name and (rows := papers.select(rows, name)).empty:
-        raise EmptyTableError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
-    rows, notes = comparable(rows)
-    if name:  # a difference and its interval are the same in every table: the other methods tell of the seeds too
-        everything = everything.merge(rows[[*_ALIKE, "target", "data"]].drop_duplicates())
-    cells = _average(rows)
-    if name not in ("", "main") and cells.groupby("source")["target"].nunique().eq(2).all():
+    _check(rows, name, against)
+    shown, peers, left_out = _choose(rows, name=name, narrow=narrow, selection=selection, settings=settings)
+    means = means_of(shown, asked=bool(selection.targets))
+    cells = average(shown, means)
+    if name not in ("", "main") and cells.groupby(GROUP)["target"].nunique().eq(2).all():
         cells = cells[cells["target"] != MEAN]  # the mean of one says nothing
-    notes += _unlike(rows) + (_lacking(rows, name) if name else [])
+    said = left_out + notes.notes_on(shown, means) + (notes.lacking_methods(shown, name) if name else [])
     if paper:
-        cells, about_paper = _beside_paper(cells)
-        notes += about_paper
+        cells = _beside_paper(cells, means)
+        said += notes.beside_paper(cells)
     order = {column: in_order(cells[column], column) for column in CELL}
     cells = cells.sort_values(CELL, key=lambda column: column.map(order[str(column.name)].index))
     known = pd.DataFrame() if identities is None else identities
-    gains = differences(comparable(everything)[0] if name else rows, known, against=against)
-    cells, ranked = _ranked(cells.merge(gains, how="left", on=CELL))
-    cells = cells.reindex(columns=COLUMNS)
-    corrected = holm(cells[[f"gain_{metric}_p" for metric in SHOWN]].to_numpy(dtype=float).ravel()).reshape(
-        len(cells), -1
+    over = {key: mean.targets for key, mean in means.items()}
+    cells = cells.merge(differences(peers, known, against=against, means=over), how="left", on=CELL)
+    cells, ranks = findings.ranked(cells, means)
+    cells = _corrected(cells.reindex(columns=COLUMNS))
+    words = findings.means_in_words(cells, means)
+    words += findings.gained(cells, titles(peers), asked=identities is not None) + ranks
+    return Table(
+        cells=cells,
+        rows=shown,
+        means={key: mean.targets for key, mean in means.items()},
+        caption=_caption(shown),
+        notes=said,
+        findings=words,
+        name=name,
+        against=titles(peers).get(against, against),
     )
-    cells = cells.assign(**{f"gain_{metric}_holm": corrected[:, number] for number, metric in enumerate(SHOWN)})
-    p_values = [f"gain_{metric}_{part}" for metric in SHOWN for part in ("p", "holm")]
-    cells = cells.round({one: 6 for one in COLUMNS if one not in p_values}).reset_index(drop=True)
-    cells[p_values] = cells[p_values].map(lambda p: float(f"{p:.3g}"))
-    findings = _gained(cells, identities is not None) + ranked
-    return Table(cells=cells, caption=_caption(rows), notes=notes, findings=findings, name=name)
 
 
-def comparable(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows that may share a table, the latest of each, and a note for whatever is left out."""
-    made = _ALIKE[1:]
-    rows = rows.fillna(dict.fromkeys([*made, "data"], "")).sort_values("date", kind="stable", ignore_index=True)
-    latest = ~rows.duplicated([*CELL, "split", "seed", *made, "data"], keep="last")
-    notes = [] if latest.all() else [f"{_count(~latest)} left out, repeated by a later one"]
-    rows = rows[latest]
-    key = _made(rows) + ", source data " + rows["source_data"].str[:8]
-    alike = _most_rows(
-        rows, "source", rows["hash"] + "/" + rows["backbone"] + "/" + rows["version"] + "/" + rows["source_data"]
+def paper_table(name: str = "main") -> Table:
+    """Return one of the paper's TABLES with the paper's own numbers, which needs no run."""
+    if name not in TABLES:
+        raise ReidgenError(unknown("table", name, TABLES))
+    numbers = papers.numbers()
+    numbers = numbers[numbers["table"] == name].drop(columns="table")
+    numbers = numbers.rename(columns={"paper_mAP": "mAP", "paper_rank1": "rank1"})
+    rows = numbers.assign(
+        seen=[int(t in s.split("+")) for s, t in zip(numbers["source"], numbers["target"], strict=True)]
     )
-    for source, others in key[~alike].groupby(rows["source"]):
-        notes.append(f"{source}: {_count(others.notna())} left out, made otherwise: {'; '.join(_distinct(others))}")
-    rows = rows[alike]
-    alike = _most_rows(rows, "target", rows["data"])
-    for target, others in rows["data"][~alike].groupby(rows["target"]):
-        digests = ", ".join(_distinct(others.str[:8]))
-        notes.append(f"{target}: {_count(others.notna())} left out, measured on another version of it: {digests}")
-    rows = rows[alike]
-    return rows.assign(seen=rows.groupby(["source", "target"])["seen"].transform("max")), notes
-
-
-def _most_rows(rows: pd.DataFrame, within: str, key: "pd.Series[str]") -> "pd.Series[bool]":
-    """Return which rows have the key that most rows of their group have; of equals, the one with the latest date."""
-    groups = rows.groupby([rows[within], key.rename("key")])["date"].agg(["size", "max"]).reset_index()
-    best = groups.sort_values(["size", "max"], kind="stable").drop_duplicates(within, keep="last")
-    return key == rows[within].map(best.set_index(within)["key"])
-
-
-def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells in percent: splits averaged first, then seeds; the target MEAN per seed over all unseen targets."""
-    metrics, run = list(METRICS), [*CELL, "seed"]
-    percent = rows.assign(**{metric: 100 * rows[metric] for metric in metrics})
-    splits = percent.groupby([*run, "seen"])
-    runs = (
-        splits[metrics]
-        .mean()
-        .join(splits[metrics].std().add_suffix("_std_splits"))
-        .join(splits.size().rename("splits"))
+    rows = rows.assign(
+        backbone="resnet50", hash="", recipe="", version="", title="", seed=0, split=0, **dict.fromkeys(METRICS[2:])
     )
-    runs = runs.reset_index()
-    unseen = runs[runs["seen"] == 0]
-    over = {**dict.fromkeys(metrics, "mean"), "splits": "sum", "target": "nunique"}
-    means = unseen.groupby(["source", "method", "seed"]).agg(over).reset_index()
-    complete = means["target"] == means["source"].map(unseen.groupby("source")["target"].nunique())
-    runs = pd.concat([runs, means[complete].assign(target=MEAN, seen=0)])
-    seeds = runs.groupby([*CELL, "seen"])
-    cells = seeds[[*metrics, *(f"{metric}_std_splits" for metric in metrics)]].mean()
-    cells = cells.join(seeds[metrics].std().add_suffix("_std_seeds"))
-    cells = cells.join(seeds.agg(seeds=("seed", "nunique"), splits=("splits", "max"))).reset_index()
-    made = rows.assign(recipe=rows["recipe"] + "@" + rows["hash"].str[:8]).drop_duplicates("source")
-    return cells.merge(made[["source", "recipe", "backbone", "version"]], on="source")
+    rows = rows.assign(mAP=rows["mAP"] / 100, rank1=rows["rank1"] / 100).astype(dict.fromkeys(METRICS, "float64"))
+    means = means_of(rows, asked=True)
+    cells = average(rows, means)
+    if name != "main":
+        cells = cells[cells["target"] != MEAN]
+    order = {column: in_order(cells[column], column) for column in CELL}
+    cells = cells.sort_values(CELL, key=lambda column: column.map(order[str(column.name)].index))
+    cells = cells.reindex(columns=COLUMNS).assign(recipe="the paper's").reset_index(drop=True)
+    cells = cells.round(dict.fromkeys(METRICS, 6)).assign(version="", seeds=1)
+    caption = "the paper's numbers (Jin et al., CVPR 2020), no run of ours; resnet50"
+    words = [Note("the mean of unseen is taken here, over the unseen targets")] if name == "main" else []
+    over = {key: mean.targets for key, mean in means.items()}
+    return Table(cells=cells, rows=rows.iloc[:0], means=over, caption=caption, notes=words, findings=[], name=name)
 
 
-def _unlike(rows: pd.DataFrame) -> list[str]:
-    """Return a note for each difference in seeds or splits, each missing mean and each query without a match."""
-    notes = []
-    for source, block in rows.groupby("source"):
-        seeds = block.groupby(["method", "target"])["seed"].agg(lambda seed: ", ".join(_distinct(seed))).rename("seeds")
-        usual, unusual = seeds.mode()[0], []
-        for method, own in seeds.reset_index().groupby("method"):
-            if own["seeds"].nunique() == 1:
-                own = own.head(1).assign(target=method)
-            else:
-                own = own.assign(target=f"{method} on " + own["target"])
-            own = own[own["seeds"] != usual]
-            unusual += [f"{name} has {has}" for name, has in zip(own["target"], own["seeds"], strict=True)]
-        if unusual:
-            notes.append(f"{source}: seeds {usual}, but {'; '.join(unusual)}")
-        unseen = set(block["target"][block["seen"] == 0])
-        for method, targets in block.groupby("method")["target"]:
-            if lacks := in_order(unseen - set(targets), "target"):
-                notes.append(
-                    f"{source}: {method} has no mean of unseen, as it has no {', '.join(lacks)} (run: reidgen bench)"
-                )
-    for where, splits in rows.groupby([*CELL, "seed"])["split"].nunique().groupby(["source", "target"]):
-        if few := int((splits < splits.max()).sum()):
-            notes.append(f"{where[0]} on {where[1]}: {few} of {len(splits)} runs have fewer than {splits.max()} splits")
-    unmatched = rows.groupby(["target", "split"])["unmatched"].max().groupby("target").sum()
-    notes += [f"{target}: {n} queries without a match do not count" for target, n in unmatched[unmatched > 0].items()]
-    return notes
+def _check(rows: pd.DataFrame, name: str, against: str) -> None:
+    """Raise ReidgenError where there is nothing to show, or no table or method of that name."""
+    if name and name not in TABLES:
+        raise ReidgenError(unknown("table", name, [*TABLES, "all", "stress", "attack"]))
+    if rows.empty:
+        raise EmptyTableError(f"there are no results yet; run: reidgen bench{f' --methods {name}' if name else ''}")
+    if against != "baseline" and against not in set(rows["method"]):
+        get_method(against)
+        raise ReidgenError(f"there are no rows of {against} to compare with; run: reidgen bench --methods {against}")
 
 
-def _lacking(rows: pd.DataFrame, name: str) -> list[str]:
-    """Return a note for each source that lacks methods of the paper's table `name`, with the command that fills it."""
-    notes = []
-    for source, methods in rows.groupby("source")["method"]:
-        if lacks := [one for one in papers.expected_methods(name, str(source)) if one not in set(methods)]:
-            command = f"reidgen bench --source {source} --methods {name}"
-            notes.append(f"{source}: no {', '.join(lacks)} yet (run: {command}, with this recipe)")
-    return notes
+def _choose(
+    rows: pd.DataFrame, *, name: str, narrow: bool, selection: Selection, settings: Settings | None
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Note]]:
+    """Return the rows that the table shows, those of all methods beside them, and what was left out.
+
+    The other methods count in the differences, which are so the same in every table: they tell of the seeds.
+    """
+    shown, said = select(rows, selection), list[Note]()
+    if name and (shown := papers.select(shown, name)).empty:
+        raise EmptyTableError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
+    if narrow and not selection.targets and not name:
+        shown, others = papers.beside_paper(shown)
+        if others:
+            hint = "to show them too, name the targets: --target NAME,NAME"
+            said.append(Note(f"not shown, as the paper has no numbers for them: {', '.join(others)}", hint))
+    by_name = bool(selection.recipes)
+    shown, left_out = comparable(shown, recipes_asked=by_name, settings=settings)
+    beside = select(rows, selection, every_method=True)
+    made = [*GROUP, "version", "source_data", "target", "data"]
+    peers = beside.merge(shown[made].drop_duplicates(), on=made)
+    return shown, comparable(peers, recipes_asked=by_name)[0], said + left_out
 
 
-def _beside_paper(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the cells with the paper's numbers and ours minus theirs, and what to know before comparing."""
+def _beside_paper(cells: pd.DataFrame, means: dict[tuple[str, ...], Mean]) -> pd.DataFrame:
+    """Return the cells with the paper's numbers and ours minus theirs; the paper's mean is over the same targets as ours."""
     columns = [f"paper_{metric}" for metric in SHOWN]
     cells = papers.beside(cells)
-    unseen = cells[(cells["seen"] == 0) & (cells["target"] != MEAN)].groupby(["source", "method"])[columns]
-    whole = unseen.mean()[unseen.count()["paper_mAP"] == unseen.size()].reset_index().assign(target=MEAN)
-    means = cells[CELL].merge(whole, how="left", on=CELL)[columns].set_axis(cells.index)
-    cells = cells.assign(**{column: cells[column].fillna(means[column]) for column in columns})
-    cells = cells.assign(**{f"diff_{metric}": cells[metric] - cells[f"paper_{metric}"] for metric in SHOWN})
-    others = set(cells["source"]) - set(cells["source"][papers.has_source(cells["source"])])
-    notes = [f"{', '.join(sorted(others))}: the paper has no numbers for this source"] * bool(others)
-    compared = cells[cells["paper_mAP"].notna()]
-    if compared["target"].eq(MEAN).any():
-        notes.append("the paper's mean of unseen is taken here, over the same targets as ours")
-    named = pd.concat([compared["source"], compared["target"]])
-    if variants := _distinct(named[papers.is_variant(named)]):
-        notes.append(f"beside the paper's numbers for the family: {', '.join(variants)}")
-    if backbones := _distinct(compared["backbone"][compared["backbone"] != "resnet50"]):
-        notes.append(f"the paper's numbers are of resnet50, ours of {', '.join(backbones)}")
-    return cells, notes
+    pairs = {(*key, target) for key, mean in means.items() for target in mean.targets}
+    keys = cells[[*GROUP, "target"]].itertuples(index=False, name=None)
+    counted = cells[[key in pairs for key in keys]].groupby([*GROUP, "method"])[columns]
+    whole = counted.mean()[counted.count()["paper_mAP"] == counted.size()].reset_index().assign(target=MEAN)
+    of_mean = cells[CELL].merge(whole, how="left", on=CELL)[columns].set_axis(cells.index)
+    cells = cells.assign(**{column: cells[column].fillna(of_mean[column]) for column in columns})
+    return cells.assign(**{f"diff_{metric}": cells[metric] - cells[f"paper_{metric}"] for metric in SHOWN})
 
 
-def _ranked(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the cells with the methods' average ranks (by mAP, over a source's unseen targets) on MEAN, and what they tell."""
-    findings, ranks = [], dict[tuple[str, str, str], float]()
-    for source, block in cells[(cells["seen"] == 0) & (cells["target"] != MEAN)].groupby("source", sort=False):
-        score = block.pivot(index="target", columns="method", values="mAP").dropna(axis=1)
-        if len(score) < 3 or score.shape[1] < 3:
-            continue
-        found = average_ranks(score.to_numpy())
-        average = dict(zip(score.columns, found.average_M, strict=True))
-        ranks |= {(str(source), method, MEAN): rank for method, rank in average.items()}
-        listed = ", ".join(f"{title(one)} {average[one]:.1f}" for one in sorted(average, key=lambda one: average[one]))
-        findings.append(
-            f"{source}: average rank by mAP over {len(score)} unseen targets: {listed}; Friedman's test: {p_value(found.p)}; "
-            f"closer than {found.critical_difference:.2f} are not told apart (Nemenyi, 0.05)"
-        )
-    keys = pd.MultiIndex.from_frame(cells[CELL])
-    return cells.assign(average_rank=[ranks.get(key, float("nan")) for key in keys]), findings
-
-
-def _gained(cells: pd.DataFrame, asked: bool) -> list[str]:
-    """Return the difference of each method from the one it is compared with, and what its interval covers."""
-    compared = cells[cells["gain_mAP"].notna()]
-    findings, known = [], compared["gain_mAP_p"].notna()
-    for (source, target), block in compared[known].groupby(["source", "target"], sort=False):
-        if target == MEAN or MEAN not in set(cells["target"]):
-            listed = [
-                f"{title(one['method'])} {_signed(one['gain_mAP'])} [{_signed(one['gain_mAP_low'])}, "
-                f"{_signed(one['gain_mAP_high'])}]{mark(one)}"
-                for one in block.to_dict("records")
-            ]
-            other = title(block["against"].iloc[0])
-            findings.append(f"{source}, {target}: mAP minus {other}'s, 95 % interval: {', '.join(listed)}")
-    if asked and known.any():
-        seeds = compared["gain_seeds"][known]
-        what = "query identities and seeds" if seeds.gt(1).all() else "query identities only, as there is one seed"
-        what = (
-            "query identities, and seeds where there are several" if seeds.nunique() > 1 and seeds.eq(1).any() else what
-        )
-        findings.append(f"intervals cover {what}; not other galleries, cameras or targets")
-    if asked and not known.all():
-        findings.append(
-            f"no interval for {(~known).sum()} of {len(known)} differences: the per-query numbers of their runs are gone "
-            "(to get them: reidgen evaluate RUN --target NAME, or reidgen bench, then reidgen table)"
-        )
-    return findings
+def _corrected(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with Holm's correction over all p-values in them, rounded to what is worth writing."""
+    p_values = cells[[f"gain_{metric}_p" for metric in SHOWN]].to_numpy(dtype=float)
+    holm_p = holm(p_values.ravel()).reshape(p_values.shape)
+    cells = cells.assign(**{f"gain_{metric}_holm": holm_p[:, number] for number, metric in enumerate(SHOWN)})
+    small = [f"gain_{metric}_{part}" for metric in SHOWN for part in ("p", "holm")]
+    cells = cells.round({column: 6 for column in COLUMNS if column not in small}).reset_index(drop=True)
+    cells[small] = cells[small].map(lambda p: float(f"{p:.3g}"))
+    return cells
 
 
 def _caption(rows: pd.DataFrame) -> str:
     """Return one line that says how, with what and when the rows were made."""
-    made = _made(rows).groupby(rows["source"]).first()
-    parts = [f"{', '.join(made.index[made == how])}: {how}" for how in _distinct(made)]
-    for name, column in (
-        ("seeds", "seed"),
-        ("dtype", "dtype"),
-        ("device", "device"),
-        ("torch", "torch"),
-        ("commit", "commit"),
-    ):
-        parts += [f"{name} {', '.join(values)}" for values in [_distinct(rows[column])] if values]
-    days = _distinct(rows["date"].str[:10])
-    return "; ".join([*parts, " to ".join(dict.fromkeys((days[0], days[-1])))])
-
-
-def _made(rows: pd.DataFrame) -> "pd.Series[str]":
-    """Return for each row the words for its recipe, backbone and version."""
-    recipe = "recipe " + rows["recipe"] + "@" + rows["hash"].str[:8]
-    return recipe + ", backbone " + rows["backbone"] + ", reidgen " + rows["version"]
-
-
-def _distinct(values: "pd.Series[Any]") -> list[str]:
-    return [str(value) for value in sorted(set(values.dropna())) if value != ""]
-
-
-def _count(chosen: "pd.Series[bool]") -> str:
-    n = int(chosen.sum())
-    return f"{n:,} row{'s' * (n != 1)}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
-
-
-def p_value(value: float) -> str:
-    """Return the words for a p-value, as small as it is worth saying.
-
-    >>> p_value(0.0), p_value(0.022)
-    ('p < 0.001', 'p = 0.022')
-    """
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    names = group_names(rows)
+    how: dict[str, list[str]] = {}
+    order = in_order(rows["source"], "source")
+    for key, block in sorted(rows.groupby(GROUP), key=lambda group: order.index(str(group[0][0]))):
+        first = block.iloc[0]
+        made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
+        how.setdefault(made, []).append(names[key])
+    parts = [f"{' and '.join(same)}: {made}" for made, same in how.items()]
+    threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else ""))
+    for word, column in {"seeds": "seed", "dtype": "dtype", "device": "device", "threads": "threads",
+                         "torch": "torch", "commit": "commit"}.items():  # fmt: skip
+        if values := distinct(threads[column]):
+            parts.append(f"{word} {', '.join(values)}")
+    days = distinct(rows["date"].str[:10])
+    return "; ".join([*parts, *([" to ".join(dict.fromkeys((days[0], days[-1])))] if days else [])])

@@ -1,6 +1,7 @@
 """One number of the table, explained: the runs, seeds and splits it was made of, and the commands that repeat it. Pure text."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,98 +11,103 @@ import pandas as pd
 from reidgen.errors import ReidgenError
 from reidgen.recipe import RECIPES
 from reidgen.runs import Run
-from reidgen.tables.compare import SHOWN, comparable, make_table, p_value
+from reidgen.tables.choose import GROUP
 from reidgen.tables.identities import run_names
-from reidgen.tables.looks import title
+from reidgen.tables.looks import SHOWN, Table, difference, p_value, signed
 from reidgen.tables.paper import MEAN
 
 
-def explain(
-    rows: pd.DataFrame,
-    cell: str,
-    *,
-    results: Path,
-    name: str = "",
-    against: str = "baseline",
-    identities: pd.DataFrame | None = None,
-) -> str:
-    """Return as text where one number of the table comes from: its runs, seeds, splits, provenance and repeating commands.
+def explain(table: Table, cell: str, *, rows: pd.DataFrame, results: Path) -> str:
+    """Return as text where one number of a table comes from: its runs, seeds, splits, provenance and repeating commands.
 
-    cell: method, source and target in this order or with the method last, parted by blanks, commas or arrows, such as
-    "snr market duke" or "snr,synth-plaza,mean"; whatever leaves no doubt may be omitted, and so may "synth-".
-    The other arguments are those of `make_table`; results: where the run folders lie, if they are still there.
+    cell: method, source and target, parted by blanks, commas or arrows, such as "snr market duke" or
+    "snr,synth-plaza,mean", the source before the target; backbone, or the beginning of the recipe's hash, where there are
+    several. Whatever leaves no doubt may be omitted, and so may "synth-".
+    rows: all result rows that there are. results: where the run folders lie, if they are still there.
     Raises ReidgenError when no cell of the table, or more than one, is meant (they are listed).
     """
-    table = make_table(rows, name=name, against=against, identities=identities)
     found = _find(table.cells, cell)
-    source, method, target = found["source"], found["method"], found["target"]
-    of = (rows["source"] == source) & (rows["method"] == method)
-    of &= (rows["seen"] == 0) if target == MEAN else (rows["target"] == target)
-    shown = set(table.cells["target"][table.cells["source"] == source])
-    counted = comparable(rows)[0]
-    counted = counted[(counted["source"] == source) & (counted["method"] == method) & counted["target"].isin(shown)]
-    counted = counted[counted["seen"] == 0] if target == MEAN else counted[counted["target"] == target]
+    targets = table.means[tuple(found[GROUP])] if found["target"] == MEAN else [found["target"]]
+    counted = _of_cell(table.rows, found, [*GROUP, "method"], targets)
+    if found["target"] == MEAN:
+        every = counted.groupby("seed")["target"].transform("nunique") == len(targets)
+        counted = counted[every]  # a seed that lacks one of them is not in the mean
     counted = counted.assign(run=run_names(counted)).sort_values(["seed", "target", "split"])
-    parts = [_head(found), _runs(counted, several=target == MEAN), _made(counted), _repeat(counted, results)]
-    if left := int(of.sum() - len(counted)):
+    there = _of_cell(rows, found, ["source", "method"], targets)
+    several = found["target"] == MEAN
+    parts = [_head(found, table), _runs(counted, several=several), _made(counted), _repeat(counted, results)]
+    if left := len(there) - len(counted):
         parts.append(
-            f"left out: {left} row{'s' * (left > 1)} of the same cell, repeated by later ones or made otherwise (the table's notes say how)"
+            f"left out: {left} row{'s' * (left > 1)} of the same method, source and target, repeated by later ones or "
+            "made otherwise (the table's notes say how)"
         )
     return "\n\n".join(parts) + "\n"
 
 
-def _find(cells: pd.DataFrame, cell: str) -> "pd.Series[str]":
+def _of_cell(rows: pd.DataFrame, found: "pd.Series[Any]", columns: list[str], targets: list[str]) -> pd.DataFrame:
+    """Return the rows that have in `columns` what a cell has, on some targets."""
+    return rows[(rows[columns] == found[columns]).all(axis=1) & rows["target"].isin(targets)]
+
+
+def _find(cells: pd.DataFrame, cell: str) -> "pd.Series[Any]":
     """Return the row of the cells that the words of `cell` mean."""
-    words = re.split(r"[\s,/→>]+", re.sub(r"\bmean( of unseen)?\b", "mean", cell.strip().lower()))
-    fields = cells[["source", "method", "target"]].replace({"target": {MEAN: "mean"}})
-    meant = pd.Series(False, index=cells.index)
-    for columns in (("method", "source", "target"), ("source", "target", "method"), ("source", "method", "target")):
-        for omitted in [(), ("source",), ("target",), ("method",)] if len(words) < 3 else [()]:
-            asked = [column for column in columns if column not in omitted]
-            if len(asked) == len(words):
-                alike = [_alike(fields[column], word) for column, word in zip(asked, words, strict=True)]
-                meant |= pd.concat(alike, axis=1).all(axis=1)
-    if meant.sum() == 1:
-        return cells[meant].iloc[0]
-    listed = [
-        " ".join(line)
-        for line in fields[meant if meant.any() else fields.index >= 0][["method", "source", "target"]].to_numpy()
-    ]
+    text = re.sub(r"\bmean( of unseen)?\b", "mean", cell.strip().lower())
+    words = re.split(r"[\s,/→>]+(?![^(]*\))", text)
+    fields = cells[["method", "source", "target", "backbone", "hash"]].replace({"target": {MEAN: "mean"}})
+    meant = cells[[_means(words, *line) for line in fields.itertuples(index=False, name=None)]]
+    if len(meant) == 1:
+        return meant.iloc[0]
+    shown = ["method", "source", "target"] + [name for name in ("backbone", "hash") if fields[name].nunique() > 1]
+    listed = [" ".join(line) for line in fields.loc[meant.index if len(meant) else fields.index, shown].to_numpy()]
     more = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
-    what = "several cells are" if meant.any() else "no cell of the table is"
-    raise ReidgenError(f"{what} {cell!r}; say METHOD SOURCE TARGET, one of: {'; '.join(listed[:6])}{more}")
+    what = "several cells are" if len(meant) else "no cell of the table is"
+    raise ReidgenError(f"{what} {cell!r}; say {' '.join(shown).upper()}, one of: {'; '.join(listed[:6])}{more}")
 
 
-def _alike(names: "pd.Series[str]", word: str) -> "pd.Series[bool]":
-    return (names == word) | (names == f"synth-{word}")
+def _means(words: Sequence[str], method: str, source: str, target: str, backbone: str, digest: str) -> bool:
+    """Tell whether the words name a cell: source before target, each once; the others anywhere."""
+    left = list(words)
+    for word in words:
+        if word in (method.lower(), backbone.lower()) or (len(word) > 3 and digest.startswith(word)):
+            left.remove(word)
+    places = [{name.lower(), name.lower().removeprefix("synth-")} for name in (source, target)]
+    if len(left) == 2:
+        return left[0] in places[0] and left[1] in places[1]
+    return not left or (len(left) == 1 and (left[0] in places[0] or left[0] in places[1]))
 
 
-def _head(found: "pd.Series[str]") -> str:
+def _head(found: "pd.Series[Any]", table: Table) -> str:
     """Return the number itself, with its spread and its difference from the method it is compared with."""
-    lines = [f"{title(found['method'])}, {found['source']} → {found['target']}"]
+    lines = [f"{found['title']}, {found['source']} → {found['target']}"]
+    if table.cells[GROUP].drop_duplicates()["source"].duplicated().any():
+        lines[0] += f" ({found['backbone']}, recipe {found['recipe']})"
     for metric, words in (("mAP", "mAP"), ("rank1", "Rank-1")):
-        number = f"{words:<7} {float(found[metric]):.2f}"
+        number = f"{words:<7} {found[metric]:.2f}"
         for over in ("seeds", "splits"):
-            std, n = found[f"{metric}_std_{over}"], int(float(found[over]))
-            number += "" if pd.isna(std) else f" ± {float(std):.2f} over {n} {over}"
+            std = found[f"{metric}_std_{over}"]
+            number += "" if pd.isna(std) else f" ± {std:.2f} over {int(found[over])} {over}"
         if pd.notna(found[f"gain_{metric}"]):
-            number += f"; {float(found[f'gain_{metric}']):+.2f} against {title(found['against'])}"
+            number += f"; {difference(found, metric)} against {table.against}"
+            if found["gain_seeds"] != found["seeds"]:
+                n = int(found["gain_seeds"])
+                number += f" over the {n} seed{'s' * (n > 1)} of both"
         if pd.notna(found[f"gain_{metric}_p"]):
-            low, high, p, holm = (float(found[f"gain_{metric}_{part}"]) for part in ("low", "high", "p", "holm"))
-            number += (
-                f", 95 % interval {low:+.2f} to {high:+.2f}, {p_value(p)}, after Holm's correction {p_value(holm)}"
-            )
+            p, holm = found[f"gain_{metric}_p"], found[f"gain_{metric}_holm"]
+            number += f", {p_value(p)}, after Holm's correction {p_value(holm)}"
+        if pd.notna(found[f"paper_{metric}"]):
+            number += f"; paper {found[f'paper_{metric}']:.1f}, difference {signed(found[f'diff_{metric}'])}"
         lines.append(number)
     return "\n".join(lines)
 
 
 def _runs(counted: pd.DataFrame, *, several: bool) -> str:
     """Return one line per run (and target, for a mean): the means over its splits, and every split's mAP."""
-    lines = ["mAP     R1      splits queries gallery run" + " → target" * several]
+    lines = ["mAP     R1      splits queries gallery run" + (" → target" if several else "")]
     for (run, target), block in counted.groupby(["run", "target"], sort=False):
         mean = 100 * block[list(SHOWN)].mean()
-        line = f"{mean['mAP']:<7.2f} {mean['rank1']:<7.2f} {len(block):<6} {block['queries'].iloc[0]:<7} {block['gallery'].iloc[0]:<7} {run}"
-        lines.append(line + f" → {target}" * several)
+        line = f"{mean['mAP']:<7.2f} {mean['rank1']:<7.2f} {len(block):<6} "
+        line += f"{block['queries'].iloc[0]:<7} {block['gallery'].iloc[0]:<7} {run}"
+        lines.append(line + f" → {target}" if several else line)
         if len(block) > 1:
             lines.append(f"        mAP of the splits {', '.join(f'{100 * mAP:.1f}' for mAP in block['mAP'])}")
     return "\n".join(lines)
@@ -113,10 +119,16 @@ def _made(counted: pd.DataFrame) -> str:
         recipe=counted["recipe"] + "@" + counted["hash"].str[:8], data=counted["target"] + "@" + counted["data"]
     )
     made = made.assign(date=made["date"].str[:10], source_data=made["source"] + "@" + made["source_data"])
-    fields = {"recipe": "recipe", "backbone": "backbone", "seed": "seeds", "version": "reidgen", "commit": "commit"}
-    fields |= {
+    made = made.assign(threads=made["threads"].map(lambda n: str(n) if n else "not known"))
+    fields = {
+        "recipe": "recipe",
+        "backbone": "backbone",
+        "seed": "seeds",
+        "version": "reidgen",
+        "commit": "commit",
         "torch": "torch",
         "device": "device",
+        "threads": "threads",
         "dtype": "dtype",
         "date": "evaluated",
         "source_data": "source",
@@ -129,39 +141,45 @@ def _made(counted: pd.DataFrame) -> str:
 
 
 def _repeat(counted: pd.DataFrame, results: Path) -> str:
-    """Return the commands that make the numbers again, in another results folder so that nothing is overwritten."""
+    """Return the commands that make the numbers again, in another results folder so that nothing is overwritten.
+
+    Whatever stands in the rows is quoted for a shell.
+    """
     first, lines = counted.iloc[0], list[str]()
     if commit := first["commit"]:
-        lines.append(f"git checkout {commit.rstrip('+')}" + "   # some files had been changed" * commit.endswith("+"))
+        changed = "   # some files had been changed" if commit.endswith("+") else ""
+        lines.append(shlex.join(["git", "checkout", commit.removesuffix("+")]) + changed)
     names = dict.fromkeys([*(name.removesuffix("-all") for name in first["source"].split("+")), *counted["target"]])
-    lines.append(f"reidgen prepare {' '.join(names)}")
+    lines.append(shlex.join(["reidgen", "prepare", *names]))
     gone = False
     for run, block in counted.groupby("run", sort=False):
         gone |= not Run(results / "runs" / str(run)).recipe_file.is_file()
         lines += repeat_run(block.iloc[0].to_dict(), str(run), list(block["target"]), results)
     text = "to repeat it:\n" + "\n".join(f"    {line}" for line in lines)
     if gone:
-        text += f"\nrun folders are gone, so settings other than these are not known here; the new ones must end in {first['hash']}"
+        text += "\nrun folders are gone, so settings other than these are not known here; "
+        text += f"the new ones must end in {first['hash']}"
     return text
 
 
 def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results: Path) -> list[str]:
     """Return the commands that train a run again, in another results folder, and evaluate it on `targets`.
 
-    row: any of its result rows. run: the name of its folder below `results`/runs.
+    row: any of its result rows. run: the name of its folder below `results`/runs. Quoted for a shell.
     """
     file = Run(results / "runs" / run).recipe_file
-    recipe = str(file) if file.is_file() else _recipe(row, results)
-    made = f"--method {row['method']} --source {row['source']} --seed {row['seed']} --recipe {recipe}"
+    recipe = ["--recipe", str(file)] if file.is_file() else _recipe(row, results)
+    made = ["--method", str(row["method"]), "--source", str(row["source"]), "--seed", str(row["seed"]), *recipe]
+    where = ",".join(dict.fromkeys(targets))
     return [
-        f"reidgen train {made} --results again",
-        f"reidgen evaluate {run} --target {','.join(dict.fromkeys(targets))} --results again",
+        shlex.join(["reidgen", "train", *made, "--results", "again"]),
+        shlex.join(["reidgen", "evaluate", run, "--target", where, "--results", "again"]),
     ]
 
 
-def _recipe(row: Mapping[Any, Any], results: Path) -> str:
-    """Return the recipe option of a run whose folder is gone, and the backbone where it is not the recipe's own."""
+def _recipe(row: Mapping[Any, Any], results: Path) -> list[str]:
+    """Return the options for the recipe of a run whose folder is gone, and for a backbone that is not the recipe's."""
     if row["recipe"] not in RECIPES:
-        return str(results / f"{row['recipe']}.toml")
+        return ["--recipe", str(results / f"{row['recipe']}.toml")]
     own = RECIPES[row["recipe"]].backbone
-    return str(row["recipe"]) + (f" --backbone {row['backbone']}" if row["backbone"] != own else "")
+    return ["--recipe", str(row["recipe"]), *(["--backbone", row["backbone"]] if row["backbone"] != own else [])]

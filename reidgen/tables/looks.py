@@ -3,14 +3,16 @@
 Each prints the numbers of `Table.cells`, percent with one decimal.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from reidgen.methods import title_of
+from reidgen.escapes import no_formula, visible
+from reidgen.tables.choose import GROUP, Note, group_names
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.statistics import LEVEL
 
@@ -40,6 +42,7 @@ class _Look:
     difference: str = "{} ({})"
     missing: str = "–"
     minus: str = "−"
+    hintless: bool = False  # whether commands to run are left out
 
     def number(self, cell: _Cell, metric: str) -> str:
         """Return our number with its marks and spread."""
@@ -54,9 +57,8 @@ class _Look:
         """Return the paper's number and the difference, ours minus theirs."""
         if not cell or pd.isna(cell[f"paper_{metric}"]):
             return self.missing
-        difference = f"{cell[f'diff_{metric}']:+.1f}"
-        difference = "0.0" if difference in ("+0.0", "-0.0") else difference.replace("-", self.minus)
-        return self.difference.format(f"{cell[f'paper_{metric}']:.1f}", difference)
+        ours_minus_theirs = signed(cell[f"diff_{metric}"]).replace("−", self.minus)
+        return self.difference.format(f"{cell[f'paper_{metric}']:.1f}", ours_minus_theirs)
 
 
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
@@ -70,22 +72,65 @@ _TEX |= {
     "|": r"\textbar{}",
 }
 _TEX |= {character: f"\\{character}" for character in "_%&#${}"}
+
+
+def _tex(text: str) -> str:
+    """Return a text for LaTeX; two hyphens stay two, which LaTeX would join into a dash."""
+    parts = re.split(r"(?<=-)(?=-)", visible(text))
+    return "{}".join("".join(_TEX.get(character, character) for character in part) for part in parts)
+
+
+def markdown(text: str) -> str:
+    """Return a text for a line or a cell of GitHub's Markdown."""
+    return re.sub(r"([\\`*_<|])", r"\\\1", visible(text))
+
+
+def markup(text: str) -> str:
+    """Return a text for Rich's markup, in which nothing of it is markup."""
+    from rich.markup import escape
+
+    return escape(visible(text, lines=True))
+
+
 _MARKDOWN = _Look(  # <ins>, not <u>: GitHub's sanitizer drops <u>
-    best="**{}**", second="<ins>{}</ins>", spread="±{}", pair=" / ", scores="mAP / Rank-1",
-    source="**Source: {}**", seen="*seen*", paper="*paper (difference)*",
-    escape=lambda text: re.sub(r"([\\`*_<|])", r"\\\1", text),
-)  # fmt: skip
+    best="**{}**",
+    second="<ins>{}</ins>",
+    spread="±{}",
+    pair=" / ",
+    scores="mAP / Rank-1",
+    source="**Source: {}**",
+    seen="*seen*",
+    paper="*paper (difference)*",
+    escape=markdown,
+)
 _TERMINAL = _Look(
-    best="[bold]{}[/bold]", second="[underline]{}[/underline]", spread=" ±{}", pair="\n", scores="mAP, Rank-1 (R1)",
-    source="[bold]{}[/bold]", seen="(seen)", paper="[dim]  paper[/dim]", difference="[dim]{} {}[/dim]",
-    escape=lambda text: text.replace("[", r"\["),
-)  # fmt: skip
+    best="[bold]{}[/bold]",
+    second="[underline]{}[/underline]",
+    spread=" ±{}",
+    pair="\n",
+    scores="mAP, Rank-1 (R1)",
+    source="[bold]{}[/bold]",
+    seen="(seen)",
+    paper="[dim]  paper[/dim]",
+    difference="[dim]{} {}[/dim]",
+    escape=markup,
+)
 _LATEX = _Look(
-    best=r"\textbf{{{}}}", second=r"\underline{{{}}}", spread=r"$_{{\pm{}}}$", pair=" & ", scores="mAP and Rank-1 (R1)",
-    source="\\midrule\n\\emph{{Source: {}}}", seen=r"\multicolumn{2}{c}{\emph{seen}}", unseen=r"\multicolumn{2}{c}{}",
-    paper=r"\quad paper$_\mathrm{difference}$", difference="{}$_{{{}}}$", missing="--", minus="-",
-    escape=lambda text: "".join(_TEX.get(character, character) for character in text),
-)  # fmt: skip
+    best=r"\textbf{{{}}}",
+    second=r"\underline{{{}}}",
+    spread=r"$_{{\pm{}}}$",
+    pair=" & ",
+    scores="mAP and Rank-1 (R1)",
+    source="\\midrule\n\\emph{{Source: {}}}",
+    seen=r"\multicolumn{2}{c}{\emph{seen}}",
+    unseen=r"\multicolumn{2}{c}{}",
+    paper=r"\quad paper$_\mathrm{difference}$",
+    difference="{}$_{{{}}}$",
+    missing="--",
+    minus="-",
+    hintless=True,
+    escape=_tex,
+)
 _TEX_HEAD = r"""% \input this file into a document with \usepackage{booktabs,graphicx}, or compile it as it is.
 \makeatletter\ifx\@nodocument\relax\def\reidgenend{}\else\def\reidgenend{\end{document}}
 \documentclass{article}\usepackage{booktabs,graphicx}\usepackage[margin=2cm]{geometry}\begin{document}\fi\makeatother
@@ -94,30 +139,52 @@ _TEX_HEAD = r"""% \input this file into a document with \usepackage{booktabs,gra
 
 @dataclass(frozen=True)
 class Table:
-    """The comparison table: its numbers, what to know about them, and four ways to print it.
+    """The comparison table: its numbers, what to know about them, and five ways to print it.
 
-    cells: one row per source, method and target, in the table's order, with the columns `tables.COLUMNS`; the target
-    MEAN is the mean over the unseen targets. Scores, spreads and differences in percent, NaN where there is none.
+    cells: one row per group, method and target, in the table's order, with the columns `compare.COLUMNS`; a group is a
+    source, backbone and recipe. The target MEAN is the mean over the unseen targets that `means` names for the group.
+    Scores, spreads and differences in percent, NaN where there is none.
     `*_std_seeds`: over seeds (ddof 1); `*_std_splits`: over the splits of a run (ddof 1), averaged over runs.
     `paper_*`, `diff_*`: the paper's number, and ours minus it. `gain_*`: ours minus that of the method `against`, its
     95 % interval, p-value and p-value after Holm's correction (see `significance.differences`).
-    caption: one line of provenance. notes: one line for whatever was left out or is not alike.
-    findings: one line for each answer of the statistics. name: the paper's table that it is laid out as, or "".
+    rows: the result rows that the cells are made of. caption: one line of provenance.
+    notes: one for whatever was left out or is not alike. findings: one for each answer of the statistics.
+    name: the paper's table that it is laid out as, or "". against: the title of the method that others are compared with.
     """
 
     cells: pd.DataFrame
+    rows: pd.DataFrame
+    means: dict[tuple[Any, ...], list[str]]
     caption: str
-    notes: list[str]
-    findings: list[str]
+    notes: list[Note]
+    findings: list[Note]
     name: str = ""
+    against: str = "Baseline"
 
     def csv(self) -> str:
-        """Return the cells as CSV, one line per source, method and target; pandas reads back the same frame."""
-        return self.cells.to_csv(index=False, lineterminator="\n")
+        """Return the cells as CSV, one line per group, method and target; pandas reads back the same frame.
+
+        Without the hash, which reads as a number where it has no letter; `recipe` holds its beginning.
+        A name that a spreadsheet would run as a formula has a ' in front.
+        """
+        cells = self.cells.drop(columns="hash")
+        names = cells.select_dtypes(exclude="number").columns
+        safe = cells.assign(**{name: cells[name].map(no_formula, na_action="ignore") for name in names})
+        return safe.to_csv(index=False, lineterminator="\n")
+
+    def json(self) -> dict[str, Any]:
+        """Return the table as what JSON can hold: cells as one object each, null where there is no number."""
+        return {
+            "name": self.name,
+            "cells": json.loads(self.cells.to_json(orient="records", double_precision=10)),
+            "caption": self.caption,
+            "findings": [str(finding) for finding in self.findings],
+            "notes": [str(note) for note in self.notes],
+        }
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown, with legend, findings, provenance and notes below it."""
-        names = [_MARKDOWN.escape(name) for name in self._headings().values()]
+        names = [_MARKDOWN.escape(name) for name in self.columns().values()]
         lines = [["Method", *names], [":--", *["--:"] * len(names)], *self._lines(_MARKDOWN)]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| – / – ", "| – ")
         return text + "\n\n" + "\n".join(f"- {line}" for line in self._below(_MARKDOWN)) + "\n"
@@ -125,7 +192,7 @@ class Table:
     def latex(self) -> str:
         r"""Return the table as LaTeX that compiles by itself and by `\input`; it needs booktabs, and graphicx where it is wide.
 
-        More than PAGE_COLUMNS targets stand in several tabulars, more than PAGE_LINES lines in several floats.
+        Its label is `tab:reidgen`, or `tab:reidgen-NAME`. More than PAGE_COLUMNS targets stand in several tabulars, more than PAGE_LINES lines in several floats.
         """
         legend, *below = self._below(_LATEX)
         notes = r"\par\medskip\begin{minipage}{\textwidth}\raggedright\tiny" + "\n" + "\\par\n".join(below)
@@ -138,7 +205,11 @@ class Table:
                 room = PAGE_LINES + 10 - tabular.count("\n")
             floats[-1].append(tabular)
         floats[-1].append(notes + r"\end{minipage}")
-        captions = [rf"\caption{{{legend}}}", *[r"\caption{The table before, continued.}"] * (len(floats) - 1)]
+        label = f"tab:reidgen-{self.name}" if self.name else "tab:reidgen"
+        captions = [
+            rf"\caption{{{legend}}}\label{{{label}}}",
+            *[r"\caption{The table before, continued.}"] * (len(floats) - 1),
+        ]
         lines = [_TEX_HEAD]
         for caption, parts in zip(captions, floats, strict=True):
             lines += [r"\begin{table*}[tp]", r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}"]
@@ -146,12 +217,12 @@ class Table:
         return "\n".join([*lines, r"\reidgenend", ""])
 
     def rich(self) -> "_Screen":
-        """Return the table for a terminal, with legend, findings and caption; print the `notes` as warnings yourself."""
+        """Return the table for a terminal, with legend, findings and caption; print the `notes` yourself."""
         return _Screen(self)
 
     def _tabulars(self) -> Iterator[str]:
         """Yield LaTeX tabulars that fit a page: so many columns, so many lines, cut before a source where possible."""
-        names, lines = [_LATEX.escape(name) for name in self._headings().values()], list(self._lines(_LATEX))
+        names, lines = [_LATEX.escape(name) for name in self.columns().values()], list(self._lines(_LATEX))
         parts = -(-len(names) // PAGE_COLUMNS)
         step = -(-len(names) // parts)
         while lines:
@@ -162,57 +233,58 @@ class Table:
             lines = lines[end:]
 
     def _lines(self, look: _Look) -> Iterator[list[str]]:
-        """Yield the lines of all blocks: the source, then each method and, where there is one, the paper's line."""
-        for block, methods in self._blocks().items():
+        """Yield the lines of all blocks: the group, then each method and, where there is one, the paper's line."""
+        for block, methods in self.blocks().items():
             if block:
+                seen = self.seen(block)
                 yield [
                     look.source.format(look.escape(block)),
-                    *(look.seen if s else look.unseen for s in self._seen(block)),
+                    *(look.seen if target in seen else look.unseen for target in self.columns()),
                 ]
-            for method, cells in methods.items():
-                yield [look.escape(title(method)), *(look.pair.join(look.number(c, m) for m in SHOWN) for c in cells)]
+            for cells in methods.values():
+                name = next(cell["title"] for cell in cells if cell)
+                yield [look.escape(name), *(look.pair.join(look.number(c, m) for m in SHOWN) for c in cells)]
                 if any(not pd.isna(cell.get("paper_mAP")) for cell in cells):
                     yield [look.paper, *(look.pair.join(look.beside(c, m) for m in SHOWN) for c in cells)]
 
     def _in_pairs(self) -> bool:
         """Return whether the columns are `source → target`, as in the paper's ablations: one target for each source."""
-        return self.name not in ("", "main") and bool(self.cells.groupby("source")["target"].nunique().eq(1).all())
+        groups = self.cells.groupby(GROUP)["target"].nunique()
+        one_each = bool(groups.eq(1).all()) and len(groups) == self.cells["source"].nunique()
+        return self.name not in ("", "main") and one_each
 
-    def _headings(self) -> dict[str, str]:
-        """Return the columns as key (the target, or `source → target`) -> heading; "synth-" goes where every target has it."""
+    def columns(self) -> dict[str, str]:
+        """Return the columns as key (the target, or `source → target`) -> heading."""
         if self._in_pairs():
             return {pair: pair for pair in dict.fromkeys(self.cells["source"] + " → " + self.cells["target"])}
-        targets = in_order([*self.cells["target"], MEAN], "target")
-        short = all(target.startswith("synth-") for target in targets[:-1])
-        return {target: target.removeprefix("synth-") if short else target for target in targets}
+        return headings(in_order(self.cells["target"], "target"))
 
-    def _blocks(self) -> dict[str, dict[str, list[_Cell]]]:
-        """Return source (or "", where the columns name it) -> method -> one cell per column."""
-        cells, by = self.cells.copy(), [self.cells["source"], self.cells["target"]]
+    def blocks(self) -> dict[str, dict[str, list[_Cell]]]:
+        """Return group (or "", where the columns name it) -> method -> one cell per column, {} where there is none.
+
+        A cell has, beside the columns of `cells`, `<metric>_place`: 1 for the best of its group and column, 2, ...
+        """
+        cells, by = self.cells.copy(), [*GROUP, "target"]
         for metric in SHOWN:
-            shown = cells[metric].map("{:.1f}".format).astype(float)  # a tie is what the reader sees as one
-            places = shown.groupby(by).rank(method="dense", ascending=False)
-            cells[f"{metric}_place"] = places.where(shown.groupby(by).transform("size") > 1)
-        pairs = self._in_pairs()
-        column = {key: number for number, key in enumerate(self._headings())}
+            shown = cells.assign(shown=cells[metric].map("{:.1f}".format).astype(float)).groupby(by)["shown"]
+            places = shown.rank(method="dense", ascending=False)  # a tie is what the reader sees as one
+            cells[f"{metric}_place"] = places.where(shown.transform("size") > 1)
+        pairs, names = self._in_pairs(), group_names(self.cells)
+        column = {key: number for number, key in enumerate(self.columns())}
         blocks: dict[str, dict[str, list[_Cell]]] = {}
-        for block, group in cells.groupby(
-            cells["source"] if not pairs else cells["source"].map(lambda _: ""), sort=False
-        ):
-            lines: dict[str, list[_Cell]] = {
-                method: [{} for _ in column] for method in in_order(group["method"], "method")
-            }
-            for cell in cast(list[_Cell], group.to_dict("records")):
-                lines[cell["method"]][column[f"{cell['source']} → {cell['target']}" if pairs else cell["target"]]] = (
-                    cell
-                )
-            blocks[str(block)] = lines
-        return blocks
+        for cell in cast(list[_Cell], cells.to_dict("records")):
+            block = "" if pairs else names[tuple(cell[key] for key in GROUP)]
+            place = column[f"{cell['source']} → {cell['target']}" if pairs else cell["target"]]
+            lines = blocks.setdefault(block, {})
+            lines.setdefault(cell["method"], [{} for _ in column])[place] = cell
+        return {block: {one: lines[one] for one in in_order(lines, "method")} for block, lines in blocks.items()}
 
-    def _seen(self, source: str) -> list[bool]:
-        """Return for each column whether its target is seen by `source`."""
-        seen = set(self.cells.query("source == @source and seen == 1")["target"])
-        return [target in seen for target in self._headings()]
+    def seen(self, block: str) -> set[str]:
+        """Return the targets that are seen by the source of a block."""
+        names = group_names(self.cells)
+        cells = self.cells[self.cells["seen"] == 1]
+        keys = cells[[*GROUP, "target"]].itertuples(index=False, name=None)
+        return {target for *key, target in keys if names[tuple(key)] == block}
 
     def _below(self, look: _Look) -> list[str]:
         """Return the lines under the table: legend, findings, caption, notes."""
@@ -227,10 +299,9 @@ class Table:
         if self.cells["diff_mAP"].notna().any():
             words += "; difference: ours minus the paper's"
         if self.cells[[f"gain_{metric}_p" for metric in SHOWN]].notna().any(axis=None):
-            other = title(self.cells["against"].dropna().iloc[0])
-            words += look.escape(f"; {marks_legend(self.cells, other)}")
-        notes = [f"Note: {note}" for note in self.notes]
-        return [f"{words}.", *(look.escape(line) for line in (*self.findings, self.caption, *notes))]
+            words += look.escape(f"; {marks_legend(self.cells, self.against)}")
+        lines = [*self.findings, Note(self.caption), *(replace(note, text=f"Note: {note.text}") for note in self.notes)]
+        return [f"{words}.", *(look.escape(line.text if look.hintless else str(line)) for line in lines)]
 
 
 def _tabular(names: list[str], lines: list[list[str]]) -> str:
@@ -256,7 +327,7 @@ class _Screen:
     table: Table
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        names = list(self.table._headings())
+        names = list(self.table.columns())
         slim, wide = replace(_TERMINAL, spread=""), options.update(width=10_000)
         for parts, look in ((1, _TERMINAL), (1, slim), *((parts, _TERMINAL) for parts in range(2, len(names) + 1))):
             step = -(-len(names) // parts)
@@ -271,11 +342,11 @@ class _Screen:
         from rich.table import Table as RichTable
 
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        width = max(len(title(method)) for method in self.table.cells["method"])
+        width = max(len(visible(title)) for title in self.table.cells["title"])
         drawn.add_column("Method", min_width=width, max_width=max(width, 11), overflow="fold")
         drawn.add_column("", style="dim", no_wrap=True)
-        for name in list(self.table._headings().values())[part]:
-            name = "mean of\nunseen" if name == MEAN else name.replace(" → ", "\n→ ")
+        for name in list(self.table.columns().values())[part]:
+            name = "mean of\nunseen" if name == MEAN else look.escape(name).replace(" → ", "\n→ ")
             drawn.add_column(name, justify="right", no_wrap=True)
         for first, *cells in self.table._lines(look):
             if "\n" not in cells[-1]:
@@ -301,6 +372,39 @@ def marks_legend(cells: pd.DataFrame, other: str) -> str:
     return "; ".join([*words, *[f"‡: {differs}; of one seed, whose luck is not counted)"] * bool(single.any())])
 
 
-def title(method: str) -> str:
-    """Return the name that readers know a method by."""
-    return title_of(method)
+def headings(targets: Iterable[str]) -> dict[str, str]:
+    """Return target -> heading; "synth-" goes where every target has it.
+
+    >>> headings(["synth-mall", MEAN])
+    {'synth-mall': 'mall', 'mean of unseen': 'mean of unseen'}
+    """
+    names = list(dict.fromkeys(targets))
+    short = all(name.startswith("synth-") or name == MEAN for name in names)
+    return {name: name.removeprefix("synth-") if short else name for name in names}
+
+
+def difference(cell: "Mapping[Any, Any] | pd.Series[Any]", metric: str = "mAP") -> str:
+    """Return the difference of a cell from the method it is compared with, its 95 % interval and mark where tested."""
+    words = signed(cell[f"gain_{metric}"])
+    if pd.notna(cell[f"gain_{metric}_p"]):
+        words += f" [{signed(cell[f'gain_{metric}_low'])}, {signed(cell[f'gain_{metric}_high'])}]{mark(cell, metric)}"
+    return words
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign and one decimal; nothing has none.
+
+    >>> signed(1.25), signed(-0.3), signed(-0.04)
+    ('+1.2', '−0.3', '0.0')
+    """
+    words = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if words in ("+0.0", "−0.0") else words
+
+
+def p_value(value: float) -> str:
+    """Return the words for a p-value, as small as it is worth saying.
+
+    >>> p_value(0.0), p_value(0.022)
+    ('p < 0.001', 'p = 0.022')
+    """
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

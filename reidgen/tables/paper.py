@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -82,6 +81,20 @@ def select(rows: pd.DataFrame, table: str) -> pd.DataFrame:
     return rows[shown | ~unseen]
 
 
+def beside_paper(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the sources and targets that the paper has numbers for, and the names of the others.
+
+    All rows where the paper has numbers for none of them.
+    """
+    pairs = set(zip(families(numbers()["source"]), families(numbers()["target"]), strict=True))
+    kin = zip(families(rows["source"]), families(rows["target"]), strict=True)
+    shown = pd.Series([pair in pairs for pair in kin], index=rows.index, dtype=bool)
+    if not shown.any():
+        return rows, []
+    others = [in_order(set(rows[column]) - set(rows[column][shown]), column) for column in ("source", "target")]
+    return rows[shown], [f"source {name}" for name in others[0]] + [f"target {name}" for name in others[1]]
+
+
 def expected_methods(table: str, source: str) -> list[str]:
     """Return the methods that the paper's table shows for a source; for a source the paper does not have, all of the table."""
     own = numbers()[numbers()["table"] == table]
@@ -90,10 +103,19 @@ def expected_methods(table: str, source: str) -> list[str]:
 
 
 def in_order(names: Iterable[str], column: str) -> list[str]:
-    """Return the names of a column (source, method or target) without repeats: in the paper's order, then by alphabet, MEAN last."""
-    first: list[Any] = list(METHODS) if column == "method" else list(dict.fromkeys(families(numbers()[column])))
+    """Return the names of a column without repeats: in the paper's order, then by alphabet, MEAN last.
+
+    column: source, method or target; any other is by alphabet alone. A variant of a method stands right behind it.
+    """
     distinct = pd.Series(sorted(set(names)), dtype=str)
-    kin = dict(zip(distinct, distinct if column == "method" else families(distinct), strict=True))
+    first: list[str] = []
+    kin = dict(zip(distinct, distinct, strict=True))
+    if column == "method":
+        first = list(METHODS)
+        kin = {name: name.partition("(")[0] for name in distinct}
+    elif column in ("source", "target"):
+        first = list(dict.fromkeys(families(numbers()[column])))
+        kin = dict(zip(distinct, families(distinct), strict=True))
     return sorted(
         kin, key=lambda name: (name == MEAN, first.index(kin[name]) if kin[name] in first else len(first), name)
     )

@@ -1,22 +1,22 @@
 """Result rows and per-identity sums -> which differences from one method are more than chance. Pure: no torch."""
 
 # B bootstrap draws, I identities, P splits, R runs, K metrics, T targets, S seeds
-# N methods of a source, M of them with the same seeds: ours, theirs, the others
+# N methods of a group, M of them with the same seeds: ours, theirs, the others
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reidgen.tables.choose import CELL, GROUP
 from reidgen.tables.identities import CELL as KEYS
 from reidgen.tables.identities import run_names
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.statistics import Spread, bootstrap_scores, intervals, spread
 
 METRICS = ("mAP", "rank1")
-CELL = ["source", "method", "target"]
 
 
 class _Drawn(NamedTuple):
@@ -27,28 +27,32 @@ class _Drawn(NamedTuple):
     identities: int
 
 
-def differences(rows: pd.DataFrame, identities: pd.DataFrame, *, against: str) -> pd.DataFrame:
-    """Return for each source, other method and target the difference from `against`, in percent, with interval and p-value.
+def differences(
+    rows: pd.DataFrame, identities: pd.DataFrame, *, against: str, means: Mapping[tuple[Any, ...], Sequence[str]]
+) -> pd.DataFrame:
+    """Return for each group, other method and target the difference from `against`, in percent, with interval and p-value.
 
-    Taken over the seeds that both methods have; on MEAN over the seeds that both have on every unseen target of the source.
-    Columns: source, method, target, against, gain_seeds (how many seeds), and for mAP and rank1 gain_<metric>, _low and
+    Taken over the seeds that both methods have; on MEAN over the seeds that both have on every target of the mean.
+    Columns: CELL, against, gain_seeds (how many seeds), and for mAP and rank1 gain_<metric>, _low and
     _high (95 % interval) and _p. With one seed the interval covers the choice of query identities only, with several
     that of the seeds too; never that of gallery, cameras or targets. NaN where a run has no per-identity numbers, or
     ones that do not give its row's scores.
 
-    rows: comparable ones (one recipe per source), scores as fractions. identities: as `read_identities` returns them.
+    rows: comparable ones (one recipe per group), scores as fractions. identities: as `read_identities` returns them.
+    means: group -> the targets that its mean of unseen is over.
     """
+    own: dict[Any, pd.DataFrame] = {}
     if not identities.empty:
-        numbers = rows.groupby(["source", "method", "seed"]).ngroup()  # numbers group faster than names
-        keys = rows.assign(run=run_names(rows), number=numbers)[[*KEYS, "source", "method", "seed", "number", *METRICS]]
+        numbers = rows.groupby([*GROUP, "method", "seed"]).ngroup()  # numbers group faster than names
+        keys = rows.assign(run=run_names(rows), number=numbers)[[*KEYS, *GROUP, "method", "seed", "number", *METRICS]]
         identities = identities.merge(keys, on=KEYS, suffixes=("", "_said"))
-    own = {key: part for key, part in identities.groupby(["source", "target"])} if len(identities) else {}
+        own = {key: part for key, part in identities.groupby([*GROUP, "target"])}
     found, spreads = [], list[Spread]()
-    for source, block in rows.groupby("source"):
-        for cell, parts in _of_source(
-            block, {one: own.get((source, one)) for one in block["target"].unique()}, against
-        ):
-            found.append({"source": source, **cell, "against": against, "known": len(parts) > 0})
+    for group, block in rows.groupby(GROUP):
+        of_target = {target: own.get((*group, target)) for target in block["target"].unique()}
+        for cell, parts in _of_group(block, of_target, against, means.get(tuple(group), ())):
+            key = dict(zip(GROUP, group, strict=True))
+            found.append({**key, **cell, "against": against, "known": len(parts) > 0})
             spreads += parts
     if not found:
         return pd.DataFrame(columns=[*CELL, "against", "gain_seeds"])
@@ -61,11 +65,15 @@ def differences(rows: pd.DataFrame, identities: pd.DataFrame, *, against: str) -
     return frame
 
 
-def _of_source(
-    block: pd.DataFrame, identities: dict[str, pd.DataFrame | None], against: str
+def _of_group(
+    block: pd.DataFrame, identities: dict[str, pd.DataFrame | None], against: str, mean: Sequence[str]
 ) -> Iterator[tuple[dict[str, str | float], list[Spread]]]:
-    """Yield for each other method and target of one source the cell, and its spread per metric (none without identities)."""
-    targets, unseen = (in_order(part["target"], "target") for part in (block, block[block["seen"] == 0]))
+    """Yield for each other method and target of one group the cell, and its spread per metric (none without identities).
+
+    mean: the targets of the mean of unseen, those of them that the block has.
+    """
+    targets = in_order(block["target"], "target")
+    unseen = [target for target in mean if target in targets]
     methods, seeds = in_order(block["method"], "method"), np.sort(block["seed"].unique())
     if against not in methods:
         return

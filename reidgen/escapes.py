@@ -1,0 +1,40 @@
+"""Names that people chose, made safe to show: nothing in them moves a cursor, turns a line round or is run."""
+
+import re
+
+_FORMULA = ("=", "+", "-", "@")
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Return `text` with every character that does not print written as its escape; with `lines`, line ends stay.
+
+    That is: controls (terminal sequences begin with one), marks that reverse the reading direction, joiners, spaces
+    other than the plain one, and bytes of a file name that are no text.
+
+    >>> visible("a\x1b[31mb\u202ec")
+    'a\\x1b[31mb\\u202ec'
+    """
+    return "".join(
+        character
+        if character.isprintable() or (lines and character == "\n")
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def no_formula(text: str) -> str:
+    """Return a name for a CSV file that a spreadsheet opens: with ' in front where it would be taken for a formula.
+
+    >>> no_formula("=1+1"), no_formula("snr")
+    ("'=1+1", 'snr')
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def split_names(words: str) -> list[str]:
+    """Return the names in `words`, which commas part; a comma within parentheses belongs to its name.
+
+    >>> split_names("baseline, snr(distance=euclidean,triplets=hard)")
+    ['baseline', 'snr(distance=euclidean,triplets=hard)']
+    """
+    return [name for part in re.split(r",(?![^(]*\))", words) if (name := part.strip())]

@@ -1,0 +1,219 @@
+"""Which result rows a table shows: what was asked for, and of that what may be compared. Pure, no torch.
+
+    rows -> select (targets, methods, recipes, backbones, seeds by name) -> comparable (like with like, the latest)
+
+Whatever is left out becomes a Note.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reidgen.errors import EmptyTableError, ReidgenError, unknown
+from reidgen.methods import METHODS
+from reidgen.registry import select_methods
+
+GROUP = ["source", "backbone", "hash"]  # rows of one group are compared with each other
+CELL = [*GROUP, "method", "target"]
+Settings = Mapping[str, Mapping[str, Any]]  # hash of a recipe -> its settings, where a run folder still holds them
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing to know about a table. hint: the command that changes it; left out where no command belongs."""
+
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.hint})" if self.hint else self.text
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of the rows a table shows, by name; an empty field means all.
+
+    targets: "synth" stands for all built-in ones. methods: names, or tables' names such as "main". recipes: names,
+    or beginnings of a hash; several of them stand in one table as groups.
+    """
+
+    targets: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) -> pd.DataFrame:
+    """Return the rows that were asked for; with `every_method`, those of the other methods too.
+
+    rows: with the columns target, method, recipe, hash, backbone and seed. Raises ReidgenError for a name without any
+    row, EmptyTableError where no row has all that was asked for.
+    """
+    chosen = _named(rows, "target", asked.targets, "target", _is_target)
+    if not every_method:
+        chosen &= _named(rows, "method", asked.methods, "method", _is_method)
+    recipe = rows["recipe"] + "@" + rows["hash"]
+    chosen &= _named(rows.assign(recipe=recipe), "recipe", asked.recipes, "recipe", _is_recipe)
+    chosen &= _named(rows, "backbone", asked.backbones, "backbone", str.__eq__)
+    chosen &= _named(rows.assign(seed=rows["seed"].astype(str)), "seed", map(str, asked.seeds), "seed", str.__eq__)
+    if len(rows) and not chosen.any():
+        raise EmptyTableError("no result has all that was asked for; leave out one of the options")
+    return rows[chosen]
+
+
+def _named(
+    rows: pd.DataFrame, column: str, words: Iterable[str], kind: str, means: Callable[[str, str], bool]
+) -> "pd.Series[bool]":
+    """Return which rows have in `column` what one of the words means; all rows where there is no word."""
+    words, there = list(words), list(map(str, rows[column].unique()))
+    meant = {word: {name for name in there if means(name, word)} for word in words}
+    for word, names in meant.items():
+        if not names:
+            raise ReidgenError(f"there are no results of it: {unknown(kind, word, sorted(there))}")
+    if not words:
+        return pd.Series(True, index=rows.index)
+    return rows[column].isin(set().union(*meant.values()))
+
+
+def _is_target(name: str, word: str) -> bool:
+    return name == word or (word == "synth" and name.startswith("synth-"))
+
+
+def _is_method(name: str, word: str) -> bool:
+    if name == word:
+        return True
+    tables = {table for method in METHODS.values() for table in method.tables}
+    return word in {*tables, "ablations", "all"} and name in select_methods(word)
+
+
+def _is_recipe(name: str, word: str) -> bool:
+    recipe, _, digest = name.rpartition("@")
+    return word == recipe or digest.startswith(word.rpartition("@")[2])
+
+
+def comparable(
+    rows: pd.DataFrame, *, recipes_asked: bool = False, settings: Settings | None = None
+) -> tuple[pd.DataFrame, list[Note]]:
+    """Return the rows that may share a table, the latest of each, and a note for whatever is left out.
+
+    Per source and backbone: the recipe, version and source data with the most rows (ties: the latest date); with
+    `recipes_asked` every recipe is a group of its own. Per method of a group: rows of one version of the method, the
+    latest. Per target: the data with the most rows. settings: to say in what a recipe that is left out differs.
+    """
+    made = ["hash", "backbone", "version", "source_data"]
+    rows = rows.fillna(dict.fromkeys([*made, "data"], "")).sort_values("date", kind="stable", ignore_index=True)
+    latest = ~rows.duplicated(["source", "method", "target", "split", "seed", *made, "data"], keep="last")
+    notes = [] if latest.all() else [Note(f"{count_rows(~latest)} left out, repeated by a later one")]
+    rows = rows[latest]
+
+    within = GROUP if recipes_asked else GROUP[:2]
+    alike = _most_rows(rows, within, made)
+    notes += _made_otherwise(rows, alike, within, settings or {})
+    rows = rows[alike]
+
+    current = _latest_version(rows)
+    for (source, method), others in rows[~current].groupby(["source", "method"]):
+        versions = ", ".join(distinct(others["row"]))
+        notes.append(Note(f"{source}: {count_rows(~current & rows.index.isin(others.index))} of {method} left out, "
+                          f"made by an earlier version of the method: {versions}"))  # fmt: skip
+    rows = rows[current]
+
+    alike = _most_rows(rows, ["target"], ["data"])
+    for target, block in rows[~alike].groupby("target"):
+        digests = ", ".join(distinct(block["data"].str[:8]))
+        left = count_rows(block["data"].notna())
+        notes.append(Note(f"{target}: {left} left out, measured on another version of it: {digests}"))
+    rows = rows[alike]
+    return rows.assign(seen=rows.groupby(["source", "target"])["seen"].transform("max")), notes
+
+
+def _most_rows(rows: pd.DataFrame, within: list[str], key: list[str]) -> "pd.Series[bool]":
+    """Return which rows have the key that most rows of their group have; of equals, the one with the latest date."""
+    key = [column for column in key if column not in within]
+    groups = rows.groupby([*within, *key])["date"].agg(["size", "max"]).reset_index()
+    best = groups.sort_values(["size", "max", *key], kind="stable").drop_duplicates(within, keep="last")
+    kept = pd.MultiIndex.from_frame(best[[*within, *key]])
+    return pd.Series(pd.MultiIndex.from_frame(rows[[*within, *key]]).isin(kept), index=rows.index)
+
+
+def _latest_version(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which rows are of the latest version of their method; a row that does not say its version counts as such.
+
+    rows: by date.
+    """
+    known = rows[rows["row"] != ""].drop_duplicates([*GROUP, "method"], keep="last")
+    keys = [*GROUP, "method"]
+    latest = rows[keys].merge(known[[*keys, "row"]], how="left", on=keys)["row"].set_axis(rows.index)
+    return (rows["row"] == "") | (rows["row"] == latest)
+
+
+def _made_otherwise(
+    rows: pd.DataFrame, alike: "pd.Series[bool]", within: list[str], settings: Settings
+) -> Iterable[Note]:
+    """Yield a note for each recipe, version or source data that is left out: how many rows, and in what they differ."""
+    kept = {key: block.iloc[0] for key, block in rows[alike].groupby(within)}
+    names = group_names(rows, within)
+    for key, others in rows[~alike].groupby(within):
+        for _, block in others.groupby(["hash", "version", "source_data"]):
+            first, here = block.iloc[0], kept[key]
+            what = f"{names[key]}: {count_rows(block['hash'].notna())} left out, made otherwise"
+            recipe = f"recipe {first['recipe']}@{first['hash'][:8]}"
+            differs = "; ".join(_differences(first, here, settings))
+            hint = f"to show them: --recipe {first['hash'][:8]}" if first["hash"] != here["hash"] else ""
+            yield Note(f"{what}: {recipe}, {differs}", hint)
+
+
+def _differences(row: "pd.Series[Any]", here: "pd.Series[Any]", settings: Settings) -> Iterable[str]:
+    """Yield in what a row was made otherwise than another, one phrase each, as `epochs 10 (here 20)`."""
+    own, other = settings.get(row["hash"]), settings.get(here["hash"])
+    found = []
+    if row["hash"] != here["hash"] and own is not None and other is not None:
+        for key in dict.fromkeys([*own, *other]):
+            if own.get(key) != other.get(key):
+                found.append(f"{key} {own.get(key, 'none')} (here {other.get(key, 'none')})")
+    elif row["hash"] != here["hash"]:
+        found += [f"{name} {row[column]} (here {here[column]})" for name, column in
+                  {"recipe": "recipe", "dtype": "dtype"}.items() if row[column] != here[column]]  # fmt: skip
+    for name, column in {"reidgen": "version", "source data": "source_data"}.items():
+        if row[column] != here[column]:
+            found.append(f"{name} {row[column][:8]} (here {here[column][:8]})")
+    if found:
+        yield from found
+    elif own is not None and other is not None:
+        yield f"which has the same settings as {here['hash'][:8]}, on other images of the source or other weights"
+    else:
+        yield f"in what it differs from {here['hash'][:8]} is not known, as run folders are gone"
+
+
+def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[Any, ...], str]:
+    """Return what each group of a table of rows or cells is called: its source, and whatever else tells it from others.
+
+    The backbone stands behind the source where that source has several, the beginning of the hash where the recipe does.
+    """
+    groups = table[GROUP].drop_duplicates()
+    backbones = groups.groupby("source")["backbone"].nunique()
+    recipes = groups.groupby(["source", "backbone"])["hash"].nunique()
+    names = {}
+    for key in groups[within].drop_duplicates().itertuples(index=False, name=None):
+        source, backbone, *digest = key
+        name = source
+        if backbones[source] > 1:
+            name += f", {backbone}"
+        if digest and recipes[source, backbone] > 1:
+            name += f", recipe {digest[0][:8]}"
+        names[key] = name
+    return names
+
+
+def distinct(values: "pd.Series[Any]") -> list[str]:
+    """Return the different values as sorted words, without the empty one."""
+    return [str(value) for value in sorted(set(values.dropna())) if value != ""]
+
+
+def count_rows(chosen: "pd.Series[bool]") -> str:
+    """Return how many rows are chosen, in words."""
+    n = int(chosen.sum())
+    return f"{n:,} row{'s' * (n != 1)}"

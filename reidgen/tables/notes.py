@@ -1,0 +1,141 @@
+"""What to know about a table before believing it: what its rows differ in, and what is missing. Pure text."""
+
+import shlex
+from typing import Any
+
+import pandas as pd
+
+from reidgen.tables import paper as papers
+from reidgen.tables.average import Mean
+from reidgen.tables.choose import GROUP, Note, distinct, group_names
+from reidgen.tables.identities import run_names
+
+MADE_WITH = {"device": "device", "threads": "threads", "torch": "torch", "version": "reidgen", "commit": "commit"}
+
+
+def notes_on(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Note]:
+    """Return what to know about comparable rows: unlike machines, seeds and splits, gaps, queries without a match."""
+    notes = _made_with(rows)
+    names = group_names(rows)
+    for key, block in rows.groupby(GROUP):
+        notes += _seeds(names[key], block)
+        if key in means:
+            notes += _gaps(names[key], block, means[key])
+    return [*notes, *_splits(rows, names), *_unmatched(rows)]
+
+
+def _made_with(rows: pd.DataFrame) -> list[Note]:
+    """Return one line for all that the runs differ in beside recipe, source and seed: their numbers may differ by it."""
+    differs = []
+    for column, words in MADE_WITH.items():
+        values = rows[column].mask(rows[column].isin([0, ""]), "not known").astype(str)
+        if values.nunique() > 1:
+            differs.append(f"{words} ({', '.join(sorted(values.unique()))})")
+    return [Note(f"the runs of this table differ in {'; '.join(differs)}")] if differs else []
+
+
+def _seeds(name: str, block: pd.DataFrame) -> list[Note]:
+    """Return a note where methods or targets have other seeds than most."""
+    seeds = block.groupby(["method", "target"])["seed"].agg(lambda seed: ", ".join(distinct(seed))).rename("seeds")
+    usual, unusual = seeds.mode()[0], []
+    for method, own in seeds.reset_index().groupby("method"):
+        if own["seeds"].nunique() == 1:
+            own = own.head(1).assign(target=method)
+        else:
+            own = own.assign(target=f"{method} on " + own["target"])
+        own = own[own["seeds"] != usual]
+        unusual += [f"{where} has {has}" for where, has in zip(own["target"], own["seeds"], strict=True)]
+    return [Note(f"{name}: seeds {usual}, but {'; '.join(unusual)}")] if unusual else []
+
+
+def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
+    """Return a note for each target that is not in the mean of unseen, and for each method or seed that is not."""
+    notes = []
+    runs = block.assign(run=run_names(block)).groupby(["method", "seed"])
+    has = {
+        (str(key[0]), int(str(key[1]))): (str(run["run"].iloc[0]), set(run["target"][run["seen"] == 0]))
+        for key, run in runs
+    }
+    for target, methods in mean.lacking.items():
+        missing = [run for run, targets in has.values() if targets and target not in targets]
+        why = f"{', '.join(methods)} {'lacks' if len(methods) == 1 else 'lack'} it" if methods else "some seeds lack it"
+        notes.append(Note(f"{name}: {target} is not in the mean of unseen, as {why}", _evaluate(missing, target)))
+    if mean.own:
+        listed = ", ".join(mean.own)
+        are = "is no set" if len(mean.own) == 1 else "are no sets"
+        notes.append(Note(f"{name}: {listed} {are} of the catalogue, so not in the mean of unseen", _take_in(mean.own)))
+    for target, other in mean.relatives.items():
+        what = f"{name}: {target} is not in the mean of unseen, as it shows people of {other}"
+        notes.append(Note(what, _take_in([other, target])))
+    return notes + _not_in_mean(name, has, mean)
+
+
+def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], mean: Mean) -> list[Note]:
+    """Return a note for the seeds of each method that lack a target of the mean, and so are not in it.
+
+    has: (method, seed) -> the name of its run and its unseen targets.
+    """
+    lacking: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for (method, seed), (_, targets) in has.items():
+        if lacks := tuple(target for target in mean.targets if target not in targets):
+            lacking.setdefault((method, lacks), []).append(seed)
+    notes = []
+    for (method, lacks), seeds in lacking.items():
+        who = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {method}"
+        who = who if any(one == method for one, _ in mean.whole) else method
+        what = f"{name}: not in the mean of unseen: {who}, without {', '.join(lacks)}"
+        notes.append(Note(what, _evaluate([has[method, seed][0] for seed in seeds], ",".join(lacks))))
+    return notes
+
+
+def _evaluate(runs: list[str], target: str) -> str:
+    """Return the command that evaluates runs on a target."""
+    more = f", and likewise for {len(runs) - 1} more" if len(runs) > 1 else ""
+    if not runs:
+        return ""
+    return f"run: {shlex.join(['reidgen', 'evaluate', runs[0], '--target', target])}{more}"
+
+
+def _take_in(targets: list[str]) -> str:
+    return f"to take such in, name all targets, as in: --target {','.join(targets)}"
+
+
+def _splits(rows: pd.DataFrame, names: dict[tuple[Any, ...], str]) -> list[Note]:
+    notes = []
+    counts = rows.groupby([*GROUP, "target", "method", "seed"])["split"].nunique()
+    for (*group, target), splits in counts.groupby([*GROUP, "target"]):
+        if few := int((splits < splits.max()).sum()):
+            where = f"{names[tuple(group)]} on {target}"
+            notes.append(Note(f"{where}: {few} of {len(splits)} runs have fewer than {splits.max()} splits"))
+    return notes
+
+
+def _unmatched(rows: pd.DataFrame) -> list[Note]:
+    unmatched = rows.groupby(["target", "split"])["unmatched"].max().groupby("target").sum()
+    unmatched = unmatched[unmatched > 0]
+    return [Note(f"{target}: {n} queries without a match do not count") for target, n in unmatched.items()]
+
+
+def lacking_methods(rows: pd.DataFrame, name: str) -> list[Note]:
+    """Return a note for each source that lacks methods of the paper's table `name`, with the command that fills it."""
+    notes = []
+    for source, methods in rows.groupby("source")["method"]:
+        if lacks := [one for one in papers.expected_methods(name, str(source)) if one not in set(methods)]:
+            command = f"reidgen bench --source {source} --methods {name}"
+            notes.append(Note(f"{source}: no {', '.join(lacks)} yet", f"run: {command}, with this recipe"))
+    return notes
+
+
+def beside_paper(cells: pd.DataFrame) -> list[Note]:
+    """Return what to know before comparing with the paper's numbers. cells: with the columns paper_mAP and backbone."""
+    others = sorted(set(cells["source"]) - set(cells["source"][papers.has_source(cells["source"])]))
+    notes = [Note(f"{', '.join(others)}: the paper has no numbers for this source")] if others else []
+    compared = cells[cells["paper_mAP"].notna()]
+    if compared["target"].eq(papers.MEAN).any():
+        notes.append(Note("the paper's mean of unseen is taken here, over the same targets as ours"))
+    named = pd.concat([compared["source"], compared["target"]])
+    if variants := distinct(named[papers.is_variant(named)]):
+        notes.append(Note(f"beside the paper's numbers for the family: {', '.join(variants)}"))
+    if backbones := distinct(compared["backbone"][compared["backbone"] != "resnet50"]):
+        notes.append(Note(f"the paper's numbers are of resnet50, ours of {', '.join(backbones)}"))
+    return notes

@@ -1,0 +1,29 @@
+"""The settings of the recipes that result rows were made with, as far as run folders still hold them. No torch."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reidgen.runs import Run
+from reidgen.tables.identities import run_names
+
+
+def read_settings(results: Path, rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return hash -> settings for each recipe of the rows that a run folder still holds, without what the hash leaves out.
+
+    A file that cannot be read counts as gone.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for run, digest in rows.assign(run=run_names(rows))[["run", "hash"]].drop_duplicates().to_numpy():
+        if digest in found:
+            continue
+        try:
+            settings = tomllib.loads(Run(results / "runs" / run).recipe_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found[digest] = {
+            key: value for key, value in settings.items() if key not in ("name", "method", "source", "seed")
+        }
+    return found

@@ -1,0 +1,356 @@
+"""Parts from outside: a method, a backbone and a loss from one file, and what a file must not do."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from conftest import SMALL, quiet
+
+from reidgen import grid, registry, training
+from reidgen.contracts import Backbone, Batch, Loss, Module, Output
+from reidgen.errors import PluginError, RecipeError
+from reidgen.evaluation import evaluate
+from reidgen.losses import dual_causality_loss
+from reidgen.methods import BACKBONES, IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
+from reidgen.models.network import build_losses, build_network, check_row
+from reidgen.models.norms import Pooled
+from reidgen.recipe import Recipe, read_recipe, refuse_idle
+from reidgen.registry import load_plugins
+from reidgen.runs import Run, read_rows
+from reidgen.tables.compare import make_table
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "own_parts.py"
+SHARED = Recipe().losses
+
+
+@pytest.fixture(autouse=True)
+def _forget_plugins() -> Iterator[None]:
+    before = dict(METHODS), dict(BACKBONES), dict(registry.PLUGINS)
+    yield
+    for table, kept in zip((METHODS, BACKBONES, registry.PLUGINS), before, strict=True):
+        table.clear()
+        table.update(kept)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+HEAD = "from torch import nn\nfrom reidgen.methods import BackboneRow, Method, Part\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nROWS = [", r"mine\.py, line 2: the plug-in cannot be imported: SyntaxError"),
+        ("\n\nimport nowhere_at_all", r"mine\.py, line 3: .* ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("def f():\n    return 1 / 0\nf()", r"mine\.py, line 2: .*ZeroDivisionError"),
+        ("x = undefined", r"mine\.py, line 1: .*NameError: name 'undefined'"),
+        ("raise SystemExit(3)", r"mine\.py, line 1: .*SystemExit"),
+        ("x = 1", r"mine\.py, line 1: a plug-in needs a list ROWS"),
+        (HEAD + "ROWS = [1]", r"mine\.py, line 3: ROWS holds 1; it may hold Method and BackboneRow"),
+        (
+            HEAD + "ROWS = [\n    Method(name='snr', title='', source='')]",
+            r"mine\.py, line 4: the method 'snr' is taken by reidgen",
+        ),
+        (
+            HEAD + "ROWS = [BackboneRow(name='tiny', build=nn.ReLU, source='')]",
+            r"mine\.py, line 3: the backbone 'tiny' is taken by reidgen",
+        ),
+        (HEAD + "ROWS = 2 * [Method(name='a', title='', source='')]", r"the method 'a' is taken by mine\.py|taken"),
+        (HEAD + "ROWS = [Method(name='A b', title='', source='')]", r"line 3: 'A b' cannot name a method; use a-z"),
+        (
+            HEAD + "ROWS = [Method(name='a', title='', source='', norm=Part(name='relu', build=nn.ReLU))]",
+            r"line 3: the part 'relu' is built by .*ReLU.*, which is no class of this file",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_named_with_file_and_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=message):
+        load_plugins([write(tmp_path / "mine.py", text)])
+    assert not registry.PLUGINS and "a" not in METHODS  # all of it or nothing
+
+
+def test_a_plugin_that_is_not_there_says_so() -> None:
+    for name in ("absent.py", "no_such_package.module"):
+        with pytest.raises(PluginError, match=rf"no plug-in .*{name}; give the path of a Python file"):
+            load_plugins([name])
+
+
+class Odd(nn := torch.nn.Module):  # type: ignore[misc, valid-type]
+    def __init__(self, channels: int) -> None:
+        raise TypeError("needs more")
+
+
+class Flat(Backbone):
+    def __init__(self) -> None:
+        super().__init__(dim=4)
+        self.linear = torch.nn.Linear(3, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.mean(dim=(2, 3)))
+
+
+def row(**parts: object) -> Method:
+    return Method(name="mine", title="Mine", source="", **parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (row(losses=[SNR_LOSS]), "the loss snr reads 'pooled', which no module of the row offers"),
+        (row(modules=[IN.at(1)], losses=[SNR_LOSS]), "reads 'pooled', which no module of the row offers"),
+        (row(modules=[SNR.at(5)]), "snr stands at place 5; backbone tiny has 0 to 4"),
+        (row(modules=[SNR.at(-1, before_relu=True)]), "snr stands at place -1"),
+        (row(modules=[SNR]), "the module snr stands at no place"),
+        (row(norm=IN.at(7)), "in stands at place 7"),
+        (row(modules=[SNR.at(1, 2, 3)], losses=[SNR_LOSS]), "snr.weights needs one number, .* places 1, 2, 3; got 4"),
+        (row(modules=[SNR.at(1), SNR.at(1)]), "two modules offer 'pooled' at place 1"),
+        (row(modules=[SNR.but(gatez=3).at(1)]), "the part snr cannot be built on 32 channels: .*gatez"),
+        (row(modules=[Part(name="odd", build=Odd, places=(1,))]), "the part odd cannot be built .*needs more"),
+        (row(modules=[SNR.at(1)], losses=[SNR_LOSS.but(weights=(1.0,), distance="cos")]), "unknown snr.distance 'cos'"),
+        (row(modules=[SNR.at(1)], losses=[SNR_LOSS.but(weights=(1.0,), plus=False, minus=False)]), "are both off"),
+        (row(losses=[Part(name="triplet", build="reidgen.losses:Triplet")]), "two losses are called triplet"),
+        (row(losses=[Part(name="odd", build=Odd)]), "the loss odd cannot be built|is no reidgen.contracts.Loss"),
+        (row(losses=[Part(name="gone", build="reidgen.losses:Gone")]), "reidgen.losses has no class Gone"),
+        (
+            row(losses=[Part(name="gone", build="gone.py:Gone")]),
+            "comes from a plug-in that is not loaded; add --plugin",
+        ),
+        (row(losses=[Part(name="evil", build="os:system")]), "comes from a plug-in that is not loaded"),
+    ],
+)
+def test_a_row_that_cannot_mean_anything_is_refused(method: Method, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_row(method, "tiny", SHARED)
+
+
+def test_a_backbone_without_places_takes_no_module_but_trains_baseline() -> None:
+    BACKBONES["flat"] = BackboneRow(name="flat", build=Flat, source="")
+    with pytest.raises(RecipeError, match="snr stands at place 1; backbone flat has none"):
+        check_row(METHODS["snr"], "flat", SHARED)
+    with pytest.raises(RecipeError, match="the norm in replaces BatchNorm2d, and there is none"):
+        check_row(METHODS["a-in"], "flat", SHARED)
+    network = build_network(METHODS["baseline"], "flat", classes=3)
+    assert network(torch.randn(4, 3, 8, 4)).feature.shape == (4, 4)
+    assert network.eval()(torch.randn(4, 3, 8, 4)).shape == (4, 4)
+
+
+def test_refused_rows_touch_no_data(tmp_path: Path) -> None:
+    METHODS["mine"] = row(modules=[SNR.at(9)])
+    recipe = SMALL.change(method="mine", source="market")  # which is not there at all
+    with pytest.raises(RecipeError, match="stands at place 9"):
+        training.train(recipe, data=tmp_path / "data", results=tmp_path, device="cpu", report=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2", "resnet18"])
+@pytest.mark.parametrize(
+    "module", [SNR.at(0), SNR.at(1, 2, before_relu=True), SNR.but(gates=2).at(0, 3), SNR.at(0, before_relu=True)]
+)
+def test_snr_and_its_loss_work_at_every_place_and_before_the_relu(module: Part, backbone: str) -> None:
+    """The loss of the whole network equals that of the maps that really enter the modules, by the equations."""
+    torch.manual_seed(0)
+    weights = tuple(0.3 + place for place in range(len(module.places)))
+    method = row(modules=[module], losses=[SNR_LOSS.but(weights=weights, triplets="hard")])
+    network = build_network(method, backbone, classes=3)
+    loss = build_losses(method, [], network, domains=1)["snr"]
+    entered = []
+    for place, snr in network.placed:
+        torch.nn.init.uniform_(snr.weight, 0.5, 1.5)  # type: ignore[arg-type]
+        torch.nn.init.uniform_(snr.bias, 0.5, 1.0)  # type: ignore[arg-type]  # at 0 pooled F~ has no direction
+        snr.register_forward_hook(lambda m, x, y, place=place: entered.append((place, m, x[0])))
+    pid = torch.arange(6) // 2
+    zero = torch.zeros_like(pid)
+    found = loss(network(torch.randn(6, 3, 64, 32)), Batch(pid, zero, zero, zero, images=6))
+    expected = torch.zeros(())
+    assert [place for place, _, _ in entered] == list(module.places)
+    for weight, (_, snr, map_BCHW) in zip(weights, entered, strict=True):
+        mean, variance = map_BCHW.mean((2, 3), keepdim=True), map_BCHW.var((2, 3), keepdim=True, correction=0)
+        weight_C, bias_C = snr.weight[:, None, None], snr.bias[:, None, None]
+        normalized = (map_BCHW - mean) / (variance + 1e-5).sqrt() * weight_C + bias_C
+        removed = map_BCHW - normalized
+        gate = snr.gate(removed.mean((2, 3)))[:, :, None, None]
+        other = 1 - gate if snr.gate_minus is None else snr.gate_minus(removed.mean((2, 3)))[:, :, None, None]
+        maps = (normalized, normalized + gate * removed, normalized + other * removed)
+        expected = expected + weight * dual_causality_loss(Pooled(*(one.mean((2, 3)) for one in maps)), pid)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4) and found.item() > 0
+
+
+def test_settings_change_the_rows_that_have_them_and_no_other() -> None:
+    settings = dict([read_setting("snr.distance=euclidean"), read_setting("snr.weights=1")])
+    snr, baseline = METHODS["snr"].set(settings), METHODS["baseline"].set(settings)
+    assert baseline == METHODS["baseline"] and baseline.digest == METHODS["baseline"].digest
+    assert snr.label == "snr(distance=euclidean,weights=1)" and snr.digest != METHODS["snr"].digest
+    assert title_of(snr.label) == "SNR (distance=euclidean, weights=1)" == snr.full_title
+    assert METHODS["snr"].set({"snr.distance": "cosine"}).label == "snr"  # the default is no change
+    with pytest.raises(RecipeError, match="unknown parameter of snr 'distanc'; did you mean 'distance'"):
+        METHODS["snr"].set({"snr.distanc": "x"})
+    with pytest.raises(RecipeError, match=r"snr.plus must be like 'true' \(bool\); got 3"):
+        METHODS["snr"].set({"snr.plus": 3})
+    with pytest.raises(RecipeError, match="baseline, in has no part 'snr' that it could change"):
+        refuse_idle(settings.items(), ["baseline", "in"])
+    refuse_idle(settings.items(), ["baseline", "snr"])
+    for words in ("snr.distance", "distance=3", "a.b.c=3"):
+        with pytest.raises(RecipeError, match=r"write part\.parameter=value"):
+            read_setting(words)
+
+
+def test_shipped_rows_name_every_parameter_of_their_parts_and_every_default() -> None:
+    for method in METHODS.values():
+        for part in [*method.parts, *SHARED]:
+            defaults = registry.parameters_of(registry.load_class(part.build))
+            assert set(part.params) == set(defaults), (method.name, part.name)
+            assert set(part.tags) <= set(part.params)
+
+
+def test_the_example_runs_in_two_processes_and_stands_in_the_table(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins = load_plugins([str(EXAMPLE)])
+    assert len(EXAMPLE.read_text().splitlines()) < 120
+    monkeypatch.setattr(grid, "devices_of", lambda device: ["cpu", "cpu"])
+    methods = ["baseline", "style-noise", "spread"]
+    said: list[str] = []
+    grid.bench(
+        SMALL.change(plugins=plugins), methods=methods, seeds=[0], data=small_data, results=tmp_path,
+        device="cpu", report=lambda what, done, total: None, say=said.append,
+    )  # fmt: skip
+    rows = read_rows(tmp_path)
+    assert set(rows["method"]) == set(methods) and set(rows["title"]) == {"Baseline", "Style noise", "Spread"}
+    assert "Style noise" in make_table(rows).markdown()
+    log = pd.read_csv(next(tmp_path.glob("runs/*/spread-*/log.csv")))
+    assert {"loss", "cross_entropy", "triplet", "spread"} <= set(log)
+    evaluated = evaluate(Run(next(tmp_path.glob("runs/*/style-*/"))), "synth-night", data=small_data, report=quiet)
+    assert evaluated["mAP"].between(0, 1).all()
+    narrow = training.train(
+        SMALL.change(plugins=plugins, backbone="narrow", method="snr"),
+        data=small_data,
+        results=tmp_path,
+        device="cpu",
+        report=quiet,
+    )
+    assert narrow.facts()["hash"] not in set(rows["hash"])
+
+
+DRIVER = """
+import os, signal, sys
+from reidgen import training
+from reidgen.cli import app
+training.CHECKPOINT_SECONDS = 0.0
+real = training.Trainer.learn
+def learn(self, *args):
+    if "KILL" in os.environ and self.step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, *args)
+training.Trainer.learn = learn
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("method", ["style-noise", "spread"])
+def test_a_plugin_that_draws_or_remembers_resumes_to_the_same_bits(
+    method: str, small_data: Path, tmp_path: Path
+) -> None:
+    driver, recipe = tmp_path / "driver.py", tmp_path / "small.toml"
+    driver.write_text(DRIVER)
+    recipe.write_text(SMALL.change(plugins=(str(EXAMPLE),), method=method).to_toml())
+
+    def train(results: str, **more: str) -> int:
+        words = ["train", "--recipe", str(recipe), "--device", "cpu", "--data", str(small_data)]
+        command = [sys.executable, str(driver), *words, "--results", str(tmp_path / results)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+        return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300).returncode
+
+    assert train("killed", KILL="1") == -signal.SIGKILL
+    assert train("killed") == train("whole") == 0
+    one, two = (next((tmp_path / name).glob("runs/*/*/weights.safetensors")) for name in ("killed", "whole"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_an_edited_plugin_trains_anew_and_its_older_run_is_refused(small_data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = EXAMPLE.read_text()
+    recipe = SMALL.change(epochs=1)
+
+    def fit() -> Run:
+        for table in (METHODS, BACKBONES, registry.PLUGINS):
+            for name in [name for name, one in table.items() if getattr(one, "origin", "reidgen") != "reidgen"]:
+                del table[name]
+        registry.PLUGINS.clear()
+        plugins = load_plugins([write(file, text)])
+        chosen = recipe.change(method="style-noise", plugins=plugins)
+        return training.train(chosen, data=small_data, results=tmp_path, device="cpu", report=quiet)
+
+    first = fit()
+    assert fit() == first
+    text = text.replace("torch.randn((2", "0 * torch.randn((2")
+    second = fit()
+    assert second != first
+    weights = [safetensors.torch.load_file(run.weights) for run in (first, second)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    evaluate(second, "synth-night", data=small_data, report=quiet)
+    with pytest.raises(PluginError, match=r"is not the mine\.py that this run was trained with .* train again"):
+        evaluate(first, "synth-night", data=small_data, report=quiet)
+    registry.PLUGINS.clear()
+    with pytest.raises(PluginError, match=r"not loaded; .*it was trained with --plugin .*mine\.py"):
+        evaluate(second, "synth-night", data=small_data, report=quiet)
+    assert read_recipe(second.recipe_file).plugins == (str(file.resolve()),)  # read without running it
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(PluginError, match=r"another plug-in is called mine\.py already"):
+        registry.PLUGINS["mine.py"] = registry.Plugin("mine.py", file, "0", sys)
+        load_plugins([write(other / "mine.py", text + "\n")])
+
+
+def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "their_reid"
+    package.mkdir()
+    (package / "__init__.py").write_text(HEAD + "ROWS = [Method(name='theirs', title='Theirs', source='them')]")
+    about = tmp_path / "their_reid-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-reid\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[reidgen]\nrows = their_reid\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert registry.get_method("theirs").origin == "their_reid"
+    assert "theirs" in {one.name for one in registry.all_rows()[0]}
+    monkeypatch.delitem(sys.modules, "their_reid")
+
+
+class Erase(Module):
+    """Blackens the left half of every image in training."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(images[..., :8]), images[..., 8:]], dim=3) if self.training else images
+
+
+class Twin(Loss):
+    """How far the two views of an image are apart."""
+
+    def forward(self, output: Output, batch: Batch) -> torch.Tensor:
+        first, second = output.feature[: batch.images], output.feature[batch.images :]
+        assert torch.equal(batch.view, torch.arange(2).repeat_interleave(batch.images).to(batch.view))
+        assert torch.equal(batch.pid[: batch.images], batch.pid[batch.images :])
+        return (first - second).square().mean()
+
+
+def test_an_augmentation_and_a_second_view_are_parts_too(small_data: Path, tmp_path: Path) -> None:
+    METHODS["erase"] = row(modules=[Part(name="erase", build=Erase, places=(-1,))])
+    METHODS["twin"] = row(losses=[Part(name="twin", build=Twin)], views=2)
+    logs = {}
+    for name in ("baseline", "erase", "twin"):
+        recipe = SMALL.change(method=name, epochs=1)
+        run = training.train(recipe, data=small_data, results=tmp_path, device="cpu", report=quiet)
+        logs[name] = pd.read_csv(run.log)
+    assert logs["twin"]["twin"].iloc[0] > 0  # the views are augmented differently
+    # shared losses see the first view only; BatchNorm sees both, so that they are near baseline's and not the same
+    assert logs["twin"]["cross_entropy"].iloc[0] == pytest.approx(logs["baseline"]["cross_entropy"].iloc[0], rel=0.1)
+    assert logs["erase"]["loss"].iloc[0] != logs["baseline"]["loss"].iloc[0]
