@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reidgen.errors import ReidgenError
 from reidgen.files import sha256_file, write_text
 
 CHECK = "check"
@@ -45,12 +46,24 @@ def seal_of(path: Path) -> Path:
 
 def unseal(path: Path) -> None:
     """Remove a file's seal; call it before the file is rewritten, so that a crash leaves no wrong one."""
-    seal_of(path).unlink(missing_ok=True)
+    try:
+        seal_of(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise ReidgenError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
 
 
 def seal(path: Path, *others: Path) -> None:
     """Write the digests of a file and of others in its folder beside it; call it when all of them are written."""
     write_text(seal_of(path), "".join(f"{sha256_file(file)}  {file.name}\n" for file in (path, *others)))
+
+
+def write_sealed(path: Path, text: str) -> None:
+    """Write a text file that `sealed` can prove, or leave the old one as it was."""
+    if sealed(path) and path.read_bytes() == text.encode():
+        return
+    unseal(path)
+    write_text(path, text)
+    seal(path)
 
 
 def sealed(path: Path, *, by: Path | None = None) -> bool | None:

@@ -30,7 +30,7 @@ import pandas as pd
 from reidgen import __version__
 from reidgen.errors import RecipeError, RunError
 from reidgen.files import replacing, sha256_file, write_text
-from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal
+from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal, write_sealed
 from reidgen.locks import hold
 from reidgen.methods import Method, method_from
 from reidgen.recipe import Recipe, read_recipe
@@ -222,7 +222,9 @@ class Run:
         digest = self.facts().get("log_sha256") if self.done.is_file() else None
         with contextlib.suppress(OSError, ValueError):
             if digest in (None, text_digest(self.log)):
-                return pd.read_csv(self.log)
+                log = pd.read_csv(self.log).astype("float64")
+                if {"epoch", "loss"} <= set(log) and not log.isna().to_numpy().any():
+                    return log
         raise RunError(
             f"{self.log} is missing or damaged; its training curves are left out, the weights and results are good"
         )
@@ -444,9 +446,7 @@ def tie_notes(rows: pd.DataFrame) -> list[str]:
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write a file of rows that `read_csv` can prove."""
-    unseal(path)
-    write_text(path, to_csv(rows))
-    seal(path)
+    write_sealed(path, to_csv(rows))
 
 
 def _impossible(rows: pd.DataFrame) -> str:

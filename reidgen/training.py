@@ -119,7 +119,9 @@ def _begin(run: Run, recipe: Recipe) -> None:
         seal_of(run.results),
         run.per_query,
         run.folder / "stress.csv",
+        seal_of(run.folder / "stress.csv"),
         run.folder / "attack.csv",
+        seal_of(run.folder / "attack.csv"),
     ):
         older.unlink(missing_ok=True)  # of weights that are gone
     if (patterns := run.folder / "attack").is_dir():

@@ -28,6 +28,8 @@ def finish(run: Run, **facts: str | int | float) -> None:
     digests = {"recipe": text_digest(run.recipe_file), "row": text_digest(run.row_file)}
     whole |= {f"{name}_sha256": digest for name, digest in digests.items()}
     whole |= {"weights_sha256": sha256_file(run.weights), **facts}
+    if run.log.is_file():
+        whole["log_sha256"] = text_digest(run.log)
     run.done.write_text(json.dumps(with_check(whole)))
 
 

@@ -209,6 +209,7 @@ def test_what_cannot_be_evaluated_says_why(run: Run, small_data: Path, tmp_path:
     unfinished = Run(tmp_path / "run")
     unfinished.folder.mkdir()
     unfinished.recipe_file.write_text(run.recipe_file.read_text())
+    unfinished.row_file.write_text(run.row_file.read_text())
     with pytest.raises(RunError, match="is not finished"):
         evaluated(unfinished, "synth-night", small_data)
     unfinished.done.write_text("{")

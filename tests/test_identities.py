@@ -23,7 +23,7 @@ QUERIES = pd.DataFrame(
 
 def folder(results: Path) -> pd.DataFrame:
     """Write one run with two evaluated targets, one of which has no result row, and return its rows."""
-    rows = frame(row("snr", "duke", split=0), row("snr", "duke", split=1))
+    rows = frame(row("snr", "duke", split=0, mAP=7 / 12, rank1=2 / 3), row("snr", "duke", split=1, mAP=0.125, rank1=0))
     run = Run(results / "runs" / run_names(rows)[0])
     run.folder.mkdir(parents=True)
     run.results.write_text(to_csv(rows))
@@ -61,18 +61,59 @@ def test_the_file_stands_in_for_run_folders_that_are_gone(tmp_path: Path) -> Non
     assert read_identities(tmp_path, rows.iloc[:1])["split"].tolist() == [0, 0]
 
 
-def test_a_run_folder_is_read_again_only_when_it_changed_or_has_more(tmp_path: Path) -> None:
+def test_a_run_folder_is_read_again_only_when_its_bytes_changed_or_it_has_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the times say: `cp -a` and `rsync -a` bring a folder with those of its own."""
     rows = folder(tmp_path)
-    queries, file = next(tmp_path.rglob("per_query.csv.gz")), tmp_path / FILE
-    first = read_and_keep(tmp_path, rows.iloc[:1])
-    assert first["split"].tolist() == [0, 0]
-    assert len(read_and_keep(tmp_path, rows)) == 3  # split 1 is new
-    QUERIES.assign(ap=0.9).to_csv(queries, index=False)
+    queries = next(tmp_path.rglob("per_query.csv.gz"))
+    read: list[int] = []
+    real = Run.queries
+    monkeypatch.setattr(Run, "queries", lambda *args: read.append(1) or real(*args))
+    read_and_keep(tmp_path, rows)
+    os.utime(queries)
+    assert len(read_and_keep(tmp_path, rows)) == 3 and read == [1]
+    more = pd.concat([rows, rows.assign(target="other")])
+    assert len(read_and_keep(tmp_path, more)) == 6 and read == [1, 1]
+    QUERIES.assign(ap=0.9, pid=[9, 9, 9, 8, 7]).to_csv(queries, index=False)
     os.utime(queries, ns=(0, 0))
-    assert read_identities(tmp_path, rows)["mAP"].tolist() == [1.5, 0.25, 0.125]
-    stamp = file.stat().st_mtime_ns + 1_000_000_000
-    os.utime(queries, ns=(stamp, stamp))
-    assert read_identities(tmp_path, rows)["mAP"].tolist() == [1.8, 0.9, 0.9]
+    rows["mAP"] = 0.9
+    for _ in range(2):  # nothing is left of the identity 7 of split 0, nor of the other target
+        found = read_and_keep(tmp_path, rows)
+        assert found[["split", "pid", "mAP"]].to_numpy().tolist() == [[0, 8, 0.9], [0, 9, 1.8], [1, 7, 0.9]]
+    assert read == [1, 1, 1]
+
+
+def test_a_mean_must_equal_its_per_query_numbers(tmp_path: Path) -> None:
+    """Of folders without digests too, those of reidgen 0.1.0, and where only rows.csv and the sums are left."""
+    rows = folder(tmp_path)
+    read_and_keep(tmp_path, rows)
+    words = r"snr.* on duke \(split 1\): the row says mAP 0.48 and Rank-1 0, its per-query numbers 0.125 and 0"
+    changed = rows.assign(mAP=[7 / 12, 0.48])
+    with pytest.raises(RunError, match=words + r"; reidgen evaluate .* --target duke makes it again"):
+        read_identities(tmp_path, changed)
+    with pytest.raises(RunError, match=r"results\.csv has lost the row of split 1 of duke; reidgen evaluate"):
+        (tmp_path / FILE).unlink()
+        read_identities(tmp_path, rows.iloc[:1])
+    read_and_keep(tmp_path, rows)
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(RunError, match=words + "; restore rows.csv and identities.csv.gz .* from one copy"):
+        read_identities(tmp_path, changed)
+    both = pd.concat([rows, changed.assign(version="0.0.9")])  # of a run that was trained again with another version
+    assert len(read_identities(tmp_path, both)) == 3
+
+
+def test_a_file_of_sums_of_an_older_version_counts_where_the_folder_is_gone(tmp_path: Path) -> None:
+    rows = folder(tmp_path)
+    found = read_identities(tmp_path, rows)
+    found.drop(columns="file").assign(mAP=found["mAP"]).to_csv(tmp_path / FILE, index=False, compression="gzip")
+    older = found.drop(columns="file").assign(mAP=[0.0, 0.0, 0.0])
+    older.to_csv(tmp_path / "stale.csv.gz", index=False, compression="gzip")
+    (tmp_path / "stale.csv.gz").replace(tmp_path / FILE)
+    pd.testing.assert_frame_equal(read_identities(tmp_path, rows), found)  # the folder is there: its numbers count
+    found.drop(columns="file").to_csv(tmp_path / FILE, index=False, compression="gzip")
+    shutil.rmtree(tmp_path / "runs")
+    pd.testing.assert_frame_equal(read_identities(tmp_path, rows), found.assign(file=""))
 
 
 def test_nothing_there_is_no_line(tmp_path: Path) -> None:
@@ -86,7 +127,6 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, damage: bytes | str)
     read_and_keep(tmp_path, rows)
     file = next(tmp_path.rglob(name))
     file.write_bytes(file.read_bytes()[:-20] if isinstance(damage, str) else damage)
-    stamp = file.stat().st_mtime_ns + 1_000_000_000
-    os.utime(next(tmp_path.rglob("per_query.csv.gz")), ns=(stamp, stamp))
-    with pytest.raises(RunError, match=f"{name} is missing or damaged; remove"):
+    advice = "remove it" if name == FILE else r"reidgen evaluate .* makes it again \(the weights are good\)"
+    with pytest.raises(RunError, match=f"{name} is missing or damaged; {advice}"):
         read_identities(tmp_path, rows)

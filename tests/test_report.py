@@ -337,12 +337,36 @@ def test_a_run_folder_on_another_disk_may_be_a_link(tmp_path: Path) -> None:
     assert len(elements(page(tmp_path), "img")) == 1
 
 
-@pytest.mark.parametrize(("name", "content"), [("log.csv", b"a,b\n1,2\n"), ("log.csv", b""), ("per_query.csv.gz", b"nonsense"), ("per_query.csv.gz", gzip.compress(b"a\n", mtime=0)), ("show/gates-duke.json", b"[]")])  # fmt: skip
+@pytest.mark.parametrize(("name", "content"), [("per_query.csv.gz", b"nonsense"), ("per_query.csv.gz", gzip.compress(b"a\n", mtime=0)), ("show/gates-duke.json", b"[]")])  # fmt: skip
 def test_a_damaged_file_of_a_run_ends_in_one_sentence(name: str, content: bytes, tmp_path: Path) -> None:
     folder = make_run(tmp_path, first=[1, 2])
     draw(folder, "gates", images=False)
     (folder / name).write_bytes(content)
     with pytest.raises(RunError, match="damaged"):
+        make_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"", b"epoch,loss\n1,2\n2,", b"epoch,loss\n1,x\n", None])
+def test_a_damaged_log_costs_its_curves_and_nothing_else(content: bytes | None, tmp_path: Path) -> None:
+    folder = make_run(tmp_path, first=[1, 2])
+    (folder / "log.csv").unlink()
+    if content is None:
+        (folder / "log.csv").mkdir()
+        (folder / "log.csv").rmdir()
+        (folder / "log.csv").symlink_to(folder / "log.csv")
+    else:
+        (folder / "log.csv").write_bytes(content)
+    text = make_report(tmp_path).read_text()
+    assert ("the weights and results are good" in text) == (content is not None)
+    assert "remove the folder" not in text and "CMC curves" in text
+
+
+def test_per_query_numbers_that_are_damaged_are_made_again_without_training(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, first=[1, 2])
+    (folder / "per_query.csv.gz").write_bytes(b"nonsense")
+    with pytest.raises(
+        RunError, match=rf"reidgen evaluate {folder} --target duke makes it again \(the weights are good"
+    ):
         make_report(tmp_path)
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from reidgen.data.manifest import load_prepared
+from reidgen.data.manifest import load_prepared, write_manifest
 from reidgen.errors import DataError, RecipeError, RunError, SharedImagesError
 from reidgen.evaluation import evaluate
 from reidgen.methods import METHODS
@@ -192,7 +192,7 @@ def test_a_set_without_queries_or_trained_on_is_refused(run: Run, small_data: Pa
 
         index.write_text("".join(lines))
         manifest["digest"] = hashlib.sha256(index.read_bytes()).hexdigest()
-        (data / "synth-night" / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(data / "synth-night", manifest)
 
     lines = index.read_text().splitlines(keepends=True)
     trained = (data / "synth-plaza" / "index.csv").read_text().splitlines(keepends=True)

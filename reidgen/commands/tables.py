@@ -222,10 +222,11 @@ def _write(results: Path, texts: Mapping[str, str], keep: Callable[[], None] = l
     kept: the name of what `keep` writes.
     """
     from reidgen.files import write_text
+    from reidgen.integrity import write_sealed
 
     try:
         for name, text in texts.items():
-            write_text(results / name, text)
+            (write_sealed if name.endswith("rows.csv") else write_text)(results / name, text)
         keep()
     except ReidgenError as error:
         cause = error.__cause__

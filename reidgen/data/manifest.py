@@ -15,6 +15,7 @@ from reidgen.data.naming import shown
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
 from reidgen.files import sha256_file, write_text
+from reidgen.integrity import passes_check, with_check
 
 # The columns of index.csv.
 INDEX = {"split": "int64", "part": "str", "path": "str", "pid": "int64", "camid": "int64", "sha256": "str"}
@@ -150,6 +151,10 @@ def read_manifest(name: str, data: Path) -> Prepared:
     """Return what the manifest says; raises OSError, ValueError, KeyError, TypeError or DataError when it is damaged."""
     file = data / name / "manifest.json"
     manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if "check" not in manifest and (odd := set(manifest) - {"name", "entry", "root", *_KINDS, *_LATER_KINDS}):
+        raise DataError(f"it has the unknown key {min(odd)!r}")
+    if passes_check(manifest) is False:  # reidgen 0.1.0 wrote none
+        raise DataError("it is not as it was written")
     dataset = parse(name, manifest["entry"], where=str(file))
     if dataset.status == "built-in" and name not in load_catalogue():
         raise DataError(f"{name} is no built-in set")
@@ -167,8 +172,8 @@ def read_manifest(name: str, data: Path) -> Prepared:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the proof that the set in `folder` is complete."""
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    """Write the proof that the set in `folder` is complete, with a check of its own."""
+    write_text(folder / "manifest.json", json.dumps(with_check(manifest), indent=2, ensure_ascii=False) + "\n")
 
 
 def how(dataset: Dataset) -> str:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from reidgen.errors import RunError
 from reidgen.report.plots import Style, bars, curves, heat_map
+from reidgen.runs import Run
 from reidgen.tables.choose import GROUP, group_names
 from reidgen.tables.looks import headings, mark, marks_legend, signed
 from reidgen.tables.paper import MEAN
@@ -167,13 +168,9 @@ def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
 
 def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFrame:
     """Return the CMC of one run, one row per target and one column per rank; none where the file is not there."""
-    file = folder / "per_query.csv.gz"
-    if not file.is_file():
+    if not Run(folder).per_query.is_file():
         return pd.DataFrame()
-    try:
-        found = pd.read_csv(file, usecols=["target", "split", "first_match"], dtype={"target": "category"})
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{file} is damaged; remove the folder {folder} and run: reidgen bench") from error
+    found = Run(folder).queries(["target", "split", "first_match"])
     found = found[(found["first_match"] > 0) & found["target"].isin(targets)]
     within = {rank: found["first_match"] <= rank for rank in range(1, RANKS + 1)}
     by = [found["target"].astype(str), found["split"]]
@@ -183,10 +180,13 @@ def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFr
 
 def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
     """Return for each source and loss the training curves, mean over seeds."""
-    parts = []
+    parts, left = [], []
     for run, folder, _ in runs:
         if (folder / "log.csv").is_file():
-            parts.append(_log(folder / "log.csv").assign(group=run["group"], title=run["title"]))
+            try:
+                parts.append(_log(folder).assign(group=run["group"], title=run["title"]))
+            except RunError as error:
+                left.append(f"{error}.")
     missing = "Training curves: there are no logs (log.csv in the run folders); run: reidgen bench"
     panels = []
     if parts:
@@ -203,15 +203,16 @@ def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
                     alt = f"Training curves, {name} on {source}, first to last epoch: {ends}"
                     drawn = curves(lines, style=style, labels=("epoch", name), alt=alt)
                     panels.append(Panel(f"{source}: {name}", drawn))
+    if left and not parts:
+        missing = f"Training curves: {' '.join(left)}"
     text = "Mean of each epoch, then over seeds; a method without the SNR loss has no line there."
+    text = " ".join((text, *left))
     return Section("training", "Training", text, "" if panels else missing, panels, legend=True)
 
 
-def _log(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(file)[["epoch", *LOSSES]]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{file} is damaged; remove the folder {file.parent} and run: reidgen bench") from error
+def _log(folder: Path) -> pd.DataFrame:
+    """Return a run's losses by epoch. Raises RunError where its log is damaged: no reason to leave out the rest."""
+    return Run(folder).training_log().reindex(columns=["epoch", *LOSSES], fill_value=0.0)
 
 
 def _pictures(results: Path, *, images: bool) -> Iterator[Section]:

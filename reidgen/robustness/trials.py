@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reidgen.errors import RunError
-from reidgen.files import write_text
+from reidgen.integrity import seal_of, sealed, write_sealed
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split. mAP_se is
 # the standard error of mAP over query identities, empty where there is one identity. version, commit, torch, device, date:
@@ -36,16 +36,21 @@ def read_trials(path: Path, kind: str) -> pd.DataFrame:
     columns = KINDS[kind]
     if not path.is_file():
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
+    if sealed(path) is False:
+        raise RunError(
+            f"{path} is not as it was written: damaged, torn or changed by hand; restore it from a copy, or move it "
+            f"away and measure again (if it is right as it is, remove {seal_of(path)})"
+        )
     try:
         rows = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values={"mAP_se": [""]})
         return rows[list(columns)]
-    except (ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} holds no {kind} rows of this version; move it away and run again") from error
 
 
 def write_trials(path: Path, rows: pd.DataFrame, kind: str) -> None:
     """Write rows as CSV with the columns in their order and six significant digits, whole or not at all."""
-    write_text(path, rows[list(KINDS[kind])].to_csv(index=False, float_format="%.6g"))
+    write_sealed(path, rows[list(KINDS[kind])].to_csv(index=False, float_format="%.6g"))
 
 
 def add_trials(path: Path, rows: pd.DataFrame, kind: str) -> pd.DataFrame:

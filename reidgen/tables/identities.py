@@ -1,25 +1,25 @@
 """Per-identity sums of the per-query numbers: what significance needs, small enough to be committed. No torch here.
 
 `reidgen table` writes them beside rows.csv as identities.csv.gz, so that a results folder without its run folders still
-says which differences are more than chance.
+says which differences are more than chance. Each line names the file that it was made of by the digest of its bytes:
+times of change say nothing of a folder that was copied.
 """
 
-import contextlib
 import gzip
-import os
 import zlib
 from pathlib import Path
 
 import pandas as pd
 
 from reidgen.errors import RunError
-from reidgen.files import replacing
-from reidgen.runs import Run
+from reidgen.files import replacing, sha256_file
+from reidgen.runs import TOLERANCE, Run
 
 FILE = "identities.csv.gz"
 CELL = ["run", "data", "target", "split"]  # data: as in the result rows; run: the folder below results/runs
 COLUMNS = {**dict.fromkeys(CELL[:3], "str"), "split": "int64", "pid": "int64"}
-COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64"}
+COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64", "file": "str"}
+# file: first 16 digits of the SHA-256 of per_query.csv.gz; "" in files of reidgen 0.1.0, which is that of no file
 
 
 def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
@@ -32,24 +32,43 @@ def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
 def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Return per run, data version, target, split and identity of the rows: its queries, and the sums of their AP and hits.
 
-    Read from the run folders' per_query.csv.gz, and from identities.csv.gz where their folders are gone or have not changed
-    since it was written. Queries without a match are **excluded**.
+    Read from the run folders' per_query.csv.gz, and from identities.csv.gz where their folders are gone or their files are
+    those that it was made of. Queries without a match are **excluded**.
     mAP is the sum of AP, a fraction per query, with the digits that the file keeps; rank1 counts the queries whose first
     match has rank 1. Result rows without such numbers have no line.
-    Raises RunError when a file is damaged.
+    Raises RunError when a file is damaged, when a split has numbers but no row, and when a row is not their mean.
     """
-    file = results / FILE
-    wanted = rows.assign(run=run_names(rows))[CELL].drop_duplicates()
-    older = _kept(results)
-    known = older[CELL].drop_duplicates().merge(wanted, on=CELL).groupby("run").size()
+    rows = rows.assign(run=run_names(rows))
+    wanted, older = rows[CELL].drop_duplicates(), _kept(results)
+    known = older[[*CELL, "file"]].drop_duplicates().merge(wanted, on=CELL).groupby(["run", "file"]).size()
+    files: dict[str, str] = {}
     newer = []
-    for run, cells in wanted.groupby("run"):
-        queries = Run(results / "runs" / str(run)).per_query
-        if not queries.is_file():
-            continue
-        if known.get(run, 0) < len(cells) or queries.stat().st_mtime_ns > file.stat().st_mtime_ns:
-            newer.append(_of_run(queries, cells))
-    return _joined([older, *newer]).merge(wanted, on=CELL)
+    for name, cells in wanted.groupby("run"):
+        run = Run(results / "runs" / str(name))
+        if run.per_query.is_file():
+            files[str(name)] = sha256_file(run.per_query)[:16]
+            if known.get((name, files[str(name)]), 0) < len(cells):
+                newer.append(_of_run(run, cells, files[str(name)]))
+    fresh = [files.get(run, file) == file for run, file in zip(older["run"], older["file"], strict=True)]
+    found = _joined([older[pd.Series(fresh, index=older.index, dtype=bool)], *newer]).merge(wanted, on=CELL)
+    _check(results, rows, found)
+    return found
+
+
+def _check(results: Path, rows: pd.DataFrame, identities: pd.DataFrame) -> None:
+    """Raise RunError for the first row that is not the mean of its queries; older rows of one cell may be others."""
+    sums = identities.groupby(CELL)[["queries", "mAP", "rank1"]].sum()
+    means = sums[["mAP", "rank1"]].div(sums["queries"], axis=0).add_prefix("mean_").reset_index()
+    both = rows[[*CELL, "mAP", "rank1"]].merge(means, on=CELL)
+    both["off"] = sum((both[name] - both[f"mean_{name}"]).abs() for name in ("mAP", "rank1")) > 2 * TOLERANCE
+    wrong = both[both.groupby(CELL)["off"].transform("all")] if len(both) else both
+    for row in wrong.head(1).to_dict("records"):
+        run = Run(results / "runs" / row["run"])
+        what = f"{row['run']} on {row['target']} (split {row['split']}): the row says mAP {row['mAP']:g} and Rank-1 "
+        what += f"{row['rank1']:g}, its per-query numbers {row['mean_mAP']:.6g} and {row['mean_rank1']:.6g}"
+        if run.per_query.is_file():
+            raise RunError(f"{what}; {run.again()}")
+        raise RunError(f"{what}; restore rows.csv and {FILE} in {results} from one copy, or remove {FILE}")
 
 
 def keep_identities(results: Path, identities: pd.DataFrame) -> None:
@@ -60,20 +79,19 @@ def keep_identities(results: Path, identities: pd.DataFrame) -> None:
     if identities.empty:
         return
     older = _kept(results)
-    joined = _joined([older, identities])
+    cells = pd.MultiIndex.from_frame(identities[CELL])
+    joined = _joined([older[~pd.MultiIndex.from_frame(older[CELL]).isin(cells)], identities])
     if joined.equals(older):
-        with contextlib.suppress(OSError):
-            (results / FILE).touch()  # as new as the run folders that it agrees with
         return
+    packed = gzip.compress(joined.to_csv(index=False, float_format="%.6g").encode(), compresslevel=5, mtime=0)
     with replacing(results / FILE) as temporary:
-        text = joined.to_csv(index=False, float_format="%.6g")
-        temporary.write_bytes(gzip.compress(text.encode(), 5, mtime=0))  # without a name: the same bytes each time
+        temporary.write_bytes(packed)  # the same each time: no name and no time in it
 
 
 def _kept(results: Path) -> pd.DataFrame:
     """Return what identities.csv.gz holds, nothing where it is absent."""
     file = results / FILE
-    return _read(file, COLUMNS) if file.is_file() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    return _read(file) if file.is_file() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -82,25 +100,23 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return found.drop_duplicates([*CELL, "pid"], keep="last").sort_values([*CELL, "pid"], ignore_index=True)
 
 
-def _of_run(file: Path, cells: pd.DataFrame) -> pd.DataFrame:
-    queries = _read(file, {"target": "str", "split": "int64", "pid": "int64", "ap": "float64", "first_match": "int64"})
+def _of_run(run: Run, cells: pd.DataFrame, digest: str) -> pd.DataFrame:
+    queries = run.queries(["target", "split", "pid", "ap", "first_match"])
+    there = queries[["target", "split"]].drop_duplicates()
+    lost = there[there["target"].isin(cells["target"])].merge(cells, on=["target", "split"], how="left")
+    if len(lost := lost[lost["run"].isna()]):
+        target, split = lost[["target", "split"]].iloc[0]
+        raise RunError(f"{run.results} has lost the row of split {split} of {target}; {run.again()}")
     queries = queries[queries["first_match"] > 0]
     hits = queries.assign(mAP=queries["ap"], rank1=(queries["first_match"] == 1).astype("int64"), queries=1)
     sums = hits.groupby(["target", "split", "pid"], as_index=False)[["queries", "mAP", "rank1"]].sum()
     sums["mAP"] = sums["mAP"].map(lambda sum_: float(f"{sum_:.6g}"))  # as the file holds it: the same table each time
-    return sums.merge(cells, on=["target", "split"])[list(COLUMNS)]
+    return sums.merge(cells, on=["target", "split"]).assign(file=digest)[list(COLUMNS)]
 
 
-def _read(file: Path, columns: dict[str, str]) -> pd.DataFrame:
+def _read(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(
-            file,
-            usecols=list(columns),
-            dtype=columns,
-            keep_default_na=False,
-            na_values={"ap": [""]},
-            compression="gzip",
-        )
+        found = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False, compression="gzip")
+        return found.assign(file=found["file"] if "file" in found else "")[list(COLUMNS)]
     except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
-        remedy = "remove it" if file.name == FILE else f"remove the folder {os.fspath(file.parent)} and run again"
-        raise RunError(f"{file} is missing or damaged; {remedy}") from error
+        raise RunError(f"{file} is missing or damaged; remove it") from error

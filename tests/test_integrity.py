@@ -1,0 +1,261 @@
+"""What is stored is what was computed: each changed character and each cut is noticed, or changes no number."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import SMALL, finish
+from test_prepare import crops
+from test_tables import frame, row
+from typer.testing import CliRunner
+
+from reidgen.cli import app
+from reidgen.data.manifest import read_manifest
+from reidgen.data.prepare import prepare
+from reidgen.errors import ReidgenError, RunError
+from reidgen.integrity import seal, seal_of, sealed, trailer, without_trailer
+from reidgen.runs import Run, disagreement, read_csv, read_rows, to_csv, write_rows
+
+QUERIES = pd.DataFrame(
+    {
+        "target": "duke", "split": [0, 0, 0, 1], "path": list("abcd"), "pid": [7, 7, 8, 7], "camid": 0,
+        "ap": [1.0, 0.5, None, 0.125], "first_match": [1, 2, 0, 9], "inp": [1.0, 0.5, None, 0.1],
+    }
+)  # fmt: skip
+ROWS = frame(
+    row("snr", "duke", mAP=0.75, rank1=0.5, rank5=1, rank10=1, mINP=0.75, queries=3, unmatched=1, row="00000000"),
+    row("snr", "duke", split=1, mAP=0.125, rank1=0, rank5=0, rank10=1, mINP=0.1, queries=1, row="00000000"),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A finished run on duke, of two splits, as training and evaluation leave it."""
+    run = Run(tmp_path / "runs" / "market" / "snr-tiny-s0-1a2b3c4d5e6f7788-00000000")
+    run.folder.mkdir(parents=True)
+    run.recipe_file.write_text(SMALL.to_toml())
+    run.row_file.write_text(json.dumps(SMALL.row.facts()))
+    run.weights.write_bytes(b"weights")
+    run.log.write_text("epoch,loss\n1,2.5\n2,1.25\n")
+    finish(run)
+    run.write_results("duke", ROWS, QUERIES)
+    return run
+
+
+def changes(content: bytes, step: int = 1) -> Iterator[bytes]:
+    """Yield the content with one character changed, a digit into another, and cut at every length."""
+    for place in range(0, len(content), step):
+        other = content[place] ^ (1 if 48 <= content[place] < 58 else 4)
+        yield content[:place] + bytes([other]) + content[place + 1 :]
+        yield content[:place]
+
+
+def test_no_changed_character_of_done_is_read(run: Run) -> None:
+    facts, content = run.facts(), run.done.read_bytes()
+    for damaged in changes(content):
+        run.done.write_bytes(damaged)
+        with pytest.raises(RunError, match=r"done is damaged or cannot be read.*restore it from a copy, or remove it"):
+            run.facts()
+    run.done.write_bytes(content)
+    assert run.facts() == facts
+    for key in facts:
+        run.done.write_text(json.dumps({name: value for name, value in facts.items() if name != key}))
+        with pytest.raises(RunError, match="done is damaged"):
+            run.facts()
+    for content in (b"[]", b"3", b"[" * 100_000, b"\xff"):
+        run.done.write_bytes(content)
+        with pytest.raises(RunError, match="done is damaged"):
+            run.facts()
+
+
+def test_no_changed_byte_of_weights_or_recipe_is_read(run: Run) -> None:
+    for file, read, words in (
+        (run.weights, run.sound_weights, r"weights\.safetensors is damaged.*restore it from a copy, or remove .*done"),
+        (run.recipe_file, run.recipe, r"recipe\.toml is not the recipe that this run was trained with; restore it"),
+        (run.row_file, run.method, r"row\.json is not the row that this run was trained with; restore it"),
+    ):
+        content = file.read_bytes()
+        for damaged in changes(content, step=5):
+            file.write_bytes(damaged)
+            with pytest.raises(RunError, match=words):
+                read()
+        file.write_bytes(content)
+        read()
+        file.unlink()
+        with pytest.raises(RunError, match=r"is missing|has lost"):
+            read()
+        file.write_bytes(content)
+    run.recipe_file.write_bytes(run.recipe_file.read_bytes().replace(b"\n", b"\r\n"))  # of a checkout on Windows
+    run.recipe()
+
+
+def test_no_changed_character_of_a_log_is_read(run: Run) -> None:
+    content = run.log.read_bytes()
+    assert run.training_log()["loss"].tolist() == [2.5, 1.25]
+    for damaged in changes(content):
+        run.log.write_bytes(damaged)
+        with pytest.raises(RunError, match=r"log\.csv is missing or damaged; .* the weights and results are good"):
+            run.training_log()
+
+
+def test_no_changed_character_of_results_is_read_and_all_are_made_again(run: Run) -> None:
+    content, digest = run.results.read_bytes(), ROWS["data"].iloc[0]
+    assert run.evaluated("duke", digest) and not run.evaluated("duke", "other") and not run.evaluated("pku", digest)
+    for damaged in changes(content, step=3):
+        run.results.write_bytes(damaged)
+        assert not run.evaluated("duke", digest)
+        with pytest.raises(
+            RunError, match=r"results\.csv is not as it was written.*reidgen evaluate .* makes it again"
+        ):
+            read_rows(run.folder.parents[2])
+    run.write_results("duke", ROWS, QUERIES)
+    assert run.results.read_bytes() == content and run.evaluated("duke", digest)
+
+
+def test_no_changed_byte_of_per_query_numbers_is_read_and_all_are_made_again(run: Run) -> None:
+    content, digest = run.per_query.read_bytes(), ROWS["data"].iloc[0]
+    for damaged in changes(content, step=3):
+        run.per_query.write_bytes(damaged)
+        assert not run.evaluated("duke", digest)
+        with pytest.raises(
+            RunError, match=r"per_query.* is missing or damaged; reidgen evaluate .* --target duke makes"
+        ):
+            run.queries()
+    run.write_results("duke", ROWS, QUERIES)
+    assert run.per_query.read_bytes() == content and run.evaluated("duke", digest)
+
+
+def test_a_folder_without_digests_must_agree_with_itself(run: Run) -> None:
+    """Of reidgen 0.1.0, or of a command that was killed between its files."""
+    digest = ROWS["data"].iloc[0]
+    seal_of(run.results).unlink()
+    assert run.evaluated("duke", digest)
+    for name in ("mAP", "mINP", "rank1", "rank5", "rank10", "queries", "unmatched"):
+        changed = ROWS.assign(**{name: [ROWS[name][0], 3 if name in ("queries", "unmatched") else 0.48]})
+        run.results.write_text(to_csv(changed))
+        assert not run.evaluated("duke", digest)
+        assert disagreement(changed, QUERIES).startswith(f"{name} of duke (split 1) is ")
+    run.results.write_text(to_csv(ROWS.iloc[:1]))
+    assert not run.evaluated("duke", digest)
+    assert disagreement(ROWS.iloc[:1], QUERIES) == "split 1 of duke has no row"
+    assert disagreement(ROWS, QUERIES.iloc[:3]) == "split 1 of duke has no per-query numbers"
+    run.results.write_text(to_csv(ROWS))
+    assert run.evaluated("duke", digest)
+    run.results.write_text(to_csv(pd.concat([ROWS, ROWS.assign(target="pku", mAP=0.48)])))
+    run.write_results("duke", ROWS, QUERIES)
+    assert sorted(set(read_csv(run.results)["target"])) == ["duke", "pku"]  # nothing says that it is wrong
+    seal_of(run.results).unlink()
+    run.write_results("pku", ROWS.assign(target="pku"), QUERIES.assign(target="pku"))
+    run.results.write_text(run.results.read_text().replace("duke,0,0,snr,tiny,0,0.75", "duke,0,0,snr,tiny,0,0.76"))
+    seal_of(run.results).unlink()
+    run.write_results("pku", ROWS.assign(target="pku"), QUERIES.assign(target="pku"))
+    assert set(read_csv(run.results)["target"]) == {"pku"}
+
+
+def test_a_kill_between_two_files_costs_nothing_but_this_target(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reidgen import runs
+
+    digest = ROWS["data"].iloc[0]
+    for name in ("write_text", "seal"):
+        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+            context.setattr(runs, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            run.write_results("pku", ROWS.assign(target="pku"), QUERIES.assign(target="pku"))
+        assert run.evaluated("duke", digest) and run.evaluated("pku", digest) == (name == "seal")
+        assert set(read_rows(run.folder.parents[2])["target"]) == {"duke"} | ({"pku"} if name == "seal" else set())
+
+
+def test_rows_that_table_wrote_are_checked_and_others_are_read_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    write_rows(file, ROWS)
+    pd.testing.assert_frame_equal(read_csv(file), ROWS)
+    content = file.read_bytes()
+    for damaged in changes(content, step=3):
+        file.write_bytes(damaged)
+        with pytest.raises(RunError, match=r"rows\.csv is not as it was written.*remove .*rows\.csv\.sha256"):
+            read_rows(tmp_path)
+    file.write_bytes(content.replace(b"\n", b"\r\n"))
+    assert len(read_rows(tmp_path)) == 2
+    seal_of(file).unlink()
+    file.write_text(to_csv(ROWS.assign(mAP=0.48)))
+    assert read_rows(tmp_path)["mAP"].tolist() == [0.48, 0.48]
+    lines = to_csv(ROWS).splitlines()
+    for text, words in (
+        (
+            "\n".join([*lines[:2], lines[2][: len(lines[2]) // 2]]),
+            "damaged or holds no result rows|a line that was cut",
+        ),
+        (to_csv(ROWS.assign(mAP=48.0)), "mAP = 48, which is no fraction"),
+        (to_csv(ROWS.assign(queries=-1)), "queries = -1"),
+        ("a,b\n", "damaged or holds no result rows"),
+    ):
+        file.write_text(text)
+        with pytest.raises(RunError, match=words):
+            read_rows(tmp_path)
+
+
+def test_table_twice_on_an_unchanged_folder_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    def made() -> dict[str, bytes]:
+        result = CliRunner().invoke(app, ["table", "--results", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    first = made()
+    assert {"rows.csv", "rows.csv.sha256", "identities.csv.gz", "table.md"} <= set(first)
+    assert made() == first
+    (tmp_path / "identities.csv.gz").unlink()
+    assert made() == first
+    shutil.rmtree(tmp_path / "runs")
+    assert made() == first
+
+
+def test_no_changed_character_of_a_manifest_is_read(tmp_path: Path) -> None:
+    mine = prepare("mine", data=tmp_path / "data", source=crops(tmp_path / "crops"))
+    file = mine.folder / "manifest.json"
+    content, whole = file.read_bytes(), read_manifest("mine", tmp_path / "data")
+    for damaged in changes(content, step=11):
+        file.write_bytes(damaged)
+        try:
+            assert read_manifest("mine", tmp_path / "data") == whole  # a blank between two values
+        except (ReidgenError, ValueError, KeyError, TypeError):
+            continue
+
+
+def test_a_seal_is_what_sha256sum_reads(tmp_path: Path) -> None:
+    import hashlib
+
+    (tmp_path / "a.csv").write_text("x\n")
+    assert sealed(tmp_path / "a.csv") is None
+    seal(tmp_path / "a.csv")
+    assert seal_of(tmp_path / "a.csv").read_text() == f"{hashlib.sha256(b'x' + bytes([10])).hexdigest()}  a.csv\n"
+    assert sealed(tmp_path / "a.csv") and sealed(tmp_path / "b.csv", by=tmp_path / "a.csv") is False
+    content = bytes(range(100))
+    assert without_trailer(content + trailer(content)) == content
+    assert without_trailer(b"") is None and without_trailer(content) is None
+
+
+@pytest.mark.parametrize("name", ["results.csv", "per_query.csv.gz", "done", "recipe.toml", "weights.safetensors"])
+def test_a_file_that_cannot_be_read_is_one_sentence(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: a test may run as root, whom no permission stops."""
+    real = io.open
+
+    def refuse(file: object, *args: object, **kwargs: object) -> object:
+        if Path(str(file)).name == name:
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(io, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    reads = {
+        "results.csv": lambda: read_csv(run.results),
+        "per_query.csv.gz": run.queries,
+        "done": run.facts,
+        "recipe.toml": run.recipe,
+        "weights.safetensors": run.sound_weights,
+    }
+    with pytest.raises(RunError):
+        reads[name]()
+    assert run.evaluated("duke", ROWS["data"].iloc[0]) == (name not in ("results.csv", "per_query.csv.gz"))
