@@ -55,8 +55,8 @@ def reached(module: str) -> dict[str, str]:
         here = waiting.pop()
         for other in imports(MODULES[here]) - {here} - set(found):
             found[other] = here
-            if other in MODULES:
-                waiting.append(other)
+            if other:  # the package's own file names the verbs, which are imported when they are used
+                waiting += [other] if other in MODULES else []
     return found
 
 

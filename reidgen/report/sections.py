@@ -31,7 +31,8 @@ PICTURES = {  # what `reidgen show` makes, and its heading
 MANY = 36  # bar charts of one section
 BUDGET = 3_500_000  # characters of embedded pictures without people; the whole file stays below 5 MB
 FEWER = f" Of more than {MANY} charts, only the means of unseen are drawn; the tables hold the rest."
-LOSSES = {"loss": "loss", "cross_entropy": "cross entropy", "triplet": "triplet loss", "snr": "SNR loss"}
+NAMES = {"cross_entropy": "cross entropy", "triplet": "triplet loss", "snr": "SNR loss"}  # of losses, for people
+NO_LOSS = ("epoch", "lr", "images_per_s", "seconds")  # the other columns of a log
 # A run's first row with its `title` and `group`, its folder (which may be gone), its targets.
 Behind = tuple[dict[str, Any], Path, list[str]]
 
@@ -190,13 +191,16 @@ def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
     missing = "Training curves: there are no logs (log.csv in the run folders); run: reidgen bench"
     panels = []
     if parts:
-        mean = pd.concat(parts).groupby(["group", "title", "epoch"], sort=False)[list(LOSSES)].mean()
+        logs = pd.concat(parts)
+        losses = [name for name in logs if name not in (*NO_LOSS, "group", "title")]
+        mean = logs.groupby(["group", "title", "epoch"], sort=False)[losses].mean()
         for source, part in mean.groupby(level="group", sort=False):
-            for loss, name in LOSSES.items():
+            for loss in losses:
+                name = NAMES.get(str(loss), str(loss))
                 every = {
                     str(title): line.droplevel([0, 1])[loss] for title, line in part.groupby(level="title", sort=False)
                 }
-                if lines := {title: line for title, line in every.items() if line.any()}:
+                if lines := {title: line for title, line in every.items() if line.fillna(0).any()}:
                     ends = ", ".join(
                         f"{title} {line.iloc[0]:.2f} to {line.iloc[-1]:.2f}" for title, line in lines.items()
                     )
@@ -205,14 +209,14 @@ def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
                     panels.append(Panel(f"{source}: {name}", drawn))
     if left and not parts:
         missing = f"Training curves: {' '.join(left)}"
-    text = "Mean of each epoch, then over seeds; a method without the SNR loss has no line there."
+    text = "Mean of each epoch, then over seeds; a method has lines for the losses that it has."
     text = " ".join((text, *left))
     return Section("training", "Training", text, "" if panels else missing, panels, legend=True)
 
 
 def _log(folder: Path) -> pd.DataFrame:
     """Return a run's losses by epoch. Raises RunError where its log is damaged: no reason to leave out the rest."""
-    return Run(folder).training_log().reindex(columns=["epoch", *LOSSES], fill_value=0.0)
+    return Run(folder).training_log().drop(columns=list(NO_LOSS[1:]), errors="ignore")
 
 
 def _pictures(results: Path, *, images: bool) -> Iterator[Section]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
-from reidgen.recipe import RECIPES
+from reidgen.recipe import RECIPES, read_recipe
 from reidgen.runs import Run
 from reidgen.tables.choose import GROUP
 from reidgen.tables.identities import run_names
@@ -175,9 +175,11 @@ def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results
     if bracket and not file.is_file():
         made += _set(method, changed.removesuffix(")").split(","))
     where = ",".join(dict.fromkeys(targets))
+    plugins = read_recipe(file).plugins if file.is_file() else ()
+    others = [word for plugin in plugins for word in ("--plugin", plugin)]
     return [
         shlex.join(["reidgen", "train", *made, "--results", "again"]),
-        shlex.join(["reidgen", "evaluate", run, "--target", where, "--results", "again"]),
+        shlex.join(["reidgen", "evaluate", run, "--target", where, *others, "--results", "again"]),
     ]
 
 
@@ -187,6 +189,7 @@ def _set(method: str, changed: Sequence[str]) -> list[str]:
     words = []
     for one in changed:
         owners = [part.name for part in parts if one.partition("=")[0] in part.params]
+        one = one.replace("/", ",")
         words += ["--set", f"{owners[0]}.{one}" if owners else one]
     return words
 
