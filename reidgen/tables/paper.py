@@ -3,12 +3,10 @@
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 import pandas as pd
 
-from reidgen.catalogue import OWN_FILE, family_of, load_catalogue
-from reidgen.entries import Dataset
+from reidgen.catalogue import family_of, load_catalogue
 from reidgen.methods import METHODS
 from reidgen.registry import select_methods
 
@@ -32,16 +30,9 @@ def families(names: "pd.Series[str]") -> "pd.Series[str]":
     >>> families(pd.Series(["market", "duke+cuhk03-detected"])).tolist()
     ['market', 'cuhk03+duke']
     """
-    own = OWN_FILE.resolve()
-    known = _catalogue(own, own.stat().st_mtime_ns if own.is_file() else 0)
+    known = load_catalogue()
     kin = {name: "+".join(sorted(family_of(part, known) for part in name.split("+"))) for name in names.unique()}
     return names.map(kin)
-
-
-@cache
-def _catalogue(own: Path, changed: int) -> dict[str, Dataset]:
-    """Return the catalogue, read once for each state of the working folder's own file."""
-    return load_catalogue()
 
 
 def beside(cells: pd.DataFrame) -> pd.DataFrame:
