@@ -25,7 +25,8 @@ def numbers() -> pd.DataFrame:
 
 
 def families(names: "pd.Series[str]") -> "pd.Series[str]":
-    """Return for each source or target the name it has in the paper: the family of its set; of several sources, in a fixed order.
+    """Return for each source or target the name it has in the paper: the family of its set; of several sources, in a
+    fixed order.
 
     >>> families(pd.Series(["market", "duke+cuhk03-detected"])).tolist()
     ['market', 'cuhk03+duke']
@@ -36,7 +37,9 @@ def families(names: "pd.Series[str]") -> "pd.Series[str]":
 
 
 def beside(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells with the columns paper_mAP and paper_rank1: the paper's numbers for their method and families."""
+    """Return the cells with the columns paper_mAP and paper_rank1: the paper's numbers for their
+    method and families.
+    """
     paper = numbers().drop(columns="table").drop_duplicates(["source", "method", "target"])
     paper = paper.assign(source=families(paper["source"]), target=families(paper["target"]))
     keys = cells.assign(source=families(cells["source"]), target=families(cells["target"]))
@@ -87,7 +90,9 @@ def beside_paper(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def expected_methods(table: str, source: str) -> list[str]:
-    """Return the methods that the paper's table shows for a source; for a source the paper does not have, all of the table."""
+    """Return the methods that the paper's table shows for a source; for a source the paper does not have, all of the
+    table.
+    """
     own = numbers()[numbers()["table"] == table]
     of_source = own["method"][families(own["source"]) == families(pd.Series([source]))[0]]
     return [name for name in select_methods(table) if of_source.empty or name in set(of_source)]
