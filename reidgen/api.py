@@ -5,16 +5,18 @@ a terminal and a line a minute elsewhere, as in a notebook; False shows nothing.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reidgen.catalogue import DEFAULT_SYNTH, expand
-from reidgen.methods import Value
+from reidgen.errors import DataError, RunError
 from reidgen.protocols import get_protocol
-from reidgen.recipe import Recipe, load_recipe, refuse_idle
+from reidgen.recipe import Recipe, idle, load_recipe, typed
 from reidgen.registry import load_plugins, select_methods
 from reidgen.runs import Run, find_run, read_rows
+from reidgen.terminal import note
 from reidgen.terminal import progress as shown
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from reidgen.data.manifest import Prepared
     from reidgen.extractor import Extractor
 
-DATA, RESULTS = Path("data"), Path("results")
+DATA = os.environ.get("REIDGEN_DATA", "data")
+RESULTS = os.environ.get("REIDGEN_RESULTS", "results")
+Names = str | Sequence[str]
 
 
 @contextlib.contextmanager
@@ -35,23 +39,35 @@ def _reporting(progress: bool | None) -> Iterator[Callable[[str, float, int], No
             yield report
 
 
+def _several(names: Names) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _folder(path: str | Path) -> Path:
+    return Path(path).expanduser()
+
+
 def _recipe(
     recipe: str | Recipe | None,
     source: str | None,
-    plugins: Sequence[str],
-    settings: Mapping[str, Value],
+    plugins: Names,
+    settings: Mapping[str, Any],
+    *,
+    grid: bool = False,
     **changes: Any,
 ) -> Recipe:
     """Return the recipe that arguments mean: `quick` for synth, else `paper`, where none is named."""
-    loaded = load_plugins(plugins)
+    loaded = load_plugins(_several(plugins))
     names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")] if source else []
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe or ("quick" if all(name.startswith("synth-") for name in names) else "paper"))
+        default = "quick" if all(name.startswith("synth-") for name in names) else "paper"
+        recipe = load_recipe(recipe or default, without=("method", "seed") if grid else ())
+    parts = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return recipe.change(
         source="+".join(names) or None,
         plugins=tuple(dict.fromkeys([*recipe.plugins, *loaded])),
-        settings=tuple((dict(recipe.settings) | dict(settings)).items()),
-        **changes,
+        settings=tuple((dict(recipe.settings) | parts).items()),
+        **typed(changes),
     ).known()
 
 
@@ -70,17 +86,17 @@ def prepare(
     from reidgen.data.prepare import prepare as run
 
     with _reporting(progress) as report:
-        where = Path(source) if source else None
-        return [run(name, data=Path(data), source=where, report=report, **options) for name in expand(names)]
+        where = _folder(source) if source else None
+        return [run(name, data=_folder(data), source=where, report=report, **options) for name in expand(names)]
 
 
 def train(
-    method: str = "snr",
-    source: str | None = "synth",
+    method: str | None = None,
+    source: str | None = None,
     *,
     recipe: str | Recipe | None = None,
-    settings: Mapping[str, Value] = {},
-    plugins: Sequence[str] = (),
+    settings: Mapping[str, Any] = {},
+    plugins: Names = (),
     data: str | Path = DATA,
     results: str | Path = RESULTS,
     device: str = "auto",
@@ -89,23 +105,24 @@ def train(
 ) -> Run:
     """Train one network and return its run; a finished one returns at once, an unfinished one goes on.
 
+    method, source: by default the recipe's, which are snr and synth where it does not say.
     settings: "part.parameter" -> value (`--set`). changes: fields of `reidgen.recipe.Recipe`, such as seed=1 or
     epochs=5.
     Raises DataError, RecipeError, WeightsError, RunError, PluginError.
     """
     chosen = _recipe(recipe, source, plugins, settings, method=method, **changes)
-    refuse_idle(chosen.settings, [method])
+    idle(settings.items(), [chosen.method])
     from reidgen.training import train as run
 
     with _reporting(progress) as report:
-        return run(chosen, data=Path(data), results=Path(results), device=device, report=report)
+        return run(chosen, data=_folder(data), results=_folder(results), device=device, report=report)
 
 
 def evaluate(
     run: str | Path | Run,
-    target: str | Sequence[str],
+    target: Names,
     *,
-    plugins: Sequence[str] = (),
+    plugins: Names = (),
     data: str | Path = DATA,
     results: str | Path = RESULTS,
     device: str = "auto",
@@ -115,28 +132,30 @@ def evaluate(
 
     run: what `train` returned, a folder, or the beginning of a name. Raises DataError, RunError, SharedImagesError.
     """
-    load_plugins(plugins)
+    load_plugins(_several(plugins))
     found = _find(run, results)
     import pandas as pd
 
     from reidgen.evaluation import evaluate as rank_target
 
-    targets = expand([target] if isinstance(target, str) else target)
+    targets = expand(_several(target))
+    if not targets:
+        raise DataError("evaluate needs a target, such as synth-night")
     with _reporting(progress) as report:
-        rows = [rank_target(found, name, data=Path(data), device=device, report=report) for name in targets]
+        rows = [rank_target(found, name, data=_folder(data), device=device, report=report) for name in targets]
     return pd.concat(rows, ignore_index=True)
 
 
 def bench(
     source: str | None = None,
     *,
-    methods: str | Sequence[str] = "main",
+    methods: Names = "main",
     seeds: int | Sequence[int] = 3,
     protocol: str | None = None,
-    targets: Sequence[str] = (),
+    targets: Names = (),
     recipe: str | Recipe | None = None,
-    settings: Mapping[str, Value] = {},
-    plugins: Sequence[str] = (),
+    settings: Mapping[str, Any] = {},
+    plugins: Names = (),
     data: str | Path = DATA,
     results: str | Path = RESULTS,
     device: str = "auto",
@@ -149,10 +168,9 @@ def bench(
     """
     cells = get_protocol(protocol) if protocol else None
     first = next(iter(cells.cells)) if cells else source
-    chosen = _recipe(recipe, first, plugins, settings, **changes)
-    names = select_methods(methods if isinstance(methods, str) else ",".join(methods))
-    refuse_idle(chosen.settings, names)
-    from reidgen.errors import RunError
+    chosen = _recipe(recipe, first, plugins, settings, grid=True, **changes)
+    names = select_methods(",".join(_several(methods)))
+    idle(settings.items(), names)
     from reidgen.grid import bench as run
     from reidgen.grid import rows_of
 
@@ -161,43 +179,63 @@ def bench(
             chosen,
             methods=names,
             seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
-            data=Path(data),
-            results=Path(results),
+            data=_folder(data),
+            results=_folder(results),
             protocol=cells,
-            targets=expand(targets) if targets else (),
+            targets=expand(_several(targets)) if targets else (),
             device=device,
             report=report,
-            say=lambda line: None,
+            say=note if progress is not False else lambda line: None,
         )
     if grid.failures:
         raise RunError("; ".join(f"{one.recipe.method} s{one.recipe.seed}: {one.sentence}" for one in grid.failures))
-    return _cells(Path(results), rows_of(grid.sources, read_rows(Path(results)), alone=cells is not None))
+    return _cells(_folder(results), rows_of(grid.sources, read_rows(_folder(results)), alone=cells is not None))
 
 
 def table(
-    name: str = "", *, plugins: Sequence[str] = (), results: str | Path = RESULTS, **options: Any
+    name: str = "",
+    *,
+    paper: bool = False,
+    against: str = "baseline",
+    targets: Names = (),
+    methods: Names = (),
+    recipes: Names = (),
+    backbones: Names = (),
+    seeds: Sequence[int] = (),
+    plugins: Names = (),
+    results: str | Path = RESULTS,
 ) -> "pd.DataFrame":
     """Return the cells of a comparison table, in percent, one row per source, method and target; nothing is written.
 
-    name: "" or a paper's table. options: `paper`, `against`, ... of `reidgen.tables.compare.make_table`.
-    Raises ReidgenError when there are no results.
+    name: "" or a paper's table. targets, methods, recipes, backbones, seeds: select, as the command's options do.
+    Raises ReidgenError when there are no results, or none of what was asked for.
     """
-    load_plugins(plugins)
-    return _cells(Path(results), read_rows(Path(results)), name=name, **options)
+    load_plugins(_several(plugins))
+    from reidgen.tables.choose import Selection
+
+    chosen = Selection(
+        targets=tuple(_several(targets)),
+        methods=tuple(_several(methods)),
+        recipes=tuple(_several(recipes)),
+        backbones=tuple(_several(backbones)),
+        seeds=tuple(seeds),
+    )
+    rows = read_rows(_folder(results))
+    return _cells(_folder(results), rows, name=name, paper=paper, against=against, selection=chosen)
 
 
 def load(
-    run: str | Path | Run, *, plugins: Sequence[str] = (), results: str | Path = RESULTS, device: str = "auto"
+    run: str | Path | Run, *, plugins: Names = (), results: str | Path = RESULTS, device: str = "auto"
 ) -> "Extractor":
     """Return a trained network that embeds images: `.embed(...)`, `.dim`, `.info`. Raises RunError, WeightsError."""
-    load_plugins(plugins)
+    load_plugins(_several(plugins))
     from reidgen.extractor import Extractor
 
     return Extractor(_find(run, results), device=device)
 
 
 def _find(run: str | Path | Run, results: str | Path) -> Run:
-    return run if isinstance(run, Run) else find_run(str(run), Path(results))
+    return run if isinstance(run, Run) else find_run(str(run), _folder(results))
 
 
 def _cells(results: Path, rows: "pd.DataFrame", **options: Any) -> "pd.DataFrame":

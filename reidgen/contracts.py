@@ -58,8 +58,9 @@ class Module(nn.Module):
 
     draw(step) -> tensors on the CPU, of the same shapes at every step: they lie in `self.drawn`, on the device, in the
       training forward pass that follows. What is drawn per row must be drawn for all N rows and cut to `step.own`.
-    offers: the name of what `self.offered` holds after a training forward pass: a tuple (named or not) of float tensors
-      (n, ...) with gradients, for a loss that reads that name; it is gathered over the ranks.
+    offers (of a module at a place, not of a norm): the name of what `self.offered` holds after a training forward pass:
+      a tuple (named or not) of float tensors (n, ...) with gradients, for a loss that reads that name; it is gathered
+      over the ranks.
     take_over(norm): called when the module replaces a BatchNorm2d whose weights are loaded. Here: all that has the same
       name and shape is copied (weight, bias, running statistics).
     look(map_BCHW) -> what `reidgen show` draws; here nothing.

@@ -47,7 +47,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
     try:
-        network = build_network(run.method(), recipe.backbone, classes=int(facts["classes"]))
+        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]))
     except RecipeError as error:
         if not recipe.plugins:
             raise

@@ -18,6 +18,7 @@ from reidgen.devices import devices_of
 from reidgen.entries import Protocol
 from reidgen.errors import BusyError, InterruptedRunError, RecipeError, ReidgenError, SharedImagesError
 from reidgen.evaluation import evaluate, sound_sets, tested_part
+from reidgen.models.network import check_row
 from reidgen.pool import spread
 from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
@@ -101,6 +102,9 @@ def bench(
     cells = plan_cells(
         recipe, methods=methods, seeds=seeds, data=data, results=results, protocol=protocol, targets=targets, say=say
     )
+    for method in methods:
+        row = recipe.change(method=method).row
+        check_row(row, recipe.backbone, recipe.losses, height=recipe.height, width=recipe.width)
     if untrained := [cell for cell in cells if not cell.trained]:
         check_weights(untrained[0].recipe)
     grid, refused = Grid({}, []), set[tuple[str, str]]()

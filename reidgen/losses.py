@@ -184,6 +184,8 @@ class DualCausality(Loss):
                 f"snr.weights needs one number, or one for each of the places {', '.join(map(str, given.places))}; "
                 f"got {len(weights)}"
             )
+        if not all(0 <= weight <= 1e6 for weight in weights):
+            raise RecipeError(f"snr.weights must lie within 0 to 1,000,000; got {weights}")
         self.plus, self.minus, self.distance, self.mined = plus, minus, distance, triplets == "hard"
         self.weights = dict(zip(given.places, weights, strict=True))
 

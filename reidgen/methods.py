@@ -12,6 +12,7 @@ Evidence tags: [S] the paper's slides, [A] code with the authors' marks, [B] an 
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,23 @@ from reidgen.errors import RecipeError, unknown
 
 IMAGES = -1  # the place before the stem: 3 channels, height and width of the recipe
 Value = str | bool | int | float | tuple[float, ...]
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+TABLES = ("main", "loss", "stage", "design")
+WORDS = (*TABLES, "all", "ablations")  # that stand for several methods, so that none may be called so
+COLUMNS = ("loss", "epoch", "lr", "images_per_s", "seconds")  # of log.csv, so that no loss may be called so
+
+
+def _check(where: str, kinds: Mapping[str, tuple[object, type | tuple[type, ...]]]) -> None:
+    """Raise RecipeError when a field is not of its kind; kinds: field -> its value and kind."""
+    for name, (value, kind) in kinds.items():
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+            raise RecipeError(f"{where}: {name} must be a {wanted}; got {value!r}")
+
+
+def _check_name(kind: str, name: object) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise RecipeError(f"{name!r} cannot name a {kind}; use at most 64 of a-z, 0-9, '-' and '_'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +61,21 @@ class Part:
     places: tuple[int, ...] = ()
     before_relu: bool = False
     digest: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("part", self.name)
+        where = f"the part {self.name}"
+        fields = {name: (getattr(self, name), str) for name in ("source", "digest")}
+        _check(where, {**fields, "build": (self.build, (str, type)), "before_relu": (self.before_relu, bool)})
+        _check(where, {"params": (self.params, Mapping), "places": (self.places, (tuple, list))})
+        if not all(type(place) is int for place in self.places) or len(set(self.places)) < len(self.places):
+            raise RecipeError(f"{where}: places must be whole numbers, each once, such as (1, 2); got {self.places!r}")
+        object.__setattr__(self, "places", tuple(self.places))
+        for parameter, value in self.params.items():
+            if not is_value(value):
+                raise RecipeError(
+                    f"{where}: {parameter} must be a text, a number, true, false or numbers; got {value!r}"
+                )
 
     def at(self, *places: int, before_relu: bool = False) -> Self:
         """Return the part standing at these places."""
@@ -89,8 +122,21 @@ class Method:
     origin: str = "reidgen"
 
     def __post_init__(self) -> None:
-        for name in ("modules", "losses", "tables"):
+        _check_name("method", self.name)
+        where = f"the method {self.name}"
+        _check(where, {name: (getattr(self, name), str) for name in ("title", "source", "origin")})
+        _check(where, {"norm": (self.norm, (Part, type(None))), "views": (self.views, int)})
+        for name in ("modules", "losses", "tables", "changed"):
+            _check(where, {name: (getattr(self, name), (tuple, list))})
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for part in [*self.modules, *self.losses]:
+            _check(where, {"a module or a loss": (part, Part)})
+        _check(where, {f"changed[{number}]": (one, str) for number, one in enumerate(self.changed)})
+        if not 1 <= self.views <= 8:
+            raise RecipeError(f"{where}: views must be 1 to 8; got {self.views}")
+        for part in self.losses:
+            if part.name in COLUMNS:
+                raise RecipeError(f"{where}: a loss cannot be called {part.name!r}, as a column of log.csv is")
 
     @property
     def parts(self) -> list[Part]:
@@ -159,26 +205,44 @@ class Method:
 
             if (row := row.with_parts(change)) != before:
                 several = len({part.name for part in self.parts}) > 1
-                changed.append(f"{f'{part_name}.' if several else ''}{parameter}={_words(value)}")
-        return dataclasses.replace(row, changed=(*self.changed, *changed))
+                changed.append(f"{f'{part_name}.' if several else ''}{parameter}={words_of(value)}")
+        return dataclasses.replace(row, changed=tuple(sorted((*self.changed, *changed))))
+
+
+def is_value(value: object) -> bool:
+    """Tell whether a parameter may have this value: a short text, true or false, a number, or a tuple of numbers."""
+    if isinstance(value, tuple):
+        return all(is_value(one) and not isinstance(one, str | bool | tuple) for one in value)
+    if isinstance(value, str):
+        return len(value) <= 100 and value.isprintable()
+    return isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < 1e300)
 
 
 def _like(default: Value, value: Value, key: str) -> Value:
     """Return the value in the kind of the default. A number may stand for a tuple: one for every place."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, tuple) and (number or isinstance(value, tuple)):
-        return tuple(map(float, value)) if isinstance(value, tuple) else (float(value),)
-    if isinstance(default, float) and number:
-        return float(value)  # type: ignore[arg-type]
-    if type(value) is not type(default):
-        raise RecipeError(f"{key} must be like {_words(default)!r} ({type(default).__name__}); got {value!r}")
-    return value
+    if is_value(value):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(default, tuple) and (number or isinstance(value, tuple)):
+            return tuple(map(float, value)) if isinstance(value, tuple) else (float(value),)
+        if isinstance(default, float) and number:
+            return float(value)  # type: ignore[arg-type]
+        if type(value) is type(default):
+            return value
+    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:60] + "..."
+    raise RecipeError(f"{key} must be like {words_of(default)!r} ({type(default).__name__}); got {shown}")
 
 
-def _words(value: Value) -> str:
+def words_of(value: Value) -> str:
+    """Return a value as names and listings show it: all digits of a number, the numbers of a tuple with strokes."""
     if isinstance(value, tuple):
-        return "/".join(map(_words, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+        return "/".join(map(words_of, value))
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else repr(value).removesuffix(".0")
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def read_setting(text: str) -> tuple[str, Value]:
@@ -190,16 +254,17 @@ def read_setting(text: str) -> tuple[str, Value]:
     key, equals, words = text.partition("=")
     if not equals or key.count(".") != 1:
         raise RecipeError(f"--set {text}: write part.parameter=value, for example snr.distance=euclidean")
+    found: object = words.strip()
     for attempt in (words, f"[{words}]"):
         try:
-            value = tomllib.loads(f"value = {attempt}")["value"]
-        except tomllib.TOMLDecodeError:
+            found = tomllib.loads(f"value = {attempt}")["value"]
+            break
+        except (ValueError, RecursionError):
             continue
-        if isinstance(value, list):
-            value = tuple(value)
-        if isinstance(value, str | bool | int | float | tuple):
-            return key.strip(), value
-    return key.strip(), words.strip()
+    value = tuple(found) if isinstance(found, list) else found
+    if not is_value(value):
+        raise RecipeError(f"--set {text[:80]}: a value is a text, a number, true, false, or numbers joined by commas")
+    return key.strip(), value  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +276,11 @@ class BackboneRow:
     source: str
     digest: str = ""
     origin: str = "reidgen"
+
+    def __post_init__(self) -> None:
+        _check_name("backbone", self.name)
+        fields = {name: (getattr(self, name), str) for name in ("source", "digest", "origin")}
+        _check(f"the backbone {self.name}", {**fields, "build": (self.build, (str, type))})
 
 
 BACKBONES: dict[str, BackboneRow] = {
@@ -367,15 +437,23 @@ def method_from(facts: Mapping[str, Any]) -> Method:
         norm = facts["norm"]
         return Method(
             **{
-                **facts,
+                **{key: value for key, value in facts.items() if key != "backbone"},
                 "changed": tuple(facts["changed"]),
                 "norm": part_from(norm) if norm else None,
                 "modules": tuple(map(part_from, facts["modules"])),
                 "losses": tuple(map(part_from, facts["losses"])),
             }
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecipeError(f"that is no row of a method ({error!r})") from error
+
+
+def backbone_from(facts: Mapping[str, Any]) -> BackboneRow:
+    """Return the backbone beside the row, as `Run.row_file` holds it. Raises RecipeError when there is none."""
+    try:
+        return BackboneRow(**facts["backbone"])
+    except (KeyError, TypeError) as error:
+        raise RecipeError(f"that is no row of a backbone ({error!r})") from error
 
 
 def title_of(label: str) -> str:

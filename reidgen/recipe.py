@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from reidgen.errors import RecipeError, unknown
-from reidgen.methods import CROSS_ENTROPY, TRIPLET, Method, Part, Value
+from reidgen.methods import CROSS_ENTROPY, METHODS, TRIPLET, Method, Part, Value
 from reidgen.registry import get_backbone, get_method, load_plugins
 
 CHOICES = {
@@ -146,6 +146,13 @@ class Recipe:
         """The method's row with the recipe's settings. Raises RecipeError for an unknown method or parameter."""
         return get_method(self.method).set(dict(self.settings))
 
+    def own(self) -> Self:
+        """Return the recipe with those settings alone that its method has: what a run keeps."""
+        parts = {part.name for part in get_method(self.method).parts}
+        return dataclasses.replace(
+            self, settings=tuple(one for one in self.settings if one[0].partition(".")[0] in parts)
+        )
+
     @property
     def losses(self) -> list[Part]:
         """The losses of every row."""
@@ -222,16 +229,19 @@ def load_recipe(name: str, *, without: Sequence[str] = ()) -> Recipe:
     return recipe.change(plugins=load_plugins(plugins)).known()
 
 
-def refuse_idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> None:
-    """Raise RecipeError when a setting belongs to no part of any of the methods, and so would change nothing."""
-    parts = {part.name: part for name in methods for part in get_method(name).parts}
+def idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> list[str]:
+    """Return a sentence for each setting that changes none of the methods, as they lack the part.
+
+    Raises RecipeError for a setting of a part that no known method has.
+    """
+    said = []
     for key, _ in settings:
-        if (name := key.partition(".")[0]) not in parts:
-            known = ", ".join(f"{one.name}.{parameter}" for one in parts.values() for parameter in one.params)
-            raise RecipeError(
-                f"--set {key}: {', '.join(methods)} has no part {name!r} that it could change; what can be set: "
-                f"{known or 'nothing'}"
-            )
+        name = key.partition(".")[0]
+        if name not in (known := {part.name for row in METHODS.values() for part in row.parts}):
+            raise RecipeError(f"--set {key}: {unknown('part', name, sorted(known))}")
+        if not any(part.name == name for method in methods for part in get_method(method).parts):
+            said.append(f"note: --set {key} changes nothing of {', '.join(methods)}")
+    return said
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -298,6 +308,21 @@ def _override(base: Recipe, settings: dict[str, Any], where: str) -> Recipe:
         return dataclasses.replace(base, **settings)
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from error
+
+
+def typed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings given by name, each as its field has it; None leaves a setting as it is.
+
+    Raises RecipeError for an unknown name (the nearest one is named) or a value of the wrong type.
+    """
+    base, found = RECIPES["paper"], {}
+    kinds = {field.name: type(getattr(base, field.name)) for field in dataclasses.fields(base)}
+    for key, value in changes.items():
+        if key not in kinds:
+            raise RecipeError(unknown("setting", key, kinds))
+        listed = list(value) if isinstance(value, tuple) else value
+        found[key] = None if value is None else _typed(listed, kinds[key], key)
+    return found
 
 
 def _typed(value: object, kind: type, where: str) -> object:

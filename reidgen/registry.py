@@ -7,6 +7,7 @@ otherwise.
 """
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -14,17 +15,23 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from reidgen.errors import PluginError, RecipeError, unknown
-from reidgen.methods import BACKBONES, METHODS, BackboneRow, Method, Part
+from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
+from reidgen.methods import BACKBONES, METHODS, WORDS, BackboneRow, Method, Part
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
-SHIPPED = "reidgen."  # only such paths, and those of loaded plug-ins, are ever imported for a row
+SHIPPED = "reidgen."
+PARTS = (
+    "reidgen.models.norms",
+    "reidgen.models.backbones",
+    "reidgen.losses",
+)  # where shipped parts lie: nothing else is
+# ever imported because a row names it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Plugin:
 
 
 PLUGINS: dict[str, Plugin] = {}  # by the file's name, or the module's
+BROKEN: dict[str, str] = {}  # installed modules that could not be used, and why
 
 
 def load_plugins(names: Iterable[str]) -> tuple[str, ...]:
@@ -49,23 +57,30 @@ def load_plugins(names: Iterable[str]) -> tuple[str, ...]:
     """
     kept = []
     for name in names:
-        path = Path(name).expanduser()
-        if is_file := path.suffix == ".py" or path.is_file():
+        path = Path(name)
+        with contextlib.suppress(RuntimeError):  # a user whose home nobody knows
+            path = path.expanduser()
+        if path.suffix == ".py" or path.is_file():
             path = path.resolve()
-        kept.append(str(path) if is_file else name)
-        _load_file(path) if is_file else _load_module(name)
+            _load_file(path)
+            kept.append(str(path))
+        else:
+            _load_module(name)
+            kept.append(name)
     return tuple(dict.fromkeys(kept))
 
 
 def _load_file(path: Path) -> None:
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".py":
         raise PluginError(f"no plug-in {path}; give the path of a Python file, or the name of an importable module")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if path.name in PLUGINS:
         known = PLUGINS[path.name]
-        if known.digest != digest:
+        if known.digest == digest:
+            return
+        if known.file != path:
             raise PluginError(f"another plug-in is called {path.name} already ({known.file}); rename one of them")
-        return
+        _forget(known)  # edited since, as in a notebook
     spec = importlib.util.spec_from_file_location(f"reidgen_plugin_{path.stem}_{digest[:8]}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -78,9 +93,19 @@ def _load_file(path: Path) -> None:
     _register(Plugin(path.name, path, digest, module))
 
 
+def _forget(plugin: Plugin) -> None:
+    del PLUGINS[plugin.name]
+    tables: list[dict[str, Any]] = [METHODS, BACKBONES]
+    for table in tables:
+        for name in [name for name, row in table.items() if row.origin == plugin.name]:
+            del table[name]
+
+
 def _load_module(name: str) -> None:
     if name in PLUGINS:
         return
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise PluginError(f"no plug-in {name!r}; give the path of a Python file, or the name of an importable module")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -92,7 +117,8 @@ def _load_module(name: str) -> None:
     except BaseException as error:
         _refuse(Path(name), error)
     file = Path(module.__file__ or name)
-    sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" or "." in name else [file]
+    top = Path(sys.modules[name.partition(".")[0]].__file__ or file)  # what a module imports lies in its package
+    sources = sorted(top.parent.rglob("*.py")) if top.name == "__init__.py" else [file]
     digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()
     _register(Plugin(name, file, digest, module))
 
@@ -111,6 +137,21 @@ def _refuse(path: Path, error: BaseException) -> NoReturn:
             file, line = frame.filename, frame.lineno or 0
     what = error.msg if isinstance(error, SyntaxError) else str(error) or "no reason given"
     raise PluginError(f"{file}, line {line}: the plug-in cannot be imported: {type(error).__name__}: {what}") from error
+
+
+@contextlib.contextmanager
+def blaming() -> Iterator[None]:
+    """Turn what the code of a plug-in raises into one sentence with its file and line; all else goes through."""
+    try:
+        yield
+    except ReidgenError:
+        raise
+    except Exception as error:
+        files = {str(plugin.file) for plugin in PLUGINS.values()}
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+        if not own:
+            raise
+        raise PluginError(f"{own[-1].filename}, line {own[-1].lineno}: {type(error).__name__}: {error}") from error
 
 
 def _register(plugin: Plugin) -> None:
@@ -132,10 +173,10 @@ def _register(plugin: Plugin) -> None:
                 f"{plugin.file}, {_line(plugin, row.name)}: the {kind} {row.name!r} is taken by {owner}; choose "
                 f"another name"
             )
-        if not row.name or not set(row.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-."):
+        if isinstance(row, Method) and (row.name in WORDS or row.title in {other.title for other in METHODS.values()}):
             raise PluginError(
-                f"{plugin.file}, {_line(plugin, row.name)}: {row.name!r} cannot name a {kind}; use a-z, 0-9, '-', "
-                f"'_', '.'"
+                f"{plugin.file}, {_line(plugin, row.name)}: the method {row.name!r} or its title {row.title!r} stands "
+                "for another one; choose others"
             )
         made.append(_own(row, plugin))
     PLUGINS[plugin.name] = plugin
@@ -202,7 +243,9 @@ def load_class(build: str | type, digest: str = "") -> Any:
     if isinstance(build, type):
         return build
     place, _, name = build.partition(":")
-    if place.startswith(SHIPPED):
+    if place not in PLUGINS and place not in PARTS:
+        _load_installed()
+    if place in PARTS:
         module: ModuleType = importlib.import_module(place)
     elif place not in PLUGINS:
         raise PluginError(f"{build} comes from a plug-in that is not loaded; add --plugin with the path of {place}")
@@ -213,15 +256,26 @@ def load_class(build: str | type, digest: str = "") -> Any:
         )
     else:
         module = PLUGINS[place].module
-    if not hasattr(module, name):
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
         raise PluginError(f"{place} has no class {name}")
-    return getattr(module, name)
+    return found
 
 
 def _load_installed() -> None:
-    """Import the plug-ins of installed packages, those that are not there yet."""
+    """Import the plug-ins of installed packages, those that are not there yet; one that is broken is passed by."""
     for point in entry_points(group=ENTRY_POINTS):
-        _load_module(point.value.partition(":")[0])
+        name = point.value.partition(":")[0]
+        if name not in BROKEN:
+            try:
+                _load_module(name)
+            except PluginError as error:
+                BROKEN[name] = str(error)
+
+
+def broken() -> list[str]:
+    """Return why installed packages that offer rows could not be used, a sentence for each."""
+    return list(BROKEN.values())
 
 
 def get_method(name: str) -> Method:

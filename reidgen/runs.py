@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 import zlib
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -32,10 +33,11 @@ from reidgen.errors import RecipeError, RunError
 from reidgen.files import replacing, sha256_file, write_text
 from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal, write_sealed
 from reidgen.locks import hold
-from reidgen.methods import Method, method_from
+from reidgen.methods import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe
 
 OLD = 3600.0  # seconds after which nobody is still writing a temporary file
+T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
@@ -161,10 +163,17 @@ class Run:
 
         Raises RunError when its file is missing or is not the one that was trained.
         """
+        return self._row(method_from)
+
+    def backbone(self) -> BackboneRow:
+        """Return the backbone that the run was trained with, as it was then. Raises RunError as `method` does."""
+        return self._row(backbone_from)
+
+    def _row(self, read: Callable[[dict[str, Any]], T]) -> T:
         self._recorded(self.row_file, "row")
         try:
-            return method_from(json.loads(self.row_file.read_text(encoding="utf-8")))
-        except (ValueError, RecipeError) as error:
+            return read(json.loads(self.row_file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError, RecipeError) as error:
             raise RunError(f"{self.row_file} holds no method's row ({error}); {_RESTORE}") from error
 
     def _recorded(self, file: Path, what: str) -> None:
@@ -255,7 +264,12 @@ class Run:
         with contextlib.suppress(OSError, ValueError, KeyError):
             found = pd.read_csv(self.results, usecols=["target"], dtype="str")["target"].dropna()
             targets = ",".join(dict.fromkeys(name for name in found if re.fullmatch(r"[\w.+-]+", name))) or targets
-        return f"reidgen evaluate {self.folder} --target {targets} makes it again (the weights are good)"
+        plugins: tuple[str, ...] = ()
+        with contextlib.suppress(RunError, RecipeError):
+            plugins = self.recipe().plugins
+        words = ["reidgen", "evaluate", str(self.folder), "--target", targets]
+        words += [word for plugin in plugins for word in ("--plugin", plugin)]
+        return f"{shlex.join(words)} makes it again (the weights are good)"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -486,7 +500,7 @@ def read_rows(results: Path) -> pd.DataFrame:
     frames = [frame for frame in map(read_csv, files) if len(frame)]
     if not frames:
         return read_csv(results / "rows.csv")
-    cell = ["source", "target", "split", "method", "backbone", "seed", "hash", "version", "data", "source_data"]
+    cell = ["source", "target", "split", "method", "row", "backbone", "seed", "hash", "version", "data", "source_data"]
     return pd.concat(frames).drop_duplicates(cell, keep="last").reset_index(drop=True)
 
 

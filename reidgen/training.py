@@ -42,10 +42,10 @@ from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenE
 from reidgen.files import fill, replacing, reserve, sha256_file, write_text
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.backbones import weight_file
-from reidgen.models.network import build_losses, build_network, check_row, named_losses
+from reidgen.models.network import build_losses, build_network, check_row, draw_parts, named_losses
 from reidgen.models.norms import share_batch_norm
 from reidgen.recipe import Recipe
-from reidgen.registry import load_plugins
+from reidgen.registry import blaming, get_backbone, load_plugins
 from reidgen.runs import Progress, Run, now, provenance, run_of
 from reidgen.seeds import stream_seed
 
@@ -68,7 +68,7 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     """
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
     row = recipe.row
-    check_row(row, recipe.backbone, recipe.losses)
+    check_row(row, recipe.backbone, recipe.losses, height=recipe.height, width=recipe.width)
     with parallel.joined(device) as place:
         parallel.check_share(recipe.identities)
         run = planned_run(recipe, data=data, results=results)
@@ -78,7 +78,7 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
             if run.done.is_file():  # by another process, since we looked
                 return run
             check_weights(recipe)  # before gigabytes of pixels are packed
-            with enough_memory("training", LOWER):
+            with enough_memory("training", LOWER), blaming():
                 source = load_source(recipe, data=data, report=report)
                 trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
                 parallel.first(lambda: _begin(run, recipe))
@@ -126,8 +126,9 @@ def _begin(run: Run, recipe: Recipe) -> None:
         older.unlink(missing_ok=True)  # of weights that are gone
     if (patterns := run.folder / "attack").is_dir():
         shutil.rmtree(patterns)
-    write_text(run.recipe_file, recipe.to_toml())
-    write_text(run.row_file, json.dumps(recipe.row.facts(), indent=2, ensure_ascii=False) + "\n")
+    write_text(run.recipe_file, recipe.own().to_toml())
+    facts = {**recipe.row.facts(), "backbone": dataclasses.asdict(get_backbone(recipe.backbone))}
+    write_text(run.row_file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def _weights_digest(recipe: Recipe) -> str:
@@ -151,7 +152,7 @@ class Trainer:
             self.network = build_network(self.row, recipe.backbone, classes=source.classes, weights=recipe.weights)
             self.losses = build_losses(self.row, recipe.losses, self.network, domains=domains)
         if parallel.count() > 1:
-            share_batch_norm(self.network.backbone)
+            share_batch_norm(self.network)
         self.network.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.losses.to(device)
         self.names = ("loss", *self.losses)
@@ -232,10 +233,7 @@ class Trainer:
         own = torch.cat([torch.arange(len(rows))[self.share] + view * len(rows) for view in range(self.row.views)])
         pid, camid, domain = (values[rows].repeat(self.row.views) for values in self.labels)
         step = Step(pid, camid, domain, views, own, seed=self.recipe.seed, number=self.step)
-        for name, module in self.network.drawing():
-            module.drawn = self._move(module.draw(dataclasses.replace(step, where=name)))
-        for _, loss in named_losses(self.losses):
-            loss.drawn = self._move(loss.draw(step))
+        draw_parts(self.network, self.losses, step, self._move)
         return step
 
     def _load(self, pixels_BHWC: Tensor, step: Step) -> tuple[Tensor, Batch]:
@@ -298,7 +296,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint, but never of parameters or losses that are no longer finite."""
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in (self.sums, *self.network.parameters())):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (self.sums, *self.parameters)):
             self._refuse()
         parallel.first(self._write_state)
         self.saved = self.step

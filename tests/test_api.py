@@ -1,5 +1,6 @@
 """The same verbs in Python: the README's example as it stands there, and what `import reidgen` costs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,13 +13,25 @@ from conftest import SMALL
 
 import reidgen
 from reidgen.data import prepare as prepare_module
-from reidgen.errors import DataError, PluginError, RunError
+from reidgen.errors import DataError, PluginError, RecipeError, RunError
 from reidgen.runs import Run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_example_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_readme_is_a_script_as_it_stands(tmp_path: Path) -> None:
+    """A file of its own, without a guard: the processes that draw images must not run it again."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    small = "from reidgen.data import prepare as module\nmodule.IDENTITIES = (16, 4)\n"
+    (tmp_path / "demo.py").write_text(f"{small}{example}\nprint(embedding.shape)\n")
+    command, environment = [sys.executable, "demo.py"], {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ended.returncode == 0 and ended.stdout.endswith("(4, 128)\n"), ended.stderr
+
+
+def test_the_example_of_the_readme_says_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "IDENTITIES", (16, 4))
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -45,7 +58,18 @@ def test_every_verb_is_documented_and_errors_are_the_packages_own(small_data: Pa
     with pytest.raises(RunError, match="no run is called"):
         reidgen.load("absent", results=tmp_path)
     with pytest.raises(PluginError, match=r"no plug-in .*absent\.py"):
-        reidgen.table(results=tmp_path, plugins=["absent.py"])
+        reidgen.table(results=tmp_path, plugins="absent.py")
+    for changes, message in (
+        ({"epoch": 3}, "unknown setting 'epoch'; did you mean 'epochs'"),
+        ({"epochs": "3"}, "epochs must be a whole"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            reidgen.train("snr", "synth-plaza", data=small_data, results=tmp_path, **changes)
+    with pytest.raises(DataError, match="evaluate needs a target"):
+        reidgen.evaluate(Run(tmp_path), [], data=small_data, results=tmp_path)
+    (tmp_path / "mine.toml").write_text('base = "quick"\nmethod = "in"\n')
+    with pytest.raises(RecipeError, match="a grid has its methods and seeds from"):
+        reidgen.bench(recipe=str(tmp_path / "mine.toml"), data=small_data, results=tmp_path)
 
 
 def test_bench_returns_the_table_and_load_embeds_as_evaluate_does(small_data: Path, tmp_path: Path) -> None:

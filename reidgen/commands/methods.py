@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reidgen.commands.options import Plugin
-from reidgen.terminal import one_sentence, out
+from reidgen.terminal import note, one_sentence, out, result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,15 +27,22 @@ def methods(
 
     Example: reidgen methods snr
 
-    Example: reidgen methods --plugin examples/own_method.py
+    Example: reidgen methods --plugin examples/own_parts.py
     """
-    from reidgen.registry import get_method
+    from reidgen.methods import BACKBONES
+    from reidgen.registry import broken, get_method
 
+    if name in BACKBONES:
+        row = BACKBONES[name]
+        result(f"{row.name}: a backbone; {row.source} (from {row.origin})")
+        return
     if name:
         _show(get_method(name))
         return
     for table in _everything():
         out().print(table)
+    for sentence in broken():
+        note(f"note: an installed package's rows are left out: {sentence}")
     out().print("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
     out().print("[D] recollection of the paper, unconfirmed. One method with its parameters: reidgen methods snr")
 
@@ -47,10 +54,14 @@ def _everything() -> "Iterator[Table]":
 
     rows, backbones = all_rows()
     losses = {part.name: (part, "every method") for part in (CROSS_ENTROPY, TRIPLET)}
+    modules: dict[str, tuple[Part, str]] = {}
     for row in rows:
         losses |= {part.name: (part, row.name) for part in row.losses if part.name not in losses}
+        own = [*([row.norm] if row.norm else []), *row.modules]
+        modules |= {str(part.build): (part, row.name) for part in own if str(part.build) not in modules}
     yield _table("method", "title", ((row.name, row.title, row.source, row.origin) for row in rows))
     yield _table("backbone", "", ((row.name, "", row.source, row.origin) for row in backbones))
+    yield _table("module", "of", ((one.name, of, one.source, _origin(one)) for one, of in modules.values()))
     yield _table("loss", "of", ((one.name, of, one.source, _origin(one)) for one, of in losses.values()))
     described = (f"{one.backbone}, {one.height}x{one.width}, {one.epochs} epochs" for one in RECIPES.values())
     yield _table("recipe", "", ((one, "", words, "reidgen") for one, words in zip(RECIPES, described, strict=True)))
@@ -74,16 +85,17 @@ def _origin(part: "Part") -> str:
 
 def _show(row: "Method") -> None:
     """Print a method with its parts, where they stand, and every parameter with its value and who says so."""
+    from reidgen.methods import words_of
+
     out().print(f"{row.name}: {row.title}; {row.source} (from {row.origin})", soft_wrap=True)
     kinds = [("in the place of BatchNorm2d", [row.norm] if row.norm else []), ("module", row.modules)]
     for kind, parts in [*kinds, ("loss", row.losses)]:
         for part in parts:
             out().print(f"  {kind}: {part.name}{_where(part)}; {part.source}", soft_wrap=True)
             for parameter, value in part.params.items():
+                words = words_of(value).replace("/", ",")
                 tag = part.tags.get(parameter, "")
-                out().print(
-                    f"    --set {part.name}.{parameter}={_words(value)}{'   ' + tag if tag else ''}", soft_wrap=True
-                )
+                out().print(f"    --set {part.name}.{parameter}={words}{'   ' + tag if tag else ''}", soft_wrap=True)
     if row.views > 1:
         out().print(f"  {row.views} views of each image: a step costs {row.views} forward passes", soft_wrap=True)
     if not row.parts:
@@ -97,9 +109,3 @@ def _where(part: "Part") -> str:
         return ""
     names = ["the images" if place == IMAGES else f"place {place}" for place in part.places]
     return f" {'before the last ReLU of' if part.before_relu else 'after'} {', '.join(names)}"
-
-
-def _words(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(f"{one:g}" for one in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)

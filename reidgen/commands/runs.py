@@ -75,9 +75,11 @@ def train(
         epochs=epochs,
     )
     from reidgen.catalogue import split_all
-    from reidgen.recipe import refuse_idle
+    from reidgen.methods import read_setting
+    from reidgen.recipe import idle
 
-    refuse_idle(chosen.settings, [chosen.method])
+    for line in idle(map(read_setting, setting or []), [chosen.method]):
+        note(line)
     from reidgen.training import train as run_training
 
     with progress() as report:
@@ -92,7 +94,8 @@ def train(
     if single := facts.get("single"):
         note(f"{chosen.source}: {single} identities have a single image and were left out")
     target = next((name for name, everything in map(split_all, chosen.sources) if not everything), "NAME")
-    note(f"next: reidgen evaluate {shlex.quote(str(run.folder))} --target {target}")
+    plugins = [word for name in chosen.plugins for word in ("--plugin", name)]
+    note(f"next: {shlex.join(['reidgen', 'evaluate', str(run.folder), '--target', target, *plugins])}")
 
 
 @one_sentence
@@ -201,8 +204,9 @@ def bench(
     Example: reidgen bench --protocol p2 --methods baseline,snr
     """
     from reidgen.catalogue import expand
+    from reidgen.methods import read_setting
     from reidgen.protocols import get_protocol
-    from reidgen.recipe import refuse_idle
+    from reidgen.recipe import idle
     from reidgen.registry import select_methods
 
     if source and protocol:
@@ -222,7 +226,8 @@ def bench(
         epochs=epochs,
     )
     names = select_methods(methods)
-    refuse_idle(chosen.settings, names)
+    for line in idle(map(read_setting, setting or []), names):
+        note(line)
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
     if dry_run:
@@ -316,12 +321,14 @@ def speed(
 
     Example: reidgen speed --recipe paper --methods baseline,snr
     """
-    from reidgen.recipe import refuse_idle
+    from reidgen.methods import read_setting
+    from reidgen.recipe import idle
     from reidgen.registry import select_methods
 
     chosen = recipe_of(recipe, None, compile=compile, plugins=plugin, settings=setting, backbone=backbone)
     names = select_methods(methods)
-    refuse_idle(chosen.settings, names)
+    for line in idle(map(read_setting, setting or []), names):
+        note(line)
     from reidgen.devices import choose_device, device_name
     from reidgen.speed import speed as run_speed
     from reidgen.speed import table as speed_table

@@ -18,7 +18,7 @@ from torchvision.models import get_weight, mobilenetv2, resnet
 from reidgen.contracts import Backbone
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.methods import BackboneRow
-from reidgen.registry import load_class
+from reidgen.registry import blaming, load_class
 
 TINY_WIDTHS = (32, 64, 128, 128)
 PREFIXES = ("module.", "base.", "backbone.", "encoder_q.", "model.")  # of networks that hold this one as a part
@@ -179,7 +179,11 @@ def build_backbone(row: BackboneRow, *, weights: str = "none") -> tuple[Backbone
     Raises WeightsError when the file is missing, unreadable, or does not fit (the keys are named), RecipeError for a
     backbone without ImageNet weights.
     """
-    backbone = load_class(row.build, row.digest)()
+    try:
+        with blaming():
+            backbone = load_class(row.build, row.digest)()
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"the backbone {row.name} cannot be built: {error}") from error
     if not isinstance(backbone, Backbone):
         raise RecipeError(f"backbone {row.name}: {row.build} is no reidgen.contracts.Backbone")
     if weights == "none":

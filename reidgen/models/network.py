@@ -1,7 +1,8 @@
 """The ReID network: a backbone with a method's modules, global average pooling, BNNeck and classifier."""
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen import parallel
-from reidgen.contracts import Backbone, Given, Loss, Module, Output, copy_alike
+from reidgen.contracts import Backbone, Batch, Given, Loss, Module, Output, Step, copy_alike
 from reidgen.errors import RecipeError
-from reidgen.methods import IMAGES, Method, Part
+from reidgen.methods import IMAGES, BackboneRow, Method, Part
 from reidgen.models.backbones import build_backbone
-from reidgen.registry import get_backbone, load_class
+from reidgen.registry import blaming, get_backbone, load_class
 
 Placed = Sequence[tuple[int, nn.Module]]
 
@@ -42,6 +43,7 @@ class ReIDNet(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.001)
         self.views = views
         self.placed = list(placed)
+        self.replaced: list[nn.Module] = []
         self.unused_weights: list[str] = []
 
     def forward(self, images: Tensor) -> Any:
@@ -71,7 +73,7 @@ class ReIDNet(nn.Module):
                 yield name, module
 
 
-def build_network(row: Method, backbone: str, *, classes: int, weights: str = "none") -> ReIDNet:
+def build_network(row: Method, backbone: str | BackboneRow, *, classes: int, weights: str = "none") -> ReIDNet:
     """Return the network of a row on one backbone, initialised from torch's global random state.
 
     classes: identities of the source. weights: as in `build_backbone`; what of a file is not used stands in
@@ -79,10 +81,10 @@ def build_network(row: Method, backbone: str, *, classes: int, weights: str = "n
     Raises RecipeError for a row that has no meaning on this backbone, WeightsError for weights that cannot be had or do
     not fit, PluginError for a part whose plug-in is not loaded.
     """
-    body, unused = build_backbone(get_backbone(backbone), weights=weights)
-    _refuse_places(row, body, backbone)
-    if row.norm:
-        _replace_norms(row.norm, body)
+    kind = get_backbone(backbone) if isinstance(backbone, str) else backbone
+    body, unused = build_backbone(kind, weights=weights)
+    _refuse_places(row, body, kind.name)
+    replaced = _replace_norms(row.norm, body) if row.norm else []
     placed = [
         (place, _insert(body, part, place))
         for before_relu in (True, False)
@@ -91,7 +93,7 @@ def build_network(row: Method, backbone: str, *, classes: int, weights: str = "n
         if place in part.places and part.before_relu == before_relu
     ]
     network = ReIDNet(body, classes=classes, placed=sorted(placed, key=lambda one: one[0]), views=row.views)
-    network.unused_weights = unused
+    network.unused_weights, network.replaced = unused, replaced
     return network
 
 
@@ -109,8 +111,9 @@ def _insert(body: Backbone, part: Part, place: int) -> nn.Module:
 def _make(part: Part, channels: int) -> nn.Module:
     build = load_class(part.build, part.digest)
     try:
-        module = build(channels, **part.params)
-    except TypeError as error:
+        with blaming():
+            module = build(channels, **part.params)
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"the part {part.name} cannot be built on {channels} channels: {error}") from error
     if not isinstance(module, nn.Module):
         raise RecipeError(f"the part {part.name} is built by {part.build}, which is no torch module")
@@ -140,11 +143,11 @@ def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
                 offers.add((offered, place))
 
 
-def _replace_norms(part: Part, body: Backbone) -> None:
-    """Put the part in the place of every BatchNorm2d of its places (all of them where it names none)."""
+def _replace_norms(part: Part, body: Backbone) -> list[nn.Module]:
+    """Put the part in the place of every BatchNorm2d of its places (all where it names none); return what is there."""
     places = part.places or range(len(body.channels))
     roots: list[nn.Module] = [body.stages[place] for place in places] if body.channels else [body]
-    replaced = 0
+    replaced = list[nn.Module]()
     for root in roots:
         for name, norm in list(root.named_modules()):
             if type(norm) is nn.BatchNorm2d and name:
@@ -152,9 +155,10 @@ def _replace_norms(part: Part, body: Backbone) -> None:
                 module = _make(part, norm.num_features)
                 module.take_over(norm) if isinstance(module, Module) else copy_alike(norm, module)
                 setattr(root.get_submodule(parent), own, module)
-                replaced += 1
+                replaced.append(module)
     if not replaced:
         raise RecipeError(f"the norm {part.name} replaces BatchNorm2d, and there is none at its places")
+    return replaced
 
 
 def build_losses(row: Method, shared: list[Part], network: ReIDNet, *, domains: int) -> nn.ModuleDict:
@@ -169,13 +173,14 @@ def build_losses(row: Method, shared: list[Part], network: ReIDNet, *, domains: 
         offering = [p for p, module in network.placed if reads and getattr(module, "offers", "") == reads]
         if reads and not offering:
             raise RecipeError(
-                f"{row.label}: the loss {part.name} reads {reads!r}, which no module of the row offers; add the module "
-                "or leave out the loss"
+                f"{row.label}: the loss {part.name} reads {reads!r}, which no module of the row offers (a norm offers "
+                "nothing); add the module or leave out the loss"
             )
         given = Given(tuple(offering), network.backbone.dim, network.classifier.out_features, domains)
         try:
-            loss = build(given, **part.params)
-        except TypeError as error:
+            with blaming():
+                loss = build(given, **part.params)
+        except (TypeError, ValueError) as error:
             raise RecipeError(f"{row.label}: the loss {part.name} cannot be built: {error}") from error
         if not isinstance(loss, Loss):
             raise RecipeError(f"{row.label}: {part.build} is no reidgen.contracts.Loss")
@@ -192,7 +197,58 @@ def named_losses(losses: nn.ModuleDict) -> Iterator[tuple[str, Loss]]:
         yield name, loss
 
 
-def check_row(row: Method, backbone: str, shared: list[Part]) -> None:
-    """Raise what `build_network` and `build_losses` raise for a row that cannot mean anything; no memory is taken."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        build_losses(row, shared, build_network(row, backbone, classes=2), domains=1)
+def draw_parts(network: ReIDNet, losses: nn.ModuleDict, step: Step, move: Callable[..., tuple[Tensor, ...]]) -> None:
+    """Leave in each part what it draws for a step; `move` brings tensors to where the network is."""
+    for name, module in network.drawing():
+        module.drawn = move(module.draw(dataclasses.replace(step, where=name)))
+    for _, loss in named_losses(losses):
+        loss.drawn = move(loss.draw(step))
+
+
+def check_row(row: Method, backbone: str, shared: list[Part], *, height: int = 64, width: int = 32) -> None:
+    """Raise RecipeError for a row that cannot mean anything on a backbone, before any data are touched.
+
+    All parts are built, without memory. Where a part or the backbone comes from a plug-in, they are built for real, and
+    a batch of two people goes through them: each module must keep its map's shape, the feature must be (N, dim), each
+    loss a finite scalar; what the plug-in's code raises is a PluginError with file and line.
+    """
+    outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if outside else "meta"), blaming():
+        network = build_network(row, backbone, classes=2)
+        losses = build_losses(row, shared, network, domains=1)
+        if outside:
+            _try_out(row, network.train(), losses.train(), (3, height, width))
+
+
+def _try_out(row: Method, network: ReIDNet, losses: nn.ModuleDict, shape: tuple[int, int, int]) -> None:
+    pid = torch.tensor([0, 0, 1, 1]).repeat(row.views)
+    zero, view = torch.zeros_like(pid), torch.arange(row.views).repeat_interleave(4)
+    draw_parts(network, losses, Step(pid, zero, zero, view, torch.arange(len(pid)), seed=0, number=0), tuple)
+
+    def keeps_shape(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if not isinstance(output, Tensor) or output.shape != inputs[0].shape:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise RecipeError(
+                f"{row.label}: the module {type(module).__name__} makes {got} of {tuple(inputs[0].shape)}; "
+                "it must keep the shape"
+            )
+
+    for module in [*(module for _, module in network.placed), *network.replaced]:
+        module.register_forward_hook(keeps_shape)
+    found = network.backbone(network.images(torch.rand(len(pid), *shape)))
+    width = found.shape[1] if isinstance(found, Tensor) and found.ndim in (2, 4) else 0
+    if width != network.backbone.dim:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise RecipeError(
+            f"the backbone gives {got}; it must give (B, {network.backbone.dim}) or such maps, as its dim says"
+        )
+    output = network(torch.rand(len(pid), *shape))
+    for place, module in network.placed:
+        if isinstance(module, Module) and module.offers and place not in output.offered.get(module.offers, {}):
+            raise RecipeError(f"{row.label}: {type(module).__name__} offers {module.offers!r} and leaves nothing")
+    batch = Batch(pid, zero, zero, view, images=4)
+    for name, loss in named_losses(losses):
+        value = loss(output, batch)
+        if not isinstance(value, Tensor) or value.ndim != 0 or not torch.isfinite(value):
+            got = f"{tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else repr(value)
+            raise RecipeError(f"{row.label}: the loss {name} gives {got}; it must give a finite scalar")

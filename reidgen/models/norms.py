@@ -189,6 +189,8 @@ class SNR(_Restitution):
 
     def __init__(self, channels: int, *, reduction: int = 16, gates: int = 1) -> None:
         super().__init__(channels)
+        if reduction < 1 or gates not in (1, 2):
+            raise ValueError(f"reduction must be at least 1 and gates 1 or 2; got {reduction} and {gates}")
         self.gate = _gate(channels, reduction)
         self.gate_minus = _gate(channels, reduction) if gates == 2 else None
 
@@ -264,6 +266,10 @@ class SwitchableNorm2d(Module):
 
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(channels)
+        if not (0 < eps <= 1 and 0 <= momentum <= 1):
+            raise ValueError(
+                f"eps must lie above 0 and momentum within 0 to 1, both at most 1; got {eps} and {momentum}"
+            )
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.mean_weight = nn.Parameter(torch.zeros(3))

@@ -107,7 +107,7 @@ def comparable(
     """
     made = ["hash", "backbone", "version", "source_data"]
     rows = rows.fillna(dict.fromkeys([*made, "data"], "")).sort_values("date", kind="stable", ignore_index=True)
-    latest = ~rows.duplicated(["source", "method", "target", "split", "seed", *made, "data"], keep="last")
+    latest = ~rows.duplicated(["source", "method", "row", "target", "split", "seed", *made, "data"], keep="last")
     notes = [] if latest.all() else [Note(f"{count_rows(~latest)} left out, repeated by a later one")]
     rows = rows[latest]
 
