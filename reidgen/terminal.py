@@ -164,6 +164,7 @@ def _failed_file(error: OSError) -> str:
 
 def _drop_output() -> None:
     """Throw away what stdout still holds, which could not be written, so that Python does not fail on it at its end."""
+    out.cache_clear()  # and what the console holds of it
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return
