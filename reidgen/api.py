@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reidgen.catalogue import DEFAULT_SYNTH, expand
+from reidgen.catalogue import expand
 from reidgen.errors import DataError, RunError
 from reidgen.protocols import get_protocol
-from reidgen.recipe import Recipe, idle, load_recipe, typed
+from reidgen.recipe import Recipe, choose_recipe, idle
 from reidgen.registry import load_plugins, select_methods
 from reidgen.runs import Run, find_run, read_rows
 from reidgen.terminal import note
@@ -45,30 +45,6 @@ def _several(names: Names) -> list[str]:
 
 def _folder(path: str | Path) -> Path:
     return Path(path).expanduser()
-
-
-def _recipe(
-    recipe: str | Recipe | None,
-    source: str | None,
-    plugins: Names,
-    settings: Mapping[str, Any],
-    *,
-    grid: bool = False,
-    **changes: Any,
-) -> Recipe:
-    """Return the recipe that arguments mean: `quick` for synth, else `paper`, where none is named."""
-    loaded = load_plugins(_several(plugins))
-    names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")] if source else []
-    if not isinstance(recipe, Recipe):
-        default = "quick" if all(name.startswith("synth-") for name in names) else "paper"
-        recipe = load_recipe(recipe or default, without=("method", "seed") if grid else ())
-    parts = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return recipe.change(
-        source="+".join(names) or None,
-        plugins=tuple(dict.fromkeys([*recipe.plugins, *loaded])),
-        settings=tuple((dict(recipe.settings) | parts).items()),
-        **typed(changes),
-    ).known()
 
 
 def prepare(
@@ -110,7 +86,7 @@ def train(
     epochs=5.
     Raises DataError, RecipeError, WeightsError, RunError, PluginError.
     """
-    chosen = _recipe(recipe, source, plugins, settings, method=method, **changes)
+    chosen = choose_recipe(recipe, source, plugins=_several(plugins), settings=settings, method=method, **changes)
     idle(settings.items(), [chosen.method])
     from reidgen.training import train as run
 
@@ -168,7 +144,7 @@ def bench(
     """
     cells = get_protocol(protocol) if protocol else None
     first = next(iter(cells.cells)) if cells else source
-    chosen = _recipe(recipe, first, plugins, settings, grid=True, **changes)
+    chosen = choose_recipe(recipe, first, grid=True, plugins=_several(plugins), settings=settings, **changes)
     names = select_methods(",".join(_several(methods)))
     idle(settings.items(), names)
     from reidgen.grid import bench as run

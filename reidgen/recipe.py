@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from reidgen.catalogue import DEFAULT_SYNTH
 from reidgen.errors import RecipeError, unknown
 from reidgen.methods import CROSS_ENTROPY, METHODS, TRIPLET, Method, Part, Value
 from reidgen.registry import get_backbone, get_method, load_plugins
@@ -229,6 +230,36 @@ def load_recipe(name: str, *, without: Sequence[str] = ()) -> Recipe:
     return recipe.change(plugins=load_plugins(plugins)).known()
 
 
+def choose_recipe(
+    name: "str | Recipe | None",
+    source: str | None,
+    *,
+    grid: bool = False,
+    plugins: Sequence[str] = (),
+    settings: Mapping[str, Value] = {},
+    **changes: Any,
+) -> Recipe:
+    """Return the recipe that a command's options, or a function's arguments, mean; plug-ins are imported.
+
+    name: by default `quick` where all sources are built in, else `paper`. source: "synth" is the built-in default; None
+    leaves the recipe's own. grid: of a whole grid, whose methods and seeds a recipe file cannot name. settings and
+    plugins: beside the recipe's own. changes: fields of Recipe; None leaves a field as it is.
+    Raises RecipeError for what is unknown or of the wrong type, PluginError.
+    """
+    loaded = load_plugins(plugins)
+    names = [DEFAULT_SYNTH if one == "synth" else one for one in source.split("+")] if source else []
+    if not isinstance(name, Recipe):
+        default = "quick" if all(one.startswith("synth-") for one in names) else "paper"
+        name = load_recipe(name or default, without=("method", "seed") if grid else ())
+    parts = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return name.change(
+        source="+".join(names) or None,
+        plugins=tuple(dict.fromkeys([*name.plugins, *loaded])),
+        settings=tuple((dict(name.settings) | parts).items()),
+        **_typed_fields(changes),
+    ).known()
+
+
 def idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> list[str]:
     """Return a sentence for each setting that changes none of the methods, as they lack the part.
 
@@ -310,7 +341,7 @@ def _override(base: Recipe, settings: dict[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: {error}") from error
 
 
-def typed(changes: Mapping[str, Any]) -> dict[str, Any]:
+def _typed_fields(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings given by name, each as its field has it; None leaves a setting as it is.
 
     Raises RecipeError for an unknown name (the nearest one is named) or a value of the wrong type.

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import SMALL, quiet
+from conftest import SMALL, grid_toml, quiet
 
 from reidgen import grid, registry, training
 from reidgen.contracts import Backbone, Batch, Loss, Module, Output, TestStep, check_test_step
@@ -358,16 +358,17 @@ def test_a_plugin_that_draws_and_remembers_resumes_to_the_same_bits(small_data: 
     file.write_text(f"{EXAMPLE.read_text()}\nROWS.append({both})\n")
     driver.write_text(DRIVER)
     chosen = SMALL.change(plugins=load_plugins([str(file)]), method="both")
-    recipe.write_text(chosen.to_toml())
+    recipe.write_text(grid_toml(chosen))
 
-    def train(**more: str) -> int:
-        words = ["train", "--recipe", str(recipe), "--device", "cpu", "--data", str(small_data)]
-        command = [sys.executable, str(driver), *words, "--results", str(tmp_path / "killed")]
+    def bench(**more: str) -> int:
+        words = ["bench", "--recipe", str(recipe), "--methods", "both", "--seeds", "1", "--target", "synth-night"]
+        words += ["--device", "cpu", "--data", str(small_data), "--results", str(tmp_path / "killed")]
+        command = [sys.executable, str(driver), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
         return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300).returncode
 
-    assert train(KILL="1") == -signal.SIGKILL and list(tmp_path.glob("killed/runs/*/*/state.pt"))
-    assert train() == 0
+    assert bench(KILL="1") == -signal.SIGKILL and list(tmp_path.glob("killed/runs/*/*/state.pt"))
+    assert bench() == 0 and "| Both " in (tmp_path / "killed" / "table.md").read_text()
     whole = training.train(chosen, data=small_data, results=tmp_path / "whole", device="cpu", report=quiet)
     (killed,) = tmp_path.glob("killed/runs/*/*/weights.safetensors")
     assert killed.read_bytes() == whole.weights.read_bytes()

@@ -10,7 +10,7 @@ import typer
 from reidgen.terminal import MANNER, one_sentence
 
 if TYPE_CHECKING:
-    from reidgen.recipe import Recipe
+    pass
 
 
 @one_sentence
@@ -104,37 +104,6 @@ Set = Annotated[
         help="A parameter of the methods that have it, such as snr.distance=euclidean (see: reidgen methods NAME).",
     ),
 ]
-
-
-def recipe_of(
-    name: str | None,
-    source: str | None,
-    *,
-    compile: bool,
-    grid: bool = False,
-    plugins: list[str] | None = None,
-    settings: list[str] | None = None,
-    **changes: object,
-) -> "Recipe":
-    """Return the recipe that the options of train and bench mean; without a source, the recipe file's own.
-
-    grid: of a whole grid, whose methods and seeds a recipe file cannot name.
-    """
-    from reidgen.catalogue import DEFAULT_SYNTH
-    from reidgen.methods import read_setting
-    from reidgen.recipe import load_recipe
-
-    names = [DEFAULT_SYNTH if name == "synth" else name for name in source.split("+")] if source else []
-    default = "quick" if all(name.startswith("synth-") for name in names) else "paper"
-    chosen = load_recipe(name or default, without=("method", "seed") if grid else ())
-    together = dict(chosen.settings) | dict(map(read_setting, settings or []))
-    return chosen.change(
-        source="+".join(names) or None,
-        compile=compile or None,
-        plugins=tuple(dict.fromkeys([*chosen.plugins, *(plugins or [])])),
-        settings=tuple(together.items()),
-        **changes,
-    ).known()
 
 
 def read_seeds(words: str) -> list[int]:

@@ -24,7 +24,6 @@ from reidgen.commands.options import (
     Target,
     Weights,
     read_seeds,
-    recipe_of,
 )
 from reidgen.commands.tables import print_table
 from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
@@ -62,23 +61,24 @@ def train(
 
     Example: reidgen train --method snr --source market --seed 0
     """
-    chosen = recipe_of(
+    from reidgen.catalogue import split_all
+    from reidgen.methods import read_setting
+    from reidgen.recipe import choose_recipe, idle
+
+    asked = dict(map(read_setting, setting or []))
+    chosen = choose_recipe(
         recipe,
         source,
-        compile=compile,
-        plugins=plugin,
-        settings=setting,
+        compile=compile or None,
+        plugins=plugin or (),
+        settings=asked,
         method=method,
         seed=seed,
         backbone=backbone,
         weights=weights,
         epochs=epochs,
     )
-    from reidgen.catalogue import split_all
-    from reidgen.methods import read_setting
-    from reidgen.recipe import idle
-
-    for line in idle(map(read_setting, setting or []), [chosen.method]):
+    for line in idle(asked.items(), [chosen.method]):
         note(line)
     from reidgen.training import train as run_training
 
@@ -206,7 +206,7 @@ def bench(
     from reidgen.catalogue import expand
     from reidgen.methods import read_setting
     from reidgen.protocols import get_protocol
-    from reidgen.recipe import idle
+    from reidgen.recipe import choose_recipe, idle
     from reidgen.registry import select_methods
 
     if source and protocol:
@@ -214,19 +214,20 @@ def bench(
     if target and protocol:
         raise RecipeError(f"--protocol {protocol} has targets of its own; leave out --target {target}, or --protocol")
     cells = get_protocol(protocol) if protocol else None
-    chosen = recipe_of(
+    asked = dict(map(read_setting, setting or []))
+    chosen = choose_recipe(
         recipe,
         next(iter(cells.cells)) if cells else source,
         grid=True,
-        compile=compile,
-        plugins=plugin,
-        settings=setting,
+        compile=compile or None,
+        plugins=plugin or (),
+        settings=asked,
         backbone=backbone,
         weights=weights,
         epochs=epochs,
     )
     names = select_methods(methods)
-    for line in idle(map(read_setting, setting or []), names):
+    for line in idle(asked.items(), names):
         note(line)
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
@@ -322,12 +323,15 @@ def speed(
     Example: reidgen speed --recipe paper --methods baseline,snr
     """
     from reidgen.methods import read_setting
-    from reidgen.recipe import idle
+    from reidgen.recipe import choose_recipe, idle
     from reidgen.registry import select_methods
 
-    chosen = recipe_of(recipe, None, compile=compile, plugins=plugin, settings=setting, backbone=backbone)
+    asked = dict(map(read_setting, setting or []))
+    chosen = choose_recipe(
+        recipe, None, compile=compile or None, plugins=plugin or (), settings=asked, backbone=backbone
+    )
     names = select_methods(methods)
-    for line in idle(map(read_setting, setting or []), names):
+    for line in idle(asked.items(), names):
         note(line)
     from reidgen.devices import choose_device, device_name
     from reidgen.speed import speed as run_speed
