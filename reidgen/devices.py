@@ -24,8 +24,7 @@ def choose_device(name: str) -> torch.device:
     if "," in name:
         raise RecipeError(
             f"--device {name} names several devices, which only bench uses, one run each; give one of them, or train "
-            f"on "
-            "several with torchrun"
+            "on several with torchrun"
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -93,8 +93,7 @@ def rank(
     the mean over the matches of (matches so far / rank), without interpolation; a query without a match gets NaN.
 
     query_QD, gallery_GD: floating (Q, D) and (G, D), compared in float32 (no TF32) on the queries' device; not
-    modified. The
-        gallery may lie elsewhere, also in `torch.from_numpy(np.load(path, mmap_mode="c"))`.
+        modified. The gallery may lie elsewhere, also in `torch.from_numpy(np.load(path, mmap_mode="c"))`.
     pid_*, camid_*: integer (Q,) or (G,), numbered alike on both sides, on any device.
     block_bytes: size of one block of distances, B queries against the whole gallery (at least one query). Each
         distance is computed once. The peak beside the features is about 3 blocks (0.8 GB for 1,000,000 images). Near
@@ -154,10 +153,8 @@ def rank(
     if ranking.unmatched == queries:
         raise DataError(
             f"none of the {queries} queries has a match among {images} gallery images ({int((count_Q > 0).sum())} "
-            f"queries "
-            "find their pid there, but only in their own camera); check that this is the right gallery, that it has "
-            "more "
-            "than one camera, and that pids and cameras are numbered alike on both sides"
+            "queries find their pid there, but only in their own camera); check that this is the right gallery, that "
+            "it has more than one camera, and that pids and cameras are numbered alike on both sides"
         )
     return ranking
 
@@ -197,9 +194,7 @@ def _rank_rows(distance_BG: Tensor, row_M: Tensor, column_M: Tensor) -> tuple[Te
 
 
 def _sort_rows(values_BG: Tensor) -> Tensor:
-    """Sort each row, in place on a CPU: NumPy sorts values with SIMD, five times as fast as torch.sort
-    with its index.
-    """
+    """Sort each row, in place on a CPU: NumPy sorts values with SIMD, five times as fast as torch.sort with index."""
     if values_BG.device.type != "cpu":
         return values_BG.sort(dim=1).values
     threads = torch.get_num_threads()
@@ -227,8 +222,7 @@ def _squared_norms(side: str, features_ND: Tensor, rows: int, device: torch.devi
     if bad:
         raise DataError(
             f"{bad} of {len(norm_N)} {side} embeddings are not finite in float32 (NaN, infinite or too large to "
-            f"square); "
-            "the training probably diverged: look at its loss, or embed again in float32"
+            "square); the training probably diverged: look at its loss, or embed again in float32"
         )
     return norm_N
 

@@ -171,7 +171,7 @@ def _register(plugin: Plugin) -> None:
             owner = known[row.name].origin
             raise PluginError(
                 f"{plugin.file}, {_line(plugin, row.name)}: the {kind} {row.name!r} is taken by {owner}; choose "
-                f"another name"
+                "another name"
             )
         if isinstance(row, Method) and (row.name in WORDS or row.title in {other.title for other in METHODS.values()}):
             raise PluginError(

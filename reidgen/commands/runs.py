@@ -348,6 +348,5 @@ def speed(
     result(speed_table(rows))
     note(
         "limit: if the machine did nothing but the work's matrix products, as fast as the one above (batches: its "
-        "copy); "
-        "data: share of a step that draws, reads and augments the batch"
+        "copy); data: share of a step that draws, reads and augments the batch"
     )

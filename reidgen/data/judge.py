@@ -41,8 +41,7 @@ def remarks(found: Found) -> list[str]:
     if crowd := int(kept["pid"].isin(dataset.distractors).sum()):
         sentences.append(
             f"person 0 stands for distractors, as in Market-1501: {crowd:,} images of the gallery; give it another "
-            f"number "
-            "if it is a person"
+            "number if it is a person"
         )
     if nobody := int((kept["person"] == "").sum()):
         sentences.append(f"{nobody:,} images of the gallery are of nobody who is named, and match no query")
@@ -63,8 +62,7 @@ def doubts(found: Found) -> list[str]:
     if both := sorted(set(train["pid"]) & set(test["pid"])):
         found_doubts.append(
             f"{len(both):,} people are in train and are tested, such as {shown(names[both[0]])}; whoever is tested "
-            f"must not "
-            "be trained on (parts that number their people apart need apart = true in datasets.toml)"
+            "must not be trained on (parts that number their people apart need apart = true in datasets.toml)"
         )
     for side, word in ((train, "trained on"), (test, "tested")):
         images = side.drop_duplicates("path").groupby("pid").size()
@@ -114,7 +112,6 @@ def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]
             pair = pairs.sort_values(["path_x", "path_y"]).iloc[0]
             refused.append(
                 f"{pairs['digest'].nunique():,} pictures of {one} are in {pair['part_y']} too (the same bytes), such "
-                f"as "
-                f"{shown(pair['path_x'])} and {shown(pair['path_y'])}"
+                f"as {shown(pair['path_x'])} and {shown(pair['path_y'])}"
             )
     return said, refused

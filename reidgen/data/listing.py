@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 PURPOSE = (
     "For research on generalization. ReID identifies people: use only images that you have the right to use. Most of "
-    "these "
-    "licences forbid passing images on; withdrawn sets are never downloaded."
+    "these licences forbid passing images on; withdrawn sets are never downloaded."
 )
 
 

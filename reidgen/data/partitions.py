@@ -167,13 +167,12 @@ def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
     for part, known in dataset.counts.items():
         if len(known) > 1 and 0 < (here := int((test["part"] == part).sum())) < known[1]:
             return (
-                f"{dataset.name}: {here:,} {part} images, expected {known[1]:,}: the set is incomplete; get it "
-                f"again, then "
-                f"run: reidgen prepare {dataset.name} --from DIR"
+                f"{dataset.name}: {here:,} {part} images, expected {known[1]:,}: the set is incomplete; get it again, "
+                f"then run: reidgen prepare {dataset.name} --from DIR"
             )
     cure = (
-        "check that the pattern reads person and camera; to train on the set, put its images into a sub-folder "
-        "train, or "
+        "check that the pattern reads person and camera; to train on the set, put its images into a sub-folder train, "
+        "or "
         'write folders = { train = "." } in datasets.toml'
     )
     if any(file.endswith(".csv") for some in dataset.lists.values() for file in some):
@@ -188,12 +187,10 @@ def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
     if single == len(people):
         return (
             f"{dataset.name}: no query can have a match: each of the {len(people)} people has a single image, and a "
-            f"match "
-            f"needs the same person under another camera; {cure}"
+            f"match needs the same person under another camera; {cure}"
         )
     return (
         f"{dataset.name}: no query can have a match: of {len(people)} people {single} have a single image and "
         f"{one_camera} are seen by one camera only (cameras: {listing}), and a match needs the same person under "
-        f"another "
-        f"camera; {cure}"
+        f"another camera; {cure}"
     )

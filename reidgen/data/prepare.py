@@ -150,8 +150,7 @@ def _refuse_inside(name: str, folder: Path, root: Path) -> None:
     if folder.resolve().is_relative_to(root.resolve()):
         raise DataError(
             f"{name}: {folder} lies in {root}, which --from names and where nothing is written; choose another name, "
-            f"or "
-            "another --data"
+            "or another --data"
         )
 
 
@@ -164,9 +163,8 @@ def _refuse_foreign(name: str, folder: Path) -> None:
         return
     if head and head != ",".join(INDEX):
         raise DataError(
-            f"{name}: {folder / 'index.csv'} is not of reidgen and would be overwritten; move it, choose another "
-            f"name, or "
-            "another --data"
+            f"{name}: {folder / 'index.csv'} is not of reidgen and would be overwritten; move it, choose another name, "
+            "or another --data"
         )
 
 
@@ -186,9 +184,8 @@ def _judge(found: Found, told: dict[str, Any], accept: bool, say: Say) -> str:
         return "; ".join(against)
     _tell(found, told, say)
     raise DataError(
-        f"{found.dataset.name}: this cannot be right: {'; '.join(against)}; say how to read the names with "
-        f"--pattern, or "
-        "add --accept-counts if it is right"
+        f"{found.dataset.name}: this cannot be right: {'; '.join(against)}; say how to read the names with --pattern, "
+        "or add --accept-counts if it is right"
     )
 
 
