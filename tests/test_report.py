@@ -234,6 +234,9 @@ def test_cmc_and_training_curves_worked_by_hand(tmp_path: Path) -> None:
     ]
     assert not labels(text, "Training curves, SNR loss")  # all zero: the method has none
     assert f"--seed 1 --recipe {folder / 'recipe.toml'}" in text
+    assert "so left out" not in text
+    (folder / "per_query.csv.gz").unlink()
+    assert f"Without per-query numbers, so left out: {folder.name}." in page(tmp_path)
 
 
 def test_differences_are_drawn_with_the_tables_interval(tmp_path: Path) -> None:

@@ -148,7 +148,12 @@ def _differences(cells: pd.DataFrame, style: dict[str, Style]) -> Section:
 
 def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
     """Return for each source and target the CMC curves: the share of queries with a match among the nearest k."""
-    parts = [found for run in runs if not (found := _run_cmc(*run)).empty]
+    parts, without = [], []
+    for run in runs:
+        if (found := _run_cmc(*run)).empty:
+            without.append(run[1].name)
+        else:
+            parts.append(found)
     missing = "CMC curves: there are no per-query numbers (per_query.csv.gz in the run folders); run: reidgen bench"
     panels = []
     if parts:
@@ -164,6 +169,9 @@ def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
             panels.append(Panel(f"{source} → {columns[str(target)]}", drawn))
     text = f"The share of queries that find their person among the nearest 1 to {RANKS} images; "
     text += "mean over splits, then seeds."
+    if without:
+        text += f" Without per-query numbers, so left out: {', '.join(without[:3])}"
+        text += f" and {len(without) - 3} more runs." if len(without) > 3 else "."
     return Section("cmc", "CMC curves", text, "" if panels else missing, panels, legend=True)
 
 
