@@ -33,7 +33,8 @@ class HalfNorm(Module):
 
 
 class StyleNoise(Module):
-    """In training, scale and shift each channel of each image at random: a style that is nobody's. At test time, nothing.
+    """In training, scale and shift each channel of each image at random: a style that is nobody's. At test time,
+    nothing.
 
     strength: standard deviation of the factor and, in units of the channel's own deviation, of the shift.
     """

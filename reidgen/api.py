@@ -89,7 +89,8 @@ def train(
 ) -> Run:
     """Train one network and return its run; a finished one returns at once, an unfinished one goes on.
 
-    settings: "part.parameter" -> value (`--set`). changes: fields of `reidgen.recipe.Recipe`, such as seed=1 or epochs=5.
+    settings: "part.parameter" -> value (`--set`). changes: fields of `reidgen.recipe.Recipe`, such as seed=1 or
+    epochs=5.
     Raises DataError, RecipeError, WeightsError, RunError, PluginError.
     """
     chosen = _recipe(recipe, source, plugins, settings, method=method, **changes)

@@ -4,6 +4,8 @@ Names: a set (`msmt17-v2`), a family of sets that show the same people (`msmt17`
 it where all its images are trained on and not its training part alone), several sources (`market-all+cuhk02`).
 """
 
+import functools
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +25,15 @@ PROTOCOLS = "protocols"  # the table of the file that `reidgen.protocols` reads
 def load_catalogue(extra: Path = OWN_FILE) -> dict[str, Dataset]:
     """Return every known data set by name: those that ship with reidgen, then those of the file `extra`, if any.
 
-    Raises DataError, naming file, entry and key, when an entry is ill-formed or redefines a shipped one.
+    Read anew only when a file has changed. Raises DataError, naming file, entry and key, when an entry is ill-formed or
+    redefines a shipped one.
     """
+    return dict(_parsed(extra, tuple(_state(file) for file in _files(extra))))
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(extra: Path, files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Dataset]:
+    """Return the catalogue of the files in this state: path, time of change, size."""
     known: dict[str, Dataset] = {}
     for file, tables in load_files(extra):
         for name, table in spelled_out(tables).items():
@@ -43,19 +52,28 @@ def load_files(extra: Path = OWN_FILE) -> list[tuple[Path, dict[str, Any]]]:
 
     Raises DataError when a file cannot be read.
     """
+    return [(file, _read(file)) for file in _files(extra)]
+
+
+def _files(extra: Path) -> list[Path]:
     beside, above = Path(__file__).with_name("datasets.toml"), Path(__file__).parents[1] / "datasets.toml"
     files = [beside if beside.is_file() else above]
     if extra.is_file() and not extra.samefile(files[0]):
         files.append(extra)
-    return [(file, _read(file)) for file in files]
+    return files
+
+
+def _state(file: Path) -> tuple[Path, int, int]:
+    known = file.stat()
+    return file.resolve(), known.st_mtime_ns, known.st_size
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         with opened(file) as raw:
-            content = raw.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"it has more than {LARGEST:,} bytes")
+            if os.fstat(raw.fileno()).st_size > LARGEST:
+                raise ValueError(f"it has more than {LARGEST:,} bytes")
+            content = raw.read()
         tables = tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
         if _depth(tables) > DEEPEST:
             raise RecursionError

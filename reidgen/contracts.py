@@ -1,8 +1,8 @@
 """What a part must be: the contracts of modules, backbones, losses and test steps, for the shipped ones and for yours.
 
-Shapes: B images of a batch on all ranks, V views of each, N = V B rows (all images of the first view, then of the next);
-C channels, H x W positions, D features, K identities of the source. Under torchrun a rank's network meets its own rows
-only, while losses see all N.
+Shapes: B images of a batch on all ranks, V views of each, N = V B rows (all images of the first view, then of the
+next); C channels, H x W positions, D features, K identities of the source. Under torchrun a rank's network meets its
+own rows only, while losses see all N.
 
 A class is built with what it stands on, then with its parameters as keywords: `MyNorm(channels, strength=0.5)`,
 `MyLoss(given, weight=1.0)`, `MyBackbone()`. Its keyword-only arguments with their defaults are the parameters that
@@ -143,7 +143,9 @@ class Backbone(nn.Module):
         return x
 
     def put_before_relu(self, place: int, module: nn.Module) -> None:
-        """Put a module between the residual sum and the last ReLU of a place. Raises RecipeError where there is none."""
+        """Put a module between the residual sum and the last ReLU of a place. Raises RecipeError where
+        there is none.
+        """
         raise RecipeError(f"{type(self).__name__} has no socket before the ReLU of place {place}")
 
 
@@ -159,7 +161,9 @@ class Given:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss sees of a batch, on the device: int64 (N,) each, as in Step. images: B, the rows of the first view."""
+    """What a loss sees of a batch, on the device: int64 (N,) each, as in Step. images: B, the rows of
+    the first view.
+    """
 
     pid: Tensor
     camid: Tensor
@@ -208,7 +212,8 @@ class Loss(nn.Module):
 class TestStep:
     """Contract of a test step: what stands between the network and the ranking. Built with its parameters as keywords.
 
-    embeddings(embedding_ND, camid_N, gallery_N): of all images of a split, queries and gallery: unit float32 (N, D), their
+    embeddings(embedding_ND, camid_N, gallery_N): of all images of a split, queries and gallery: unit float32 (N, D),
+    their
       cameras int64, and whether each is of the gallery, bool -> embeddings of the same shape, again of unit length.
     distances(distance_QG, query_QD, gallery_GD): squared Euclidean distances, float32 in 0..4, of Q queries and the
       gallery (unit vectors) -> what the ranking sorts by, float32 (Q, G), smaller is closer.

@@ -23,7 +23,8 @@ def choose_device(name: str) -> torch.device:
     """
     if "," in name:
         raise RecipeError(
-            f"--device {name} names several devices, which only bench uses, one run each; give one of them, or train on "
+            f"--device {name} names several devices, which only bench uses, one run each; give one of them, or train "
+            f"on "
             "several with torchrun"
         )
     if name == "auto":

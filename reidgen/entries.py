@@ -57,10 +57,11 @@ class Protocol:
 class Dataset:
     """What `datasets.toml` says about one data set; its keys are explained at the top of that file.
 
-    folders: part -> folders below the image root ("a|b": the first that is there); the parts are train, query and gallery,
-    or `test` instead of the last two, whose queries `readers.read` then chooses. lists: part -> files that name its
-    images; list_format: "table" where they are tables whatever their suffix. counts: part -> (identities, images) or (identities, images, cameras), of split 0, and "all" -> those
-    of the whole set, before any are drawn; (identities,) where nobody states more. family: "" means the set's own name.
+    folders: part -> folders below the image root ("a|b": the first that is there); the parts are train, query and
+    gallery, or `test` instead of the last two, whose queries `readers.read` then chooses. lists: part -> files that
+    name its images; list_format: "table" where they are tables whatever their suffix. counts: part -> (identities,
+    images) or (identities, images, cameras), of split 0, and "all" -> those of the whole set, before any are drawn;
+    (identities,) where nobody states more. family: "" means the set's own name.
     forms: other forms in which people have the set; each is some of these keys again, see `variants`.
     """
 

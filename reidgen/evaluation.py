@@ -74,7 +74,8 @@ def embed(
 ) -> Tensor:
     """Return the embeddings of the images `rows_N`, float32 (N, D), L2-normalised, on the network's device.
 
-    pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch, one ahead. dtype: "float32" or "bfloat16" (autocast).
+    pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch, one ahead. dtype: "float32" or
+    "bfloat16" (autocast).
     """
     device = next(network.parameters()).device
     blocks, parts, done = np.split(rows_N, range(BATCH, len(rows_N), BATCH)), [], 0

@@ -1,4 +1,6 @@
-"""The grid: methods x seeds on a source or a protocol's cells, each run evaluated on its targets. Runs what is missing."""
+"""The grid: methods x seeds on a source or a protocol's cells, each run evaluated on its targets. Runs
+what is missing.
+"""
 
 import copy
 import time
@@ -30,7 +32,9 @@ WAIT = 10.0  # seconds between two looks at runs that another process holds
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid: what it is called, its recipe, its folder, and target -> digest of what it is evaluated on."""
+    """One run of the grid: what it is called, its recipe, its folder, and target -> digest of what it
+    is evaluated on.
+    """
 
     name: str
     recipe: Recipe
@@ -61,7 +65,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a bench left behind. sources: source -> the hash its rows carry, its targets; of those with a finished run."""
+    """What a bench left behind. sources: source -> the hash its rows carry, its targets; of those with
+    a finished run.
+    """
 
     sources: dict[str, tuple[str, list[str]]]
     failures: list[Failure]
@@ -84,10 +90,10 @@ def bench(
 
     See `plan_cells` for the sources and targets. Safe to stop and repeat at any moment: finished runs and evaluated
     targets are skipped, an unfinished run goes on. With several GPUs ("auto", "cuda" or "cuda:0,1") each run has one to
-    itself, in a process of its own. A run that ends in an error is noted and the others go on; a run that another process
-    holds is put off until nothing else is left. A target that shares images with a source is left out. `say` gets one
-    line per run, and one for whatever is not prepared, left out, put off or failed. `report` counts runs, the present one
-    in part. Raises what `plan_cells` raises, and InterruptedRunError.
+    itself, in a process of its own. A run that ends in an error is noted and the others go on; a run that another
+    process holds is put off until nothing else is left. A target that shares images with a source is left out. `say`
+    gets one line per run, and one for whatever is not prepared, left out, put off or failed. `report` counts runs, the
+    present one in part. Raises what `plan_cells` raises, and InterruptedRunError.
     """
     if is_torchelastic_launched():
         raise RecipeError("bench uses every GPU of the machine by itself, one run each; repeat it without torchrun")
@@ -132,9 +138,9 @@ def plan_cells(
 ) -> list[Cell]:
     """Return the cells of the grid, those that are finished too, having trained, packed and downloaded nothing.
 
-    The source is the recipe's. Its targets are `targets`, or else the prepared sets of the catalogue, one of each family, so
-    that no people count twice in a mean; with `protocol`, its cells instead, those that are prepared. A damaged set is
-    left out; `say` gets a line on it, and on what is not prepared.
+    The source is the recipe's. Its targets are `targets`, or else the prepared sets of the catalogue, one of each
+    family, so that no people count twice in a mean; with `protocol`, its cells instead, those that are prepared. A
+    damaged set is left out; `say` gets a line on it, and on what is not prepared.
     Raises DataError when a source is not prepared and a run with it not finished, or when a target is not prepared or
     holds no query.
     """
@@ -221,7 +227,9 @@ def _round(
 
 
 def _within(report: GridProgress, cell: Cell, number: int, total: int) -> Progress:
-    """Return the progress of one run as part of the grid's: training is nine tenths of it, the targets share the rest."""
+    """Return the progress of one run as part of the grid's: training is nine tenths of it, the targets
+    share the rest.
+    """
     share = 0.0
 
     def show(what: str, done: int, of: int) -> None:
@@ -287,7 +295,8 @@ def _cells(
 
 
 def rows_of(sources: Mapping[str, tuple[str, list[str]]], rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
-    """Return the rows that belong to a grid's sources as `bench` returns them: of its sources only those that carry its hash.
+    """Return the rows that belong to a grid's sources as `bench` returns them: of its sources only those that carry its
+    hash.
 
     alone: nothing else, and only the grid's targets; without it the rows of other sources stay as they are.
     """

@@ -40,7 +40,9 @@ def text_digest(path: Path) -> str:
 
 
 def seal_of(path: Path) -> Path:
-    """Return where the digests of a file, and of what was written with it, lie: `<file>.sha256`, as sha256sum writes."""
+    """Return where the digests of a file, and of what was written with it, lie: `<file>.sha256`, as
+    sha256sum writes.
+    """
     return path.with_name(f"{path.name}.sha256")
 
 

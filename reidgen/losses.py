@@ -95,7 +95,8 @@ def dual_causality_loss(
         L- = Softplus(d(f~_a, f~_p) - d(f~-_a, f~-_p)) + Softplus(d(f~-_a, f~-_n) - d(f~_a, f~_n))    destruction
 
     pooled: float32 (B, C) each, as `SNR.pooled` holds them. pid_B: int (B,); two identities or more, and two images or
-    more of each, as in every P x K batch: otherwise there is no triplet and the value means nothing (NaN with one identity).
+    more of each, as in every P x K batch: otherwise there is no triplet and the value means nothing (NaN with one
+    identity).
     triplets: indices from `draw_triplets`, the same in all three sets [B]; None mines the hardest in each set [A].
     plus, minus: which of the two terms count, one at least. distance: see `pair_distance`.
     Since pool(F~) is IN's bias, the same for every image, d(f~_a, f~_p) = d(f~_a, f~_n) = 0: the four comparisons are

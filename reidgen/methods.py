@@ -1,9 +1,9 @@
 """The methods as data: one row says which parts differ from Baseline, where they stand, and who says so. No torch here.
 
-A row names parts: a module in the place of BatchNorm2d (`norm`) or at places (`modules`), and losses beside those of the
-recipe. What a part must be is said in `reidgen.contracts`. Places are numbered 0 (the stem) to 4 (the last stage); a
-module stands *after* its place (after the stage's last ReLU), or, with `before_relu`, between the residual sum and that
-ReLU; at the place IMAGES it meets the standardized images. To try another reading of a paper, add a row.
+A row names parts: a module in the place of BatchNorm2d (`norm`) or at places (`modules`), and losses beside those of
+the recipe. What a part must be is said in `reidgen.contracts`. Places are numbered 0 (the stem) to 4 (the last stage);
+a module stands *after* its place (after the stage's last ReLU), or, with `before_relu`, between the residual sum and
+that ReLU; at the place IMAGES it meets the standardized images. To try another reading of a paper, add a row.
 
 Evidence tags: [S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,
 [D] recollection of the paper, unconfirmed.
@@ -29,7 +29,8 @@ class Part:
 
     name: what `--set NAME.parameter=value` and the log call it; a module and the loss that reads it share one.
     build: the class; shipped ones by their path, "reidgen.losses:Triplet", so that this room needs no torch.
-    params: every parameter of its own with its value, which the class takes as keywords. tags: parameter -> who says so.
+    params: every parameter of its own with its value, which the class takes as keywords. tags: parameter -> who says
+    so.
     places: of a module at places; of a norm, (): everywhere. before_relu: see above.
     digest: SHA-256 of the plug-in that it comes from, "" for what ships with reidgen.
     """
@@ -265,7 +266,9 @@ SNR_LOSS = Part(
     tags={
         "plus": "the clarification loss L+ counts [S]",
         "minus": "the destruction loss L- counts [S]",
-        "distance": "cosine: 0.5 - cos / 2 [D]; cosine-b: twice that, as 0.5 - cos is but for a constant [B]; euclidean [A]",
+        "distance": (
+            "cosine: 0.5 - cos / 2 [D]; cosine-b: twice that, as 0.5 - cos is but for a constant [B]; euclidean [A]"
+        ),
         "triplets": "random: one positive and negative per anchor, alike in all three sets [B]; hard: mined [A]",
         "weights": "lambda of each place in order, or one number for all [B, D]; [A] has 1",
     },

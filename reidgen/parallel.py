@@ -1,4 +1,5 @@
-"""The processes of one training: this one alone, or the ranks that torchrun started. Alone, every function does nothing.
+"""The processes of one training: this one alone, or the ranks that torchrun started. Alone, every function does
+nothing.
 
 A batch is drawn alike on every rank, each embeds its share of the rows, and everything behind the backbone (neck,
 classifier, losses) sees the gathered whole, on every rank alike. So the gradient of gathered rows is known to each rank
@@ -131,8 +132,8 @@ def check_share(identities: int) -> None:
 def gather(rows: Tensor, views: int = 1) -> Tensor:
     """Return the rows of all ranks, with gradients; every rank must go on with them alike.
 
-    views: of each image there are so many rows, all of the first view before those of the next, on each rank and in what
-    is returned, where the rows of a view are in order of rank.
+    views: of each image there are so many rows, all of the first view before those of the next, on each rank and in
+    what is returned, where the rows of a view are in order of rank.
     """
     if count() == 1:
         return rows

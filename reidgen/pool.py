@@ -7,8 +7,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
+import types
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
@@ -46,8 +48,7 @@ def spread(
                 (number, job), device = waiting.popleft(), free.popleft()
                 here, there = context.Pipe(duplex=False)
                 process: BaseProcess = context.Process(target=_child, args=(work, job, device, there))
-                with _no_ctrl_c():
-                    process.start()
+                _start(process, work)
                 there.close()  # here: so that the child's death closes the pipe
                 running[here] = number, device, process
             for pipe in wait(list(running), timeout=0.5):
@@ -74,8 +75,7 @@ def share(
 
     work: a function of a module; items and results go through pickle. The first exception of `work`, by order, is
     raised here. Close the iterator when it is not read to its end; then, and when this process dies, the processes end.
-    Raises RunError when one of them dies without a word. A script that calls this needs the guard
-    `if __name__ == "__main__":`, as always with processes.
+    Raises RunError when one of them dies without a word.
     """
     chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
     cores: int | None = getattr(os, "process_cpu_count", os.cpu_count)()  # the former since Python 3.13
@@ -95,13 +95,28 @@ def share(
                 pipe.close()
 
 
+def _start(process: BaseProcess, work: Callable[..., object]) -> None:
+    """Start a process that Ctrl-C does not reach, and that imports the caller's script only where the work lies there.
+
+    multiprocessing has a new process import the main module under another name, so that a script without the guard
+    `if __name__ == "__main__":` would run again in it.
+    """
+    main = sys.modules["__main__"]
+    if getattr(getattr(work, "func", work), "__module__", "") != "__main__":
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        with _no_ctrl_c():
+            process.start()
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _worker(work: Callable[[Job], Result]) -> tuple[Connection, BaseProcess]:
     """Start a process that answers what it is sent; return the pipe to it, and the process."""
     context = multiprocessing.get_context("spawn")  # the same on all systems, and safe beside the threads of torch
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there,), daemon=True)
-    with _no_ctrl_c():
-        process.start()
+    _start(process, work)
     there.close()
     with contextlib.suppress(OSError):  # it is dead, as whoever waits for its answer will find
         here.send(work)  # now that it runs: to take it in may mean to import much

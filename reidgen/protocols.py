@@ -53,7 +53,8 @@ def get_protocol(name: str) -> Protocol:
 def resolve(
     protocol: Protocol, prepared: Collection[str], sets: Mapping[str, Dataset]
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Return what can be run of a protocol with the sets that are prepared, source -> targets, and what to say about it.
+    """Return what can be run of a protocol with the sets that are prepared, source -> targets, and what to say about
+    it.
 
     A family becomes the first of its sets that is prepared, the same one wherever the protocol names it. A cell
     without all its sources, and a target that is not prepared, are left out: one line each, with the command to run.

@@ -92,7 +92,8 @@ def rank(
     earns nothing by it. Images with equal embeddings are equally far to the last bit. Average precision is
     the mean over the matches of (matches so far / rank), without interpolation; a query without a match gets NaN.
 
-    query_QD, gallery_GD: floating (Q, D) and (G, D), compared in float32 (no TF32) on the queries' device; not modified. The
+    query_QD, gallery_GD: floating (Q, D) and (G, D), compared in float32 (no TF32) on the queries' device; not
+    modified. The
         gallery may lie elsewhere, also in `torch.from_numpy(np.load(path, mmap_mode="c"))`.
     pid_*, camid_*: integer (Q,) or (G,), numbered alike on both sides, on any device.
     block_bytes: size of one block of distances, B queries against the whole gallery (at least one query). Each
@@ -152,8 +153,10 @@ def rank(
         ranking = replace(ranking, tied=ranking.first_match > 0)
     if ranking.unmatched == queries:
         raise DataError(
-            f"none of the {queries} queries has a match among {images} gallery images ({int((count_Q > 0).sum())} queries "
-            "find their pid there, but only in their own camera); check that this is the right gallery, that it has more "
+            f"none of the {queries} queries has a match among {images} gallery images ({int((count_Q > 0).sum())} "
+            f"queries "
+            "find their pid there, but only in their own camera); check that this is the right gallery, that it has "
+            "more "
             "than one camera, and that pids and cameras are numbered alike on both sides"
         )
     return ranking
@@ -194,7 +197,9 @@ def _rank_rows(distance_BG: Tensor, row_M: Tensor, column_M: Tensor) -> tuple[Te
 
 
 def _sort_rows(values_BG: Tensor) -> Tensor:
-    """Sort each row, in place on a CPU: NumPy sorts values with SIMD, five times as fast as torch.sort with its index."""
+    """Sort each row, in place on a CPU: NumPy sorts values with SIMD, five times as fast as torch.sort
+    with its index.
+    """
     if values_BG.device.type != "cpu":
         return values_BG.sort(dim=1).values
     threads = torch.get_num_threads()
@@ -221,7 +226,8 @@ def _squared_norms(side: str, features_ND: Tensor, rows: int, device: torch.devi
     bad = int((~(4 * norm_N).isfinite()).sum())
     if bad:
         raise DataError(
-            f"{bad} of {len(norm_N)} {side} embeddings are not finite in float32 (NaN, infinite or too large to square); "
+            f"{bad} of {len(norm_N)} {side} embeddings are not finite in float32 (NaN, infinite or too large to "
+            f"square); "
             "the training probably diverged: look at its loss, or embed again in float32"
         )
     return norm_N

@@ -2,7 +2,8 @@
 
 A setting has one way: command-line option -> field of Recipe -> train(recipe) -> recipe.toml in the run folder -> the
 hash in every result row. Evidence tags as in `reidgen.methods`: [S] slides, [A] author code, [B] re-implementation,
-[D] recollection; [BAU] is the published ResNet-50 recipe that fills what the authors left open (Cho et al., NeurIPS 2024).
+[D] recollection; [BAU] is the published ResNet-50 recipe that fills what the authors left open (Cho et al., NeurIPS
+2024).
 """
 
 import dataclasses
@@ -154,7 +155,8 @@ class Recipe:
         """Return 8 hex digits that stand for every setting but method, source and seed, and for the digests given.
 
         A setting counts where it is not the default (so that one that comes later changes no hash); the defaults of
-        this class never change. The method's own parameters do not count: a run is told by this and by its row's digest.
+        this class never change. The method's own parameters do not count: a run is told by this and by its row's
+        digest.
         `digests`: of the source's index and of the weight file, which decide the result and are not in the recipe.
         Two rows may share a table only if their hashes agree.
         """
@@ -200,8 +202,8 @@ RECIPES: dict[str, Recipe] = {
 def load_recipe(name: str, *, without: Sequence[str] = ()) -> Recipe:
     """Return a shipped recipe by its name, or one from a TOML file of single settings.
 
-    The file's key `base` names the shipped recipe that it starts from ("paper" where it is absent); its table [set] holds
-    parameters of parts (`snr.distance = "euclidean"`), its list `plugins` files and modules, which are imported.
+    The file's key `base` names the shipped recipe that it starts from ("paper" where it is absent); its table [set]
+    holds parameters of parts (`snr.distance = "euclidean"`), its list `plugins` files and modules, which are imported.
     without: keys that the file must not have, as the command takes them from elsewhere.
     Raises RecipeError for an unknown recipe, an unknown key (the nearest one is named) or a value of the wrong type,
     PluginError for a plug-in that cannot be used.

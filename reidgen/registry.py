@@ -1,8 +1,9 @@
 """What can be named: the rows that ship with reidgen, and those of plug-ins. No torch here, but plug-ins import it.
 
-A plug-in is a Python file (or an importable module) with a list ROWS of `Method` and `BackboneRow`, and the classes that
-they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an installed package with
-an entry point of the group "reidgen"; of these the last are imported only when a name is not known otherwise.
+A plug-in is a Python file (or an importable module) with a list ROWS of `Method` and `BackboneRow`, and the classes
+that they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an installed
+package with an entry point of the group "reidgen"; of these the last are imported only when a name is not known
+otherwise.
 """
 
 import ast
@@ -43,8 +44,8 @@ def load_plugins(names: Iterable[str]) -> tuple[str, ...]:
     """Import plug-ins and add their rows; return what a recipe keeps of them: absolute files and modules' names.
 
     names: files ("mine.py") and importable modules ("package.module"). One that is loaded already is left as it is.
-    Raises PluginError, with file and line, when one is missing, cannot be imported, holds no rows or takes a name that is
-    known already.
+    Raises PluginError, with file and line, when one is missing, cannot be imported, holds no rows or takes a name that
+    is known already.
     """
     kept = []
     for name in names:
@@ -128,11 +129,13 @@ def _register(plugin: Plugin) -> None:
         if row.name in known:
             owner = known[row.name].origin
             raise PluginError(
-                f"{plugin.file}, {_line(plugin, row.name)}: the {kind} {row.name!r} is taken by {owner}; choose another name"
+                f"{plugin.file}, {_line(plugin, row.name)}: the {kind} {row.name!r} is taken by {owner}; choose "
+                f"another name"
             )
         if not row.name or not set(row.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-."):
             raise PluginError(
-                f"{plugin.file}, {_line(plugin, row.name)}: {row.name!r} cannot name a {kind}; use a-z, 0-9, '-', '_', '.'"
+                f"{plugin.file}, {_line(plugin, row.name)}: {row.name!r} cannot name a {kind}; use a-z, 0-9, '-', "
+                f"'_', '.'"
             )
         made.append(_own(row, plugin))
     PLUGINS[plugin.name] = plugin
@@ -246,7 +249,8 @@ def all_rows() -> tuple[list[Method], list[BackboneRow]]:
 
 
 def select_methods(words: str) -> list[str]:
-    """Return the methods that `words` asks for, once each: names, tables' names, "ablations" or "all", joined by commas.
+    """Return the methods that `words` asks for, once each: names, tables' names, "ablations" or "all", joined by
+    commas.
 
     Raises RecipeError, naming the nearest method, for an unknown word.
 

@@ -39,10 +39,10 @@ OLD = 3600.0  # seconds after which nobody is still writing a temporary file
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
 # One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
-# `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version, commit,
-# torch, device and threads are those of the training; date is that of the evaluation. title: the method's name in tables,
-# "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied: queries of
-# which a match is exactly as far as an image that is none (see `reidgen.ranking`).
+# `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version,
+# commit, torch, device and threads are those of the training; date is that of the evaluation. title: the method's name
+# in tables, "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied:
+# queries of which a match is exactly as far as an image that is none (see `reidgen.ranking`).
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -178,7 +178,9 @@ class Run:
             raise _unreadable(file, error) from error
 
     def facts(self) -> Facts:
-        """Return what training wrote into `done`. Raises RunError when the run is not finished or the file is damaged."""
+        """Return what training wrote into `done`. Raises RunError when the run is not finished or the
+        file is damaged.
+        """
         if not self.done.is_file():
             raise RunError(
                 f"{self.folder} is not finished; repeat its reidgen train command, it goes on where it stopped"
@@ -238,9 +240,13 @@ class Run:
         if sealed(self.per_query, by=self.results) is not False:
             with contextlib.suppress(OSError, EOFError, zlib.error, ValueError, KeyError):
                 return pd.read_csv(
-                    self.per_query, usecols=list(kinds), dtype=kinds, keep_default_na=False, compression="gzip",
+                    self.per_query,
+                    usecols=list(kinds),
+                    dtype=kinds,
+                    keep_default_na=False,
+                    compression="gzip",
                     na_values={name: [""] for name in ("ap", "inp")},
-                )  # fmt: skip
+                )
         raise RunError(f"{self.per_query} is missing or damaged; {self.again()}")
 
     def again(self) -> str:
@@ -317,7 +323,8 @@ class Run:
         return rows
 
     def _queries_but(self, target: str, titles: str) -> bytes:
-        """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be joined.
+        """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be
+        joined.
 
         Nothing, where it is missing, damaged or of other columns.
         """

@@ -27,7 +27,8 @@ QUERIES, GALLERY, PER_PERSON = 200, 19_281, 20  # Market-1501's gallery
 @dataclass(frozen=True)
 class Speed:
     """One measured speed. limit: the same unit, what the machine's matrix product alone would allow (of "batches": its
-    copy); None where the row is a limit itself. data: the share of a training step that is spent on its batch, a fraction."""
+    copy); None where the row is a limit itself. data: the share of a training step that is spent on its batch, a
+    fraction."""
 
     what: str
     method: str
@@ -69,7 +70,9 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
 
 
 def pace(recipe: Recipe, *, device: str) -> tuple[float, float]:
-    """Return how many images a second this machine trains and embeds with a recipe, measured on noise for some seconds."""
+    """Return how many images a second this machine trains and embeds with a recipe, measured on noise
+    for some seconds.
+    """
     place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza", compile=False)
     trainer = Trainer(recipe, _noise(recipe), Run(Path("none")), place)
     pixels, images_B = trainer.source.packs[0], np.arange(recipe.batch)

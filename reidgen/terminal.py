@@ -125,7 +125,9 @@ def document(value: object) -> None:
 
 
 def one_sentence(function: Callable[P, R]) -> Callable[P, R]:
-    """Return `function` as one that ends every ReidgenError, and every failure of a file, in one sentence and exit code."""
+    """Return `function` as one that ends every ReidgenError, and every failure of a file, in one sentence and exit
+    code.
+    """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

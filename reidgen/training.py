@@ -62,8 +62,8 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     target is ever looked at. `report` gets ("method s0, epoch 3/60, loss 2.31, 410 images/s", step, steps).
     Under torchrun the ranks share each batch, see `reidgen.parallel`; the batches, and but for rounding the result, are
     those of one process. Every rank returns the run; rank 0 alone writes.
-    Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device, or
-    a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept,
+    Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device,
+    or a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept,
     OutOfMemoryError.
     """
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
@@ -211,7 +211,9 @@ class Trainer:
             within = 0
 
     def learn(self, pixels_BHWC: Tensor, images_B: NDArray[np.int64]) -> None:
-        """Do one step on the pixels of this rank's rows, uint8 on the device, and the numbers of the whole batch's images."""
+        """Do one step on the pixels of this rank's rows, uint8 on the device, and the numbers of the whole batch's
+        images.
+        """
         step = self._draw(images_B)
         images, batch = self._load(pixels_BHWC, step)
         losses = self.measure(images, batch)
@@ -237,7 +239,9 @@ class Trainer:
         return step
 
     def _load(self, pixels_BHWC: Tensor, step: Step) -> tuple[Tensor, Batch]:
-        """Return the augmented images of this rank, all views, and what losses see of the whole batch, on the device."""
+        """Return the augmented images of this rank, all views, and what losses see of the whole batch,
+        on the device.
+        """
         views = [draw_augmentation(self.recipe, step=self.step, view=view) for view in range(self.row.views)]
         (drawn,) = self._move((torch.cat([view[self.share] for view in views]),))
         pixels = pixels_BHWC if len(views) == 1 else pixels_BHWC.repeat(len(views), 1, 1, 1)
@@ -444,7 +448,8 @@ def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that training stops between two steps; a second stops hard.
+    """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that training stops between two steps; a second stops
+    hard.
 
     SIGHUP, a terminal that was closed, is left alone where nohup ignores it.
     """

@@ -1,11 +1,12 @@
-"""How far results differ between 1, 2 and 4 threads, beside the spread over seeds: recipe quick on synth, Baseline and SNR.
+"""How far results differ between 1, 2 and 4 threads, beside the spread over seeds: recipe quick on synth, Baseline and
+SNR.
 
     python scripts/measure_threads.py results/threads-cpu-2026-11-26
 
-Needs the sets of synth (reidgen prepare synth). Safe to stop and repeat: each number of threads has a results folder of its own
-below FOLDER, where `reidgen bench` goes on. Writes FOLDER/threads.csv: per method and target, in points of mAP, the
-largest difference of one run (same seed) between two numbers of threads, the mean of these differences over seeds and pairs,
-the standard deviation over seeds (mean over the numbers of threads), and whether any number differs at all.
+Needs the sets of synth (reidgen prepare synth). Safe to stop and repeat: each number of threads has a results folder of
+its own below FOLDER, where `reidgen bench` goes on. Writes FOLDER/threads.csv: per method and target, in points of mAP,
+the largest difference of one run (same seed) between two numbers of threads, the mean of these differences over seeds
+and pairs, the standard deviation over seeds (mean over the numbers of threads), and whether any number differs at all.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python scripts/prove_bits.py tests/golden/weights.sha256
 
 `tiny`, synth-plaza, two epochs of the recipe quick, CPU, one thread. The bits are those of one kind of machine and one
-build of PyTorch (named in the file's first lines); elsewhere, write a file of the commit before a change and compare with
+build of PyTorch (named in the file's first lines); elsewhere, write a file of the commit before a change and compare
+with
 that: --write FILE.
 """
 

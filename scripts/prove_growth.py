@@ -1,4 +1,5 @@
-"""Time and memory at 1, 2, 4 and 8 times as many identities, gallery images and targets; each should grow linearly at most.
+"""Time and memory at 1, 2, 4 and 8 times as many identities, gallery images and targets; each should grow linearly at
+most.
 
     python scripts/prove_growth.py results/speed-cpu-2026-11-23
 

@@ -2,8 +2,8 @@
 
     python scripts/prove_normalization.py results/speed-cpu-2026-11-23
 
-ResNet-50 at 256x128, the recipe's batch of 64 (up to 6.5 GB). Each form is measured in processes of its own, as peak memory
-never falls, and in turns, so that other work on the machine meets all forms.
+ResNet-50 at 256x128, the recipe's batch of 64 (up to 6.5 GB). Each form is measured in processes of its own, as peak
+memory never falls, and in turns, so that other work on the machine meets all forms.
 """
 
 import copy

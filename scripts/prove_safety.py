@@ -1,4 +1,5 @@
-"""Kill training and the grid with -9 at random moments: each goes on, ends with the same bits, and leaves nothing half-written.
+"""Kill training and the grid with -9 at random moments: each goes on, ends with the same bits, and leaves nothing
+half-written.
 
 python scripts/prove_safety.py results/speed-cpu-2026-11-23
 """
@@ -89,8 +90,8 @@ def check(results: Path) -> None:
 
 
 def outcome(results: Path) -> tuple[dict[str, str], pd.DataFrame]:
-    """Return what must be equal however often a grid was killed: the digests of the weights and of every query's numbers,
-    and the rows without their date."""
+    """Return what must be equal however often a grid was killed: the digests of the weights and of every query's
+    numbers, and the rows without their date."""
     read = {"weights.safetensors": Path.read_bytes, "per_query.csv.gz": lambda path: gzip.decompress(path.read_bytes())}
     digests = {
         str(path.relative_to(results)): hashlib.sha256(content(path)).hexdigest()

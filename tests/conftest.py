@@ -18,12 +18,12 @@ from reidgen.synth.domains import draw_domain
 SMALL = RECIPES["quick"].change(name="small", identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0)
 
 
-def finish(run: Run, **facts: str | int | float) -> None:
+def finish(run: Run, **facts: object) -> None:
     """Write `done` as training would have, for the recipe and weights that lie in the folder: `facts`, else what was there."""
     whole = {"hash": "00000000", "classes": 6, "source_data": "0", "seconds": 1}
     whole |= dict.fromkeys(("version", "commit", "torch", "device", "date"), "")
     whole |= json.loads(run.done.read_text()) if run.done.is_file() else {}
-    whole |= {"row": run.row_digest, "threads": 1}
+    whole |= {"row": "00000000", "threads": 1}
     whole |= {"sources": [{"name": "synth-plaza", "family": "synth-plaza", "whole": False}]}
     digests = {"recipe": text_digest(run.recipe_file), "row": text_digest(run.row_file)}
     whole |= {f"{name}_sha256": digest for name, digest in digests.items()}

@@ -36,7 +36,7 @@ from reidgen.robustness.attack import (
 )  # fmt: skip
 from reidgen.robustness.attack_losses import LOSSES, lambda_gradient
 from reidgen.robustness.trials import ATTACK, CLEAN, read_trials
-from reidgen.runs import Run, read_csv
+from reidgen.runs import Run, read_csv, run_of
 from reidgen.training import train
 
 
@@ -382,7 +382,7 @@ def test_bad_input_is_refused_before_any_long_work(
     shutil.copytree(runs[0].folder, whole)
     text = (whole / "recipe.toml").read_text()
     (whole / "recipe.toml").write_text(text.replace('"synth-plaza"', '"synth-plaza-all"'))
-    finish(Run(whole))
+    finish(Run(whole), sources=[{"name": "synth-plaza-all", "family": "synth-plaza", "whole": True}])
     with pytest.raises(
         SharedImagesError, match="shows people whose images were all trained on, by source synth-plaza-all"
     ):
@@ -397,8 +397,17 @@ def test_bad_input_is_refused_before_any_long_work(
         attack(runs[0], ["synth-night"], makers=[runs[1], Run(unfinished)], **fixed)
 
 
-def test_a_maker_is_called_by_what_sets_it_apart() -> None:
+def test_a_maker_is_called_by_what_sets_it_apart(tmp_path: Path) -> None:
     victim = SMALL.change(method="baseline")
-    assert attack_module._method_beside(SMALL.change(method="in"), victim) == "in"
-    other = SMALL.change(method="snr", backbone="resnet18", source="market")
+
+    def run(**changes: str) -> Run:
+        recipe = SMALL.change(**changes)
+        made = run_of(recipe, results=tmp_path, digest="00000000")
+        made.folder.mkdir(parents=True)
+        made.recipe_file.write_text(recipe.to_toml())
+        made.row_file.write_text(json.dumps(recipe.row.facts()))
+        return made
+
+    assert attack_module._method_beside(run(method="in"), victim) == "in"
+    other = run(method="snr", backbone="resnet18", source="market")
     assert attack_module._method_beside(other, victim) == "snr on resnet18 of market"

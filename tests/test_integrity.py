@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +248,14 @@ def test_a_file_that_cannot_be_read_is_one_sentence(run: Run, name: str, monkeyp
             raise PermissionError(13, "Permission denied", str(file))
         return real(file, *args, **kwargs)  # type: ignore[call-overload]
 
+    by_number = os.open
+
+    def refuse_number(file: object, *args: int, **kwargs: int) -> int:
+        if Path(str(file)).name == name:
+            raise PermissionError(13, "Permission denied", str(file))
+        return by_number(file, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse_number)
     monkeypatch.setattr(io, "open", refuse)
     monkeypatch.setattr("builtins.open", refuse)
     reads = {

@@ -199,7 +199,7 @@ def test_a_set_of_reidgen_0_1_is_still_read(tmp_path: Path) -> None:
     old = {
         key: one
         for key, one in json.loads(file.read_text()).items()
-        if key not in ("people", "cameras", "remarks", "duplicates")
+        if key not in ("people", "cameras", "remarks", "duplicates", "check")
     }
     old["entry"] = {"pattern": r"(?P<pid>[^/]+)/(?P<camid>\d{1,4})[_-][^/]+"}  # a guess that is no longer made
     file.write_text(json.dumps(old))

@@ -124,3 +124,12 @@ def test_a_job_without_process_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert here.recv() == (3, "cpu")
     here.close()
     there.close()
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('begun', flush=True)\nfrom reidgen.pool import share\nprint(list(share(abs, [-1, -2], processes=2, chunk=1)))\n"
+    )
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("begun\n[1, 2]\n", "")

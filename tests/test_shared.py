@@ -71,11 +71,11 @@ def reidgen(*words: str | Path) -> Result:
 def test_pixels_of_a_set_that_cannot_be_written_go_to_the_users_cache(shared: Path) -> None:
     mine = load_prepared("mine", shared / "data")
     with as_a_guest():
-        assert pack_bytes(mine, 12, 6) == 12 * 12 * 6 * 3
+        assert pack_bytes(mine, 12, 6) > 12 * 12 * 6 * 3  # with their checks
         paths, pixels = load_pack(mine, 12, 6)
         assert pack_bytes(mine, 12, 6) == 0
     (file,) = (shared / "home" / ".cache" / "reidgen").glob("mine-*/pixels-*.npy")
-    assert len(paths) == 12 and np.array_equal(np.load(file), pixels)
+    assert len(paths) == 12 and np.array_equal(np.load(file), pixels[:])
     assert not list((shared / "data").rglob("*pixels*"))
 
 
@@ -90,7 +90,7 @@ def test_reidgen_cache_names_the_place(shared: Path, tmp_path: Path, monkeypatch
     monkeypatch.delenv("REIDGEN_CACHE")
     beside = load_pack(other, 16, 8)[1]
     monkeypatch.setenv("REIDGEN_CACHE", "~/fast")
-    assert Path(str(load_pack(other, 16, 8)[1].filename)) == Path(str(beside.filename))  # what is there is used
+    assert load_pack(other, 16, 8)[1].file == beside.file  # what is there is used
 
 
 def test_a_check_judges_the_set_and_not_the_rights(shared: Path) -> None:

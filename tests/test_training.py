@@ -80,9 +80,9 @@ def test_a_crash_goes_on_from_the_last_checkpoint(
 
     def crash(what: str, done: int, total: int) -> None:
         if (done, total) == (5, 6):
-            raise MemoryError
+            raise ZeroDivisionError
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(ZeroDivisionError):
         fit(small_recipe, small_data, tmp_path / "crashed", crash)
     run = Run(next((tmp_path / "crashed" / "runs" / "synth-plaza").iterdir()))
     assert run.state.exists() and not run.done.exists()
@@ -133,7 +133,7 @@ def test_every_setting_of_a_recipe_and_every_parameter_of_a_row_changes_the_weig
         "source": "synth-night",
         "seed": 1,
         "backbone": "resnet18",
-        "height": 48,
+        "height": 40,
         "width": 48,
         "dtype": "bfloat16",
         "identities": 5,
@@ -261,7 +261,7 @@ def test_two_processes_never_share_a_run_folder(small_data: Path, small_recipe: 
 
     def again(what: str, done: int, total: int) -> None:
         if total == 6 and not refused:
-            with pytest.raises(RunError, match=r"another process is writing .*wait for it or stop it") as caught:
+            with pytest.raises(RunError, match=r"is writing .*wait for it or stop it") as caught:
                 fit(small_recipe, small_data, tmp_path)
             refused.append(str(caught.value))
 
@@ -316,8 +316,8 @@ def test_what_cannot_be_trained_says_why(small_data: Path, small_recipe: Recipe,
         fit(small_recipe.change(identities=7), small_data, tmp_path)
     with pytest.raises(WeightsError, match=r"no weight file absent\.pth"):
         fit(small_recipe.change(weights="absent.pth"), small_data, tmp_path)
-    with pytest.raises(RecipeError, match="unknown device 'gpu'"):
-        train(small_recipe, data=small_data, results=tmp_path, device="gpu", report=quiet)
+    with pytest.raises(RecipeError, match="unknown device 'tpu'"):
+        train(small_recipe, data=small_data, results=tmp_path, device="tpu", report=quiet)
 
 
 @pytest.mark.parametrize("method", ["baseline", "snr", "a-sn", "snr-conv"])

@@ -1,1 +1,3 @@
-"""The commands: each parses, calls one function and prints. Nothing else prints; torch is imported where it is needed."""
+"""The commands: each parses, calls one function and prints. Nothing else prints; torch is imported
+where it is needed.
+"""

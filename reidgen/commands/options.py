@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @one_sentence
 def _folder(path: Path) -> Path:
-    """Return a folder's path with ~ expanded, as no shell does in a variable. Raises OSError for a name that is too long."""
+    """Return a folder's path with ~ expanded, as no shell does in a variable. Raises OSError for a name that is too
+    long.
+    """
     home = path
     with contextlib.suppress(RuntimeError):  # nobody knows this user's home: a folder called ~NAME
         home = path.expanduser()

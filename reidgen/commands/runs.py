@@ -193,8 +193,8 @@ def bench(
 ) -> None:
     """Train methods x seeds, evaluate them, write the table.
 
-    On one source, or on the cells of a protocol. Safe to stop and repeat: only what is missing runs. A run that fails is
-    noted and the others go on; a run that another process holds comes last.
+    On one source, or on the cells of a protocol. Safe to stop and repeat: only what is missing runs. A run that fails
+    is noted and the others go on; a run that another process holds comes last.
 
     Example: reidgen bench --source synth --methods main --seeds 3
 
@@ -336,6 +336,7 @@ def speed(
     )
     result(speed_table(rows))
     note(
-        "limit: if the machine did nothing but the work's matrix products, as fast as the one above (batches: its copy); "
+        "limit: if the machine did nothing but the work's matrix products, as fast as the one above (batches: its "
+        "copy); "
         "data: share of a step that draws, reads and augments the batch"
     )

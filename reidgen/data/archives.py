@@ -32,9 +32,18 @@ LOOSE = (".mat", ".txt", ".csv")  # what is published beside an archive and only
 FILES, RATIO, SMALL = 5_000_000, 100, 100 * 2**20
 
 _DAMAGE = (
-    EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error,
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
-)  # fmt: skip
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+)
 _FOREIGN = {
     b"Rar!": "a RAR archive",
     b"7z\xbc\xaf": "a 7z archive",

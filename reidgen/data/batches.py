@@ -49,8 +49,10 @@ class Source:
     """The training images of one or several data sets, which are its domains.
 
     packs: the pixels of each domain, mapped from disk; row_N: int64, an image's row in its domain's.
-    label_N: int64, 0..classes-1; domain_N: int64, 0.. in the recipe's order; camid_N: int64, 0... Identities and cameras of different sets are never merged, each has its own number.
-    single: identities that are left out, as they have a single image. digest: SHA-256 that stands for the sets' indices.
+    label_N: int64, 0..classes-1; domain_N: int64, 0.. in the recipe's order; camid_N: int64, 0... Identities and
+    cameras of different sets are never merged, each has its own number.
+    single: identities that are left out, as they have a single image. digest: SHA-256 that stands for the sets'
+    indices.
     origins: one for each source.
     """
 
@@ -239,7 +241,8 @@ def quota(domain: int, batch: int, *, identities: int, domains: int) -> int:
 def feed(
     source: Source, batches: Iterable[NDArray[np.int64]], *, share: slice, device: torch.device
 ) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
-    """Return a generator of each batch's image numbers, int64 (B,), with the pixels of its rows `share` on `device`, uint8 (., H, W, 3).
+    """Return a generator of each batch's image numbers, int64 (B,), with the pixels of its rows `share` on `device`,
+    uint8 (., H, W, 3).
 
     All pixels are kept on the device where they take less than half of its free memory. Else a thread reads from the
     packs, one batch ahead, into pinned memory where the device is a GPU. Both give the same bits.
@@ -259,7 +262,8 @@ def _kept(
 def one_ahead(
     read: Callable[[NDArray[np.int64]], Tensor], batches: Iterable[NDArray[np.int64]], device: torch.device
 ) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
-    """Yield each batch of image numbers and what `read` returns for it, on `device`; a thread reads the next one meanwhile.
+    """Yield each batch of image numbers and what `read` returns for it, on `device`; a thread reads the next one
+    meanwhile.
 
     Where the device is a GPU, it comes from pinned memory, which the host need not wait for.
     """

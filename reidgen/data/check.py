@@ -20,8 +20,8 @@ from reidgen.runs import Progress
 
 
 def check(name: str, data: Path, *, deep: bool = False, report: Progress | None = None) -> Prepared:
-    """Return the prepared set `name` after proving that its folder holds the very files that were decoded: those that its
-    index names, and those outside its splits.
+    """Return the prepared set `name` after proving that its folder holds the very files that were decoded: those that
+    its index names, and those outside its splits.
 
     Names, sizes and times of change are compared, and where these differ, or with `deep`, the content of all files.
     With `deep` its pixel caches are read too. Raises DataError when the set is not prepared, or saying how its files

@@ -1,7 +1,7 @@
 """People's own crops: which folders are the parts, and how person and camera are read from their names, or refused.
 
-A guess that is wrong gives a number that is wrong, and nobody sees it. So a camera is read only where a name says that it
-is one, a person never from the name of a part or a camera, and where two readings differ none is taken.
+A guess that is wrong gives a number that is wrong, and nobody sees it. So a camera is read only where a name says that
+it is one, a person never from the name of a part or a camera, and where two readings differ none is taken.
 """
 
 import os
@@ -20,18 +20,26 @@ from reidgen.errors import DataError
 
 # What folders of parts are called, in any case, with "_", "-" or " " between the words.
 PART_NAMES = {
-    "train": "train training trainset train_set bounding_box_train bbox_train image_train images_train train_images mask_train",
-    "query": "query queries probe probes image_query images_query query_images bounding_box_query bbox_query test_query "
-    "test_probe query_set",
-    "gallery": "gallery galleries image_gallery images_gallery gallery_images bounding_box_gallery bbox_gallery test_gallery "
-    "gallery_set",
+    "train": (
+        "train training trainset train_set bounding_box_train bbox_train image_train images_train train_images "
+        "mask_train"
+    ),
+    "query": (
+        "query queries probe probes image_query images_query query_images bounding_box_query bbox_query "
+        "test_query test_probe query_set"
+    ),
+    "gallery": (
+        "gallery galleries image_gallery images_gallery gallery_images bounding_box_gallery bbox_gallery "
+        "test_gallery gallery_set"
+    ),
     "test": "test testing testset test_set bounding_box_test bbox_test image_test images_test test_images mask_test",
     "val": "val valid validation dev eval valset val_set bounding_box_val image_val",
 }
 _PART = {word: part for part, words in PART_NAMES.items() for word in words.split()}
 
 _CAMERA = r"(?:(?:camera|cam)[ _-]?|c(?=\d{1,3}(?!\d)))(?P<camid>\d{1,4})(?!\d)"
-_MORE = r"(?:[^a-z0-9/][^/]*|[stf]\d[^/]*)"  # what may follow a camera: _0001, s1_0001 (sequence), t3 (tracklet), f7 (frame)
+# what may follow a camera: _0001, s1_0001 (sequence), t3 (tracklet), f7 (frame)
+_MORE = r"(?:[^a-z0-9/][^/]*|[stf]\d[^/]*)"
 _IN_NAME = rf"(?:[^/]*[^a-z0-9/])?{_CAMERA}{_MORE}"
 _CAMERA_FOLDER = (
     r"(?:(?:camera|cam)[ _-]?(?=\d|[a-z](?![a-z0-9]))|c(?=\d{1,3}(?!\d)))(?P<camid>\d{1,4}(?!\d)|[a-z])" + f"{_MORE}?"
@@ -42,8 +50,8 @@ _TRACKLET = r"(?:(?P=pid)[^/]*|(?:tracklet|track|trk|sequence|seq|t|images?|imgs
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read names. levels: folders above the file that it looks at; market: the whole name says it, so that it
-    wins over what folders are called; flat: the folders above need not be the same for all images."""
+    """One way to read names. levels: folders above the file that it looks at; market: the whole name says it, so that
+    it wins over what folders are called; flat: the folders above need not be the same for all images."""
 
     pattern: str
     levels: int
@@ -103,13 +111,14 @@ _TIMES = (  # days and the like hold people, but are none
 def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
     """Return an entry for a folder of own crops that the catalogue does not know, or for a list that names them.
 
-    A folder's parts are the folders called as in PART_NAMES, at any depth and in any case; what lies beside them is left
-    out. `test`, or `val` where there is no other, is divided by `readers.read`. A folder without any part is all test.
-    To train on own crops, put them into a sub-folder train. Without `pattern`, names are read by the one of READINGS that
-    fits all of them, see `_choose`. A list (.csv, .tsv, .txt) says it all itself, see `lists.read_table`.
+    A folder's parts are the folders called as in PART_NAMES, at any depth and in any case; what lies beside them is
+    left out. `test`, or `val` where there is no other, is divided by `readers.read`. A folder without any part is all
+    test. To train on own crops, put them into a sub-folder train. Without `pattern`, names are read by the one of
+    READINGS that fits all of them, see `_choose`. A list (.csv, .tsv, .txt) says it all itself, see `lists.read_table`.
     Person -1 is junk, as in Market-1501; person 0 are distractors, unless somebody asks for it or trains on it.
 
-    Raises DataError when the folder is missing or empty, its parts are not clear, or the names can be read in no way or in
+    Raises DataError when the folder is missing or empty, its parts are not clear, or the names can be read in no way or
+    in
     several: it then offers patterns, each with what it would read.
     """
     if root.is_file() and root.suffix.lower() in TABLES:
@@ -243,9 +252,9 @@ Names = list[tuple[str, str]]  # person and camera of each image
 def _choose(name: str, root: Path, inside: dict[str, list[str]]) -> str:
     """Return the pattern that reads all images; inside: part -> its images, relative to `root`.
 
-    A reading fits when all images have their person and camera by it, nobody is called as a part or a camera, and folders
-    that it does not look at are the same for all images of a part. Names of Market-1501 and MARS win over folders. Others
-    must agree on who is the same person, and no folder or name may speak of another camera.
+    A reading fits when all images have their person and camera by it, nobody is called as a part or a camera, and
+    folders that it does not look at are the same for all images of a part. Names of Market-1501 and MARS win over
+    folders. Others must agree on who is the same person, and no folder or name may speak of another camera.
     Raises DataError otherwise.
     """
     paths = [path for some in inside.values() for path in some]
@@ -318,7 +327,9 @@ def _cameras(path: str) -> list[str]:
 
 
 def _difference(names: Names, others: Names) -> int | None:
-    """Return the first image at which two readings do not tell the same people and cameras apart, None where they do."""
+    """Return the first image at which two readings do not tell the same people and cameras apart, None
+    where they do.
+    """
     for side in (0, 1):
         there: dict[str, str] = {}
         back: dict[str, str] = {}

@@ -25,8 +25,9 @@ WINDOW = 1024  # images in work at a time: bounds memory
 R = TypeVar("R")
 
 
-# The decoders that may see a file, by Pillow's names: those of pictures, each of which works in this process and on memory.
-# PostScript starts another program, WMF asks the system, BUFR, GRIB and HDF5 need a handler, FITS holds measurements.
+# The decoders that may see a file, by Pillow's names: those of pictures, each of which works in this process and on
+# memory. PostScript starts another program, WMF asks the system, BUFR, GRIB and HDF5 need a handler, FITS holds
+# measurements.
 KINDS = (
     *(
         "JPEG",

@@ -11,7 +11,9 @@ LONELY = 0.5  # above this share of cameras that show one person, times or hashe
 
 
 def examples(found: Found, number: int = 3) -> list[str]:
-    """Return how the names of a few images were read, of parts, folders, people and cameras as different as there are."""
+    """Return how the names of a few images were read, of parts, folders, people and cameras as
+    different as there are.
+    """
     parts = found.rows.drop_duplicates("path").set_index("path")["part"]
     images = found.kept.assign(part=found.kept["path"].map(parts).fillna("no split"))
     images["folder"] = images["path"].str.rpartition("/")[0]
@@ -30,13 +32,16 @@ def examples(found: Found, number: int = 3) -> list[str]:
 
 
 def remarks(found: Found) -> list[str]:
-    """Return sentences on a set of own crops: its parts, who is a distractor, what was joined, and what was left out."""
+    """Return sentences on a set of own crops: its parts, who is a distractor, what was joined, and
+    what was left out.
+    """
     dataset, kept = found.dataset, found.kept
     folders = ", ".join(f"{part} in {shown(folder)}" for part, some in dataset.folders.items() for folder in some)
     sentences = [f"parts: {folders}"] if not dataset.lists and dataset.folders != {"test": (".",)} else []
     if crowd := int(kept["pid"].isin(dataset.distractors).sum()):
         sentences.append(
-            f"person 0 stands for distractors, as in Market-1501: {crowd:,} images of the gallery; give it another number "
+            f"person 0 stands for distractors, as in Market-1501: {crowd:,} images of the gallery; give it another "
+            f"number "
             "if it is a person"
         )
     if nobody := int((kept["person"] == "").sum()):
@@ -47,7 +52,9 @@ def remarks(found: Found) -> list[str]:
 
 
 def doubts(found: Found) -> list[str]:
-    """Return why the reading cannot be right: people on both sides, one image per person, cameras that show one person."""
+    """Return why the reading cannot be right: people on both sides, one image per person, cameras that
+    show one person.
+    """
     rows = found.rows[found.rows["split"] == found.rows["split"].min()]
     names = found.kept.drop_duplicates("pid").set_index("pid")["person"]
     somebody = ~rows["pid"].isin([*found.dataset.distractors, *names.index[names == ""]])
@@ -55,7 +62,8 @@ def doubts(found: Found) -> list[str]:
     found_doubts = []
     if both := sorted(set(train["pid"]) & set(test["pid"])):
         found_doubts.append(
-            f"{len(both):,} people are in train and are tested, such as {shown(names[both[0]])}; whoever is tested must not "
+            f"{len(both):,} people are in train and are tested, such as {shown(names[both[0]])}; whoever is tested "
+            f"must not "
             "be trained on (parts that number their people apart need apart = true in datasets.toml)"
         )
     for side, word in ((train, "trained on"), (test, "tested")):
@@ -82,7 +90,8 @@ def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]
     """Return what is to be said on files with the same bytes, and what is to be refused.
 
     digests: path -> digest of every image. Refused: the same picture in train and in query or gallery, and, under two
-    paths, in query and gallery. Where reidgen itself chose the queries, a copy of the query's own person and camera is only
+    paths, in query and gallery. Where reidgen itself chose the queries, a copy of the query's own person and camera is
+    only
     said: it never counts as a match.
     """
     kept = found.kept.assign(digest=found.kept["path"].map(digests))
@@ -104,7 +113,8 @@ def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]
         if len(pairs):
             pair = pairs.sort_values(["path_x", "path_y"]).iloc[0]
             refused.append(
-                f"{pairs['digest'].nunique():,} pictures of {one} are in {pair['part_y']} too (the same bytes), such as "
+                f"{pairs['digest'].nunique():,} pictures of {one} are in {pair['part_y']} too (the same bytes), such "
+                f"as "
                 f"{shown(pair['path_x'])} and {shown(pair['path_y'])}"
             )
     return said, refused

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PURPOSE = (
-    "For research on generalization. ReID identifies people: use only images that you have the right to use. Most of these "
+    "For research on generalization. ReID identifies people: use only images that you have the right to use. Most of "
+    "these "
     "licences forbid passing images on; withdrawn sets are never downloaded."
 )
 
@@ -23,7 +24,9 @@ COLOURS = {"prepared": "green", "damaged": "red"}
 
 
 def in_short(data: Path) -> str:
-    """Return the catalogue's sets and all others in `data`, a line each: name, state, size of the whole, how it is got."""
+    """Return the catalogue's sets and all others in `data`, a line each: name, state, size of the
+    whole, how it is got.
+    """
     lines = [("set", "state", "people", "images", "how to get it")]
     for one in facts([], data):
         people, images = (f"{number:,}" if number else "" for number in (one["people"], one["images"]))

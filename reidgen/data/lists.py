@@ -42,8 +42,8 @@ _YES, _NO = ("1", "1.0", "true", "yes", "y", "t"), ("", "0", "0.0", "false", "no
 
 class Named(NamedTuple):
     """An image on a list: its path below the image root; person and camera as the list says them, "" where it does not
-    (a person who is not known is of the gallery); split: the part to which the list gives it, "" where all of them are of
-    one part, "val" where it belongs to none."""
+    (a person who is not known is of the gallery); split: the part to which the list gives it, "" where all of them are
+    of one part, "val" where it belongs to none."""
 
     path: str
     pid: str
@@ -62,8 +62,8 @@ def read_list(file: Path, *, root: Path, folder: str, part: str, table: bool = F
 
     A text holds lines "path person [camera]", the path below root/folder, with blanks or commas between them and `/` or
     `\\` in it. A .csv, or any list where `table` says so, is
-    read by `read_table`. A .mat is that of CUHK03's new protocol: filelist (below root/folder), labels, camId, and of each
-    part the places in them, from 1.
+    read by `read_table`. A .mat is that of CUHK03's new protocol: filelist (below root/folder), labels, camId, and of
+    each part the places in them, from 1.
 
     Raises DataError when the file cannot be read, is not laid out like that, names an image that is not there.
     """
@@ -88,12 +88,12 @@ def read_list(file: Path, *, root: Path, folder: str, part: str, table: bool = F
 def read_table(file: Path, root: Path) -> list[Named]:
     """Return the rows of a table with the columns path, pid, camid and perhaps split (train, query, gallery or test).
 
-    Columns may be called and parted as others do: see _COLUMN_NAMES and _SPLIT_NAMES; commas, semicolons, tabs or blanks
-    between them; is_query and is_gallery instead of split; no first line with names, where three values begin with an
-    image. A path is absolute or relative to the file's own folder, with `/` or `\\`; it comes back relative to `root`, with
-    `/`. Numbers as spreadsheets write them (7.0) are those numbers, nan is nothing. An image that is query and gallery
-    comes back twice. Without a pid (and camid) an image is of the gallery, and of nobody. `val` is the test part where
-    there is no other.
+    Columns may be called and parted as others do: see _COLUMN_NAMES and _SPLIT_NAMES; commas, semicolons, tabs or
+    blanks between them; is_query and is_gallery instead of split; no first line with names, where three values begin
+    with an image. A path is absolute or relative to the file's own folder, with `/` or `\\`; it comes back relative to
+    `root`, with `/`. Numbers as spreadsheets write them (7.0) are those numbers, nan is nothing. An image that is query
+    and gallery comes back twice. Without a pid (and camid) an image is of the gallery, and of nobody. `val` is the test
+    part where there is no other.
 
     Raises DataError when the file is no such table, naming the line.
     """
@@ -247,8 +247,9 @@ def text_of(file: Path) -> str:
 def read_partitions(file: Path) -> tuple[bool, list[set[tuple[int | str, ...]]]]:
     """Return the people of each official split, and whether they are the people tested (otherwise those trained on).
 
-    A person is a tuple: its number, or camera pair and number. A .csv has the columns split (from 0), pair and pid of the
-    people tested. A .mat is that of GRID: trainIdxAll, a struct per split whose third field numbers the people trained on.
+    A person is a tuple: its number, or camera pair and number. A .csv has the columns split (from 0), pair and pid of
+    the people tested. A .mat is that of GRID: trainIdxAll, a struct per split whose third field numbers the people
+    trained on.
 
     Raises DataError when the file cannot be read or is not laid out like that.
     Source: the third field: torchreid@58e6841:data/datasets/image/grid.py.

@@ -31,11 +31,11 @@ class Prepared:
     the query also has "unmatched" (images without a match), the gallery "distractors" (of people nobody asks for);
     "all" -> {"images" (different files), "junk" (files left out), "splits"}. digest: SHA-256 of index.csv.
     version: of reidgen. seed: of a drawn set. example: how a few names were read, a line each. seconds: what preparing
-    took. stamp: see `check.stamp_files`; bytes: of all images; accepted: how the counts differ from the catalogue's, or why
-    own crops are not plausible, "" where all is well; outside: path -> digest, as in the index, of the images that no split
-    shows. duplicates: which pictures stand in two parts, and were accepted. people, cameras: number (as text) -> name, of
-    own crops, where that is not the number itself. remarks: what else was found. Manifests of reidgen 0.1 lack all from
-    stamp on. already: `prepare` found it complete and its files unchanged.
+    took. stamp: see `check.stamp_files`; bytes: of all images; accepted: how the counts differ from the catalogue's, or
+    why own crops are not plausible, "" where all is well; outside: path -> digest, as in the index, of the images that
+    no split shows. duplicates: which pictures stand in two parts, and were accepted. people, cameras: number (as text)
+    -> name, of own crops, where that is not the number itself. remarks: what else was found. Manifests of reidgen 0.1
+    lack all from stamp on. already: `prepare` found it complete and its files unchanged.
     """
 
     dataset: Dataset
@@ -155,7 +155,9 @@ _LATER_KINDS |= {"cameras": dict, "remarks": list}
 
 
 def read_manifest(name: str, data: Path) -> Prepared:
-    """Return what the manifest says; raises OSError, ValueError, KeyError, TypeError or DataError when it is damaged."""
+    """Return what the manifest says; raises OSError, ValueError, KeyError, TypeError or DataError when
+    it is damaged.
+    """
     file = data / name / "manifest.json"
     manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if "check" not in manifest and (odd := set(manifest) - {"name", "entry", "root", *_KINDS, *_LATER_KINDS}):

@@ -21,8 +21,8 @@ def divide(dataset: Dataset, rows: pd.DataFrame, root: Path) -> pd.DataFrame:
     Official ones (partitions): whom the first split does not test is trained on. single_shot: the images of an identity
     are ordered by the SHA-256 of "split,name"; "sides": the first is its query (camera 1), the second its gallery image
     (camera 2), others and identities of one image are left out; "gallery": the first is its only gallery image, those
-    under another camera are its queries. both_directions: splits n to 2n-1 are 0 to n-1 with query and gallery exchanged.
-    Rows of the part train are of split 0.
+    under another camera are its queries. both_directions: splits n to 2n-1 are 0 to n-1 with query and gallery
+    exchanged. Rows of the part train are of split 0.
 
     Raises DataError when no query has a match, or the partitions do not fit the images.
     """
@@ -167,11 +167,13 @@ def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
     for part, known in dataset.counts.items():
         if len(known) > 1 and 0 < (here := int((test["part"] == part).sum())) < known[1]:
             return (
-                f"{dataset.name}: {here:,} {part} images, expected {known[1]:,}: the set is incomplete; get it again, then "
+                f"{dataset.name}: {here:,} {part} images, expected {known[1]:,}: the set is incomplete; get it "
+                f"again, then "
                 f"run: reidgen prepare {dataset.name} --from DIR"
             )
     cure = (
-        "check that the pattern reads person and camera; to train on the set, put its images into a sub-folder train, or "
+        "check that the pattern reads person and camera; to train on the set, put its images into a sub-folder "
+        "train, or "
         'write folders = { train = "." } in datasets.toml'
     )
     if any(file.endswith(".csv") for some in dataset.lists.values() for file in some):
@@ -185,11 +187,13 @@ def _no_match(dataset: Dataset, test: pd.DataFrame) -> str:
         )
     if single == len(people):
         return (
-            f"{dataset.name}: no query can have a match: each of the {len(people)} people has a single image, and a match "
+            f"{dataset.name}: no query can have a match: each of the {len(people)} people has a single image, and a "
+            f"match "
             f"needs the same person under another camera; {cure}"
         )
     return (
         f"{dataset.name}: no query can have a match: of {len(people)} people {single} have a single image and "
-        f"{one_camera} are seen by one camera only (cameras: {listing}), and a match needs the same person under another "
+        f"{one_camera} are seen by one camera only (cameras: {listing}), and a match needs the same person under "
+        f"another "
         f"camera; {cure}"
     )

@@ -46,8 +46,8 @@ from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_d
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be prepared. root: where its images lie, None for a built-in set, which is drawn; given: whether the user
-    named the source, so that it is read anew."""
+    """What is to be prepared. root: where its images lie, None for a built-in set, which is drawn; given: whether the
+    user named the source, so that it is read anew."""
 
     dataset: Dataset
     root: Path | None
@@ -68,16 +68,17 @@ def prepare(
 ) -> Prepared:
     """Prepare the set `name` in data/<name>, from what `source` holds or, for a built-in set, from `seed`.
 
-    source: a folder, an archive, or for own crops a list (.csv, .tsv, .txt); without it the set is looked for in `data` and
-    downloaded if it is open, see `obtain`. A name that the catalogue does not know becomes a set of own crops, see
-    `crops.own_dataset`; the manifest remembers how it was read. With `source` the work is always done; without it, a set
-    that is complete, as asked for, and whose files did not change is returned at once, see `check`. Another process that
-    prepares the same set is waited for. Counts that differ from the catalogue's, and a reading of own crops that cannot be
-    right (`judge.doubts`), are an error, or with `accept_counts` are noted in the manifest; so is the same picture in two
-    parts of own crops (`judge.doubles`) with `accept_duplicates`.
+    source: a folder, an archive, or for own crops a list (.csv, .tsv, .txt); without it the set is looked for in `data`
+    and downloaded if it is open, see `obtain`. A name that the catalogue does not know becomes a set of own crops, see
+    `crops.own_dataset`; the manifest remembers how it was read. With `source` the work is always done; without it, a
+    set that is complete, as asked for, and whose files did not change is returned at once, see `check`. Another process
+    that prepares the same set is waited for. Counts that differ from the catalogue's, and a reading of own crops that
+    cannot be right (`judge.doubts`), are an error, or with `accept_counts` are noted in the manifest; so is the same
+    picture in two parts of own crops (`judge.doubles`) with `accept_duplicates`.
 
-    Raises DataError when the source is missing or wrong, a name does not fit, data/<name> lies in the source, the counts
-    differ, or an image cannot be decoded (named). A failed call never leaves a manifest for what it could not prove.
+    Raises DataError when the source is missing or wrong, a name does not fit, data/<name> lies in the source, the
+    counts differ, or an image cannot be decoded (named). A failed call never leaves a manifest for what it could not
+    prove.
     """
     began = time.monotonic()
     plan = _plan(name, data, source, pattern, say, report)
@@ -148,7 +149,8 @@ def _refuse_inside(name: str, folder: Path, root: Path) -> None:
     """Raise DataError when the prepared set would be written into the folder that the user gave."""
     if folder.resolve().is_relative_to(root.resolve()):
         raise DataError(
-            f"{name}: {folder} lies in {root}, which --from names and where nothing is written; choose another name, or "
+            f"{name}: {folder} lies in {root}, which --from names and where nothing is written; choose another name, "
+            f"or "
             "another --data"
         )
 
@@ -162,7 +164,8 @@ def _refuse_foreign(name: str, folder: Path) -> None:
         return
     if head and head != ",".join(INDEX):
         raise DataError(
-            f"{name}: {folder / 'index.csv'} is not of reidgen and would be overwritten; move it, choose another name, or "
+            f"{name}: {folder / 'index.csv'} is not of reidgen and would be overwritten; move it, choose another "
+            f"name, or "
             "another --data"
         )
 
@@ -183,13 +186,16 @@ def _judge(found: Found, told: dict[str, Any], accept: bool, say: Say) -> str:
         return "; ".join(against)
     _tell(found, told, say)
     raise DataError(
-        f"{found.dataset.name}: this cannot be right: {'; '.join(against)}; say how to read the names with --pattern, or "
+        f"{found.dataset.name}: this cannot be right: {'; '.join(against)}; say how to read the names with "
+        f"--pattern, or "
         "add --accept-counts if it is right"
     )
 
 
 def _doubled(found: Found, sha: dict[str, str], told: dict[str, Any], accept: bool, say: Say) -> str:
-    """Return which pictures stand in two parts, "" where none does; a DataError unless `accept`. Adds to what is told."""
+    """Return which pictures stand in two parts, "" where none does; a DataError unless `accept`. Adds
+    to what is told.
+    """
     said, refused = doubles(found, sha)
     told["remarks"] += said
     if refused and not accept:
@@ -214,7 +220,9 @@ def _names(kept: pd.DataFrame, number: str, name: str) -> dict[str, str]:
 
 
 def _opened(name: str, data: Path, source: Path | None, report: Progress | None) -> Path | None:
-    """Return `source`, unpacked if it is an archive of own crops; those of the catalogue's sets are left to `obtain`."""
+    """Return `source`, unpacked if it is an archive of own crops; those of the catalogue's sets are
+    left to `obtain`.
+    """
     if source is None or source.suffix.lower() in TABLES or name in load_catalogue() or not is_file(name, source):
         return source
     check_name(name)
@@ -350,7 +358,8 @@ def _decode_all(dataset: Dataset, root: Path, paths: list[str], report: Progress
     if bad:
         more = ", ..." if len(bad) > 3 else ""
         raise DataError(
-            f"{dataset.name}: {len(bad):,} of {len(paths):,} images in {root} cannot be decoded: {', '.join(bad[:3])}{more};"
+            f"{dataset.name}: {len(bad):,} of {len(paths):,} images in {root} cannot be decoded: "
+            f"{', '.join(bad[:3])}{more};"
             f" replace or remove them, then run: {again(dataset, root)}"
         )
     return {path: digest for path, (digest, _) in zip(paths, results, strict=True)}

@@ -30,8 +30,9 @@ DEPTH = 2  # folders below the one given in which a set is looked for
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What `read` found. dataset: the entry in the form that fitted; root: the image root that the paths start from;
-    rows: see `read`; kept: path, pid, camid, and person and camera as the names say them, of every image of the set, once,
-    of those too that no split shows; junk: images left out; joined: spellings of one person or camera, for people."""
+    rows: see `read`; kept: path, pid, camid, and person and camera as the names say them, of every image of the set,
+    once, of those too that no split shows; junk: images left out; joined: spellings of one person or camera, for
+    people."""
 
     dataset: Dataset
     root: Path
@@ -42,7 +43,8 @@ class Found:
 
 
 def read(dataset: Dataset, root: Path) -> Found:
-    """Return what names and lists tell of the set that lies in `root`, see `locate`, in the first of its forms that fits.
+    """Return what names and lists tell of the set that lies in `root`, see `locate`, in the first of its forms that
+    fits.
 
     The rows have the columns split, part, path, pid and camid of ARCHITECTURE.md, sorted by (split, part, path); no
     image is opened. Left out: hidden files, files that are no images by their suffix, those of `skip`, junk identities.
@@ -52,8 +54,9 @@ def read(dataset: Dataset, root: Path) -> Found:
 
     A folder `train` is all training. A folder `test` is divided: with query_cameras, their images are the queries
     and all others the gallery; otherwise, of each identity seen by two cameras or more, the first image (by path) of
-    each camera is a query and the rest is gallery; distractors and images of nobody are gallery. Where that would leave a query without a match (cameras with a
-    single image), the last such camera keeps its image in the gallery. An identity seen by one camera is gallery.
+    each camera is a query and the rest is gallery; distractors and images of nobody are gallery. Where that would leave
+    a query without a match (cameras with a single image), the last such camera keeps its image in the gallery. An
+    identity seen by one camera is gallery.
     Splits and single shots: `partitions.divide`.
 
     Raises DataError when the folder is missing, wrong or empty, names do not fit the pattern, a list or partition file
@@ -160,9 +163,9 @@ class Files:
 def image_files(root: Path, folder: str) -> Files:
     """Return the image files below root/folder; hidden files and folders are left out.
 
-    Links are followed, but each folder is read once: under its own name where it lies below root/folder, otherwise under
-    the first link to it. A link to nothing is returned, for whoever opens it to report; a pipe or device is not. A byte
-    of a name that is no UTF-8 stands as \\xNN, see `images.file_of`.
+    Links are followed, but each folder is read once: under its own name where it lies below root/folder, otherwise
+    under the first link to it. A link to nothing is returned, for whoever opens it to report; a pipe or device is not.
+    A byte of a name that is no UTF-8 stands as \\xNN, see `images.file_of`.
     """
     images: list[str] = []
     links: list[tuple[int, str]] = []  # depth first: the shortest name stands for a folder
@@ -196,7 +199,9 @@ def image_files(root: Path, folder: str) -> Files:
 
 
 def _kind(entry: "os.DirEntry[str]") -> str:
-    """Return what an entry of a folder is: folder, link (to a folder), image, or what it counts as where it is left out."""
+    """Return what an entry of a folder is: folder, link (to a folder), image, or what it counts as where it is left
+    out.
+    """
     if entry.name.startswith(".") or entry.name == "__MACOSX":
         return "hidden"
     if entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
@@ -318,8 +323,8 @@ def _numbered(dataset: Dataset, rows: pd.DataFrame) -> tuple[pd.DataFrame, int, 
 def _joined(dataset: Dataset, rows: pd.DataFrame, column: str) -> list[str]:
     """Return a sentence for each person or camera that is written in several ways.
 
-    In one part, and apart from Unicode's forms of the same letters, such names may be two people: a DataError, but for sets
-    of the catalogue, whose names are known.
+    In one part, and apart from Unicode's forms of the same letters, such names may be two people: a DataError, but for
+    sets of the catalogue, whose names are known.
     """
     sentences = []
     for names in spellings(rows[column].unique()):

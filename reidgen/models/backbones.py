@@ -94,7 +94,9 @@ class _ResNet(_Stages):
 
 
 class ResNet50(_ResNet):
-    """He et al., CVPR 2016; the paper's backbone [S], with torchvision's first ImageNet weights, those of its time [A]."""
+    """He et al., CVPR 2016; the paper's backbone [S], with torchvision's first ImageNet weights, those
+    of its time [A].
+    """
 
     block = Bottleneck
     layers: ClassVar[list[int]] = [3, 4, 6, 3]
@@ -134,8 +136,8 @@ class Tiny(_Stages):
 class MobileNetV2(Backbone):
     """Sandler et al., CVPR 2018; torchvision's, with last stride 1 as in the ResNets: stride 16.
 
-    The places end where the resolution changes. The blocks of stages 1 to 3 end without ReLU: there, a module that a row
-    puts before the ReLU ends the stage.
+    The places end where the resolution changes. The blocks of stages 1 to 3 end without ReLU: there, a module that a
+    row puts before the ReLU ends the stage.
     """
 
     imagenet = "MobileNet_V2_Weights.IMAGENET1K_V1"
@@ -172,8 +174,8 @@ def _insert(block: nn.Module, module: nn.Module) -> None:
 def build_backbone(row: BackboneRow, *, weights: str = "none") -> tuple[Backbone, list[str]]:
     """Return the backbone of a row of BACKBONES with its weights loaded, and what of the weight file it does not use.
 
-    weights: "imagenet" (torchvision's download, checked by its hash), "none", or the file of a state dict: torchvision's
-    names or this network's own, also behind a prefix or inside a wrapper, see `read_state_dict`.
+    weights: "imagenet" (torchvision's download, checked by its hash), "none", or the file of a state dict:
+    torchvision's names or this network's own, also behind a prefix or inside a wrapper, see `read_state_dict`.
     Raises WeightsError when the file is missing, unreadable, or does not fit (the keys are named), RecipeError for a
     backbone without ImageNet weights.
     """
@@ -277,7 +279,9 @@ def _published(key: str, backbone: Backbone) -> str:
 
 
 def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
-    """Return what may stand before every name of a network in this state dict: nothing, or PREFIXES after each other."""
+    """Return what may stand before every name of a network in this state dict: nothing, or PREFIXES
+    after each other.
+    """
     found = [""]
     for prefix in found:
         found += [

@@ -19,13 +19,16 @@ Placed = Sequence[tuple[int, nn.Module]]
 
 
 class ReIDNet(nn.Module):
-    """Backbone, global average pool, BNNeck (BatchNorm1d with its bias frozen at 0), linear classifier without bias [A].
+    """Backbone, global average pool, BNNeck (BatchNorm1d with its bias frozen at 0), linear classifier without bias
+    [A].
 
     forward: float (n, 3, H, W), ImageNet-normalised.
       training: an Output. Under torchrun it holds the rows of all ranks, N = n times their number, so that the neck and
       the losses see the whole batch, in the batch's order.
-      evaluation: the embedding (n, D), after the neck and L2-normalised [B], so that Euclidean distance ranks as cosine.
-    images: modules that meet the images before the backbone. placed: (place, module) of all modules of the row, in order.
+      evaluation: the embedding (n, D), after the neck and L2-normalised [B], so that Euclidean distance ranks as
+      cosine.
+    images: modules that meet the images before the backbone. placed: (place, module) of all modules of the row, in
+    order.
     Source: the head of the authors' code [A]; BNNeck: Luo et al., CVPR Workshops 2019.
     """
 
@@ -115,7 +118,9 @@ def _make(part: Part, channels: int) -> nn.Module:
 
 
 def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
-    """Raise RecipeError when a part stands where the backbone has no place, or two modules offer the same at one place."""
+    """Raise RecipeError when a part stands where the backbone has no place, or two modules offer the
+    same at one place.
+    """
     last = len(body.channels) - 1
     offers: set[tuple[str, int]] = set()
     for part in [*row.modules, *([row.norm] if row.norm else [])]:

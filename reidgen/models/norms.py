@@ -109,8 +109,8 @@ def _as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -
 class InstanceNorm2d(Module, nn.InstanceNorm2d):
     """torch's Instance Norm with affine weight 1 and bias 0 at the start, without running statistics [A].
 
-    forward: float (B, C, H, W) -> the same shape and dtype. Differences from torch's: it keeps the map's layout, where torch
-    copies a channels-last map twice, and computes bfloat16 in float32.
+    forward: float (B, C, H, W) -> the same shape and dtype. Differences from torch's: it keeps the map's layout, where
+    torch copies a channels-last map twice, and computes bfloat16 in float32.
     """
 
     def __init__(self, channels: int) -> None:
@@ -175,7 +175,8 @@ class SNR(_Restitution):
 
     channels: C of the feature map. reduction: C / hidden width of the gate (hidden is at least 4).
     gates: 1, or 2 for independent gates of R+ and R- instead of a and 1 - a ("snr-g2") [D].
-    forward: float (B, C, H, W) -> the same shape and dtype; the input is not modified. Raises ValueError on other shapes.
+    forward: float (B, C, H, W) -> the same shape and dtype; the input is not modified. Raises ValueError on other
+    shapes.
     Source: Jin et al., CVPR 2020, the equations [S]; IN affine, gate with biases: global average pool, 1x1 conv C ->
     C/16, ReLU, 1x1 conv -> C, sigmoid [A]. Difference: linear layers for the 1x1 convolutions on the pooled vector.
 

@@ -28,9 +28,16 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 LINES = ("-", "--", "-.", ":")
 RIGHT, WRONG, QUERY = "#009E73", "#D55E00", "#444444"
 SYMBOLS = {"F": "$F$", "F~": r"$\tilde{F}$", "F~+": r"$\tilde{F}^{+}$", "F~-": r"$\tilde{F}^{-}$"}
-# Fixed, so that the same numbers make the same bytes whatever the user's matplotlibrc says; of the salt come SVG's names.
+# Fixed, so that the same numbers make the same bytes whatever the user's matplotlibrc says; of the salt come SVG's
+# names.
 TITLE: dict[str, Any] = {"fontsize": 12, "weight": "bold"}
-STYLE: dict[Any, Any] = {"font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "reidgen"}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "reidgen",
+}
 
 
 def styled() -> AbstractContextManager[None]:
@@ -76,7 +83,9 @@ def _verdict(rank: int, right: bool) -> dict[str, str]:
 
 
 def _canvas(width: float, height: float, *, inch: float, title: str) -> tuple[Figure, Axes]:
-    """Return a new figure and its axes, which count in tiles from the upper left, below the title; `inch`: of a tile."""
+    """Return a new figure and its axes, which count in tiles from the upper left, below the title;
+    `inch`: of a tile.
+    """
     title = _wrapped(title, width * inch)
     head = (0.25 + 0.2 * title.count("\n") + 0.1) / inch
     size = (width * inch, (height + head) * inch)
@@ -188,7 +197,14 @@ def draw_tsne(panels: Sequence[Panel], domain_N: NDArray[np.int64], domains: Seq
         axes.spines[:].set(visible=True, color="#bbbbbb")
         axes.set(xticks=[], yticks=[], title=f"{panel.stage}{symbol}")
         if panel.points is None:
-            axes.text(0.5, 0.5, "one point: for every image\nIN's spatial mean\nis its bias", ha="center", va="center", transform=axes.transAxes)  # fmt: skip
+            axes.text(
+                0.5,
+                0.5,
+                "one point: for every image\nIN's spatial mean\nis its bias",
+                ha="center",
+                va="center",
+                transform=axes.transAxes,
+            )
             continue
         axes.set_xlabel(f"same domain nearest: {100 * panel.accuracy:.0f} %", fontsize=9)
         for number in range(len(domains)):
@@ -226,7 +242,9 @@ def draw_distances(
     axes.axvline(threshold, color="#444444", linestyle=":", label=f"equal error {100 * error:.1f} % at {threshold:.2f}")
     filled = np.flatnonzero(positive.reshape(100, -1).sum(axis=1) + negative.reshape(100, -1).sum(axis=1))
     axes.set(xlim=(edges[filled[0]], edges[filled[-1] + 1]), ylim=(0, None))
-    axes.set(xlabel="Euclidean distance of the embeddings (0: equal, 2: opposite)", ylabel="share of the pairs per 0.02 (%)")  # fmt: skip
+    axes.set(
+        xlabel="Euclidean distance of the embeddings (0: equal, 2: opposite)", ylabel="share of the pairs per 0.02 (%)"
+    )
     figure.suptitle(_wrapped(title, figure.get_figwidth()), **TITLE)
     figure.legend(loc="outside lower center", frameon=False)
     return figure
@@ -247,10 +265,14 @@ def draw_gates(
         order = values[0].mean(axis=0).argsort(kind="stable")
         channel = np.arange(1, len(order) + 1)
         low, high = np.percentile(values[0][:, order], (10, 90), axis=0)
-        axes.fill_between(channel, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label=f"{domains[0]}: 80 % of the images")  # fmt: skip
+        axes.fill_between(
+            channel, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label=f"{domains[0]}: 80 % of the images"
+        )
         for number in reversed(range(len(domains))):  # the first on top
             style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
-            axes.plot(channel, values[number].mean(axis=0)[order], linewidth=1.4, label=f"{domains[number]}: mean", **style)  # fmt: skip
+            axes.plot(
+                channel, values[number].mean(axis=0)[order], linewidth=1.4, label=f"{domains[number]}: mean", **style
+            )
         axes.set(title=name, ylim=(-0.02, 1.02), xlim=(1, len(order)), xlabel="channel, sorted by its mean")
     for axes in panels[:, 0]:
         axes.set_ylabel(label)

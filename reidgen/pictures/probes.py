@@ -37,8 +37,8 @@ def look_inside(network: ReIDNet, images: Tensor) -> tuple[dict[str, Look], Tens
     """Return what each stage makes of the images, and their embeddings (B, D); the network stays as it is.
 
     images: float32 (B, 3, H, W), ImageNet-normalised, on the network's device. A stage's map F is its output; where
-    modules follow, what they say of it (`Module.look`, of SNR also F~, F~+ and F~-, and gates). A module before the ReLU
-    looks at the sum before that ReLU. The stem counts as a stage where a module follows it. Computed in float32.
+    modules follow, what they say of it (`Module.look`, of SNR also F~, F~+ and F~-, and gates). A module before the
+    ReLU looks at the sum before that ReLU. The stem counts as a stage where a module follows it. Computed in float32.
     """
     found: dict[str, Look] = {}
     looking = [(place, module) for place, module in network.placed if isinstance(module, Module) and place >= 0]
@@ -118,8 +118,8 @@ def style_shifts(
         shift = |map(changed image) - map(image)| / root mean square of |map(image) - map(another image)|
 
     0: the style changes nothing; 1: it moves the map as far as another person does. Euclidean over all channels and
-    positions; the images should be of N >= 2 different people. Unlike a cosine it is not raised by what all maps have in
-    common, so that F behind a ReLU and the centred F~ can be compared. Maps are held for BATCH images only.
+    positions; the images should be of N >= 2 different people. Unlike a cosine it is not raised by what all maps have
+    in common, so that F behind a ReLU and the centred F~ can be compared. Maps are held for BATCH images only.
     """
     count, device = len(pixels_NHWC), next(network.parameters()).device
     moved: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
@@ -207,7 +207,9 @@ def is_one_point(feature_NC: NDArray[np.float32]) -> bool:
     return bool(feature_NC.std(axis=0).max() <= 1e-5 * (1 + np.abs(feature_NC).max()))
 
 
-def neighbour_accuracy(feature_NC: NDArray[np.float32], *, domain_N: NDArray[np.int64], person_N: NDArray[np.int64]) -> float:  # fmt: skip
+def neighbour_accuracy(
+    feature_NC: NDArray[np.float32], *, domain_N: NDArray[np.int64], person_N: NDArray[np.int64]
+) -> float:
     """Return for what share of the images the nearest image of *another* person is of the same domain.
 
     Euclidean. With equally many images of K domains, 1/K (a little less) says that the domains cannot be told apart.
@@ -309,7 +311,9 @@ class Distances:
 
     @property
     def equal_error(self) -> tuple[float, float]:
-        """The distance at which as many matches are missed as others are taken for matches, and that share (of a bin)."""
+        """The distance at which as many matches are missed as others are taken for matches, and that
+        share (of a bin).
+        """
         missed = 1 - self.positive.cumsum() / self.positive.sum()
         taken = self.negative.cumsum() / self.negative.sum()
         place = int(np.abs(missed - taken).argmin())

@@ -1,4 +1,5 @@
-"""Pictures of a trained run: computed by `reidgen.pictures.probes`, drawn by `reidgen.pictures.drawings`, written into <run folder>/show.
+"""Pictures of a trained run: computed by `reidgen.pictures.probes`, drawn by `reidgen.pictures.drawings`, written into
+<run folder>/show.
 
     <kind>-<target>.png     always
     <kind>-<target>.svg     of a plot, which shows no image of the data set
@@ -168,13 +169,16 @@ def _ranks(job: _Job, targets: list[Prepared]) -> Picture:
         for word, part in (("misses", missed), ("hits", hit))
         if part
     ]
-    counts = f"mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.rank(1):.1f} % over {len(query) - ranking.unmatched:,} queries"  # fmt: skip
+    asked = len(query) - ranking.unmatched
+    counts = f"mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.rank(1):.1f} % over {asked:,} queries"
     return Picture(
         drawings.draw_ranks(rows, title=job.title),
         alt=f"Ranked lists on {name}: {' and '.join(shown)}; {counts}.",
         caption=f"{name}: {counts}. Each row is a query and its {len(rows[0].gallery)} nearest gallery images, without "
-        "those of the same person in the same camera and without junk: a tick and a green frame mark the right person, a "
-        "cross and an orange frame another one. Behind the dots: the first right image, where it comes later. The hardest "
+        "those of the same person in the same camera and without junk: a tick and a green frame mark the right "
+        "person, a "
+        "cross and an orange frame another one. Behind the dots: the first right image, where it comes later. The "
+        "hardest "
         "misses come first (lowest average precision, AP), then the easiest hits; each person once.",
         images=True,
     )
@@ -217,10 +221,14 @@ def _maps(job: _Job, targets: list[Prepared]) -> Picture:
     numbers = f"Mean shift over {len(people)} people and {len(styles) - 1} changes: {words}"
     return Picture(
         drawings.draw_maps(heat, title=job.title),
-        alt=f"Activation maps of one person of {sample.name} in {len(styles)} styles. {numbers} (1: as far as another person).",
-        caption=f"One person of {sample.name}, unchanged and brighter, darker, warmer and with less contrast. Heat: root mean "
-        "square over the channels, on one scale per stage. Numbers: how far the change of style moves the map, as a share of "
-        "the distance between two people's maps (Euclidean, all channels and positions): 0 means that it changes nothing, 1 "
+        alt=f"Activation maps of one person of {sample.name} in {len(styles)} styles. {numbers} (1: as far as "
+        f"another person).",
+        caption=f"One person of {sample.name}, unchanged and brighter, darker, warmer and with less contrast. Heat: "
+        f"root mean "
+        "square over the channels, on one scale per stage. Numbers: how far the change of style moves the map, as a "
+        "share of "
+        "the distance between two people's maps (Euclidean, all channels and positions): 0 means that it changes "
+        "nothing, 1 "
         f"that it moves the map as far as another person does. {numbers}.",
         images=True,
     )
@@ -242,22 +250,29 @@ def _tsne(job: _Job, targets: list[Prepared]) -> Picture:
         job.report("t-SNE", number, len(features))
     names = [sample.name for sample in samples]
     shares = ", ".join(
-        f"{one.stage}{' ' + one.name if one.name else ''} {100 * one.accuracy:.0f} %" for one in panels if one.points is not None
-    )  # fmt: skip
+        f"{one.stage}{' ' + one.name if one.name else ''} {100 * one.accuracy:.0f} %"
+        for one in panels
+        if one.points is not None
+    )
     chance = f"{100 / len(samples):.0f} %"
     constant = (
-        " Pooled F~ is one point for all images, by construction: the spatial mean of an affine IN's output is its bias "
+        " Pooled F~ is one point for all images, by construction: the spatial mean of an affine IN's output is its "
+        "bias "
         "(and the deviation its weight)."
         if any(one.points is None for one in panels)
         else ""
     )
     return Picture(
         drawings.draw_tsne(panels, domain_N, names, title=job.title),
-        alt=f"t-SNE of {len(samples[0].pid_N)} images each of {', '.join(names)}. Share of the images whose nearest image of "
+        alt=f"t-SNE of {len(samples[0].pid_N)} images each of {', '.join(names)}. Share of the images whose nearest "
+        f"image of "
         f"another person is of the same domain (chance: {chance}): {shares}.",
-        caption=f"{len(samples[0].pid_N)} test images each of {', '.join(names)} (seed 0; at most {SAMPLE}), by the spatial "
-        "mean of each stage's maps, and by the embedding. Distances between groups mean little in a t-SNE; the number below "
-        "is computed from the features themselves: the share of the images whose nearest image of another person is of the "
+        caption=f"{len(samples[0].pid_N)} test images each of {', '.join(names)} (seed 0; at most {SAMPLE}), by the "
+        f"spatial "
+        "mean of each stage's maps, and by the embedding. Distances between groups mean little in a t-SNE; the "
+        "number below "
+        "is computed from the features themselves: the share of the images whose nearest image of another person is "
+        "of the "
         f"same domain, {chance} when the domains cannot be told apart, 100 % when they are apart.{constant}",
     )
 
@@ -290,15 +305,19 @@ def _distances(job: _Job, targets: list[Prepared]) -> Picture:
     centre = (np.arange(probes.BINS) + 0.5) * 2 / probes.BINS
     near, far = (float((counts * centre).sum() / counts.sum()) for counts in (found.positive, found.negative))
     numbers = (
-        f"A match is nearer than another image in {100 * found.auc:.2f} % of the comparisons (area under the ROC curve); at "
-        f"distance {threshold:.2f} as many matches are missed as others are taken for matches, {100 * error:.1f} % (equal "
+        f"A match is nearer than another image in {100 * found.auc:.2f} % of the comparisons (area under the ROC "
+        f"curve); at "
+        f"distance {threshold:.2f} as many matches are missed as others are taken for matches, {100 * error:.1f} % "
+        f"(equal "
         "error rate)"
     )
     return Picture(
         drawings.draw_distances(found.positive, found.negative, threshold=threshold, error=error, title=job.title),
-        alt=f"Histograms of distances on {name}: {found.positive.sum():,} matching pairs, mean distance {near:.2f}, and "
+        alt=f"Histograms of distances on {name}: {found.positive.sum():,} matching pairs, mean distance {near:.2f}, "
+        f"and "
         f"{found.negative.sum():,} pairs of different people, mean {far:.2f}. {numbers}.",
-        caption=f"{name}: {len(query):,} queries against {len(gallery):,} gallery images, without pairs of the same person "
+        caption=f"{name}: {len(query):,} queries against {len(gallery):,} gallery images, without pairs of the same "
+        f"person "
         f"in the same camera and without junk. {numbers}. The threshold holds for all queries alike, the ranking (mAP) "
         "asks each query by itself.",
     )
@@ -317,7 +336,10 @@ def _gates(job: _Job, targets: list[Prepared]) -> Picture:
     for key, (first, *others) in values.items():
         mean_C = first.mean(axis=0)
         apart = max(float(np.abs(other.mean(axis=0) - mean_C).mean()) for other in others)
-        words.append(f"{titles[key]}: mean {mean_C.mean():.2f}, from {mean_C.min():.2f} to {mean_C.max():.2f}; the other domains' channel means differ by up to {apart:.3f} on average")  # fmt: skip
+        words.append(
+            f"{titles[key]}: mean {mean_C.mean():.2f}, from {mean_C.min():.2f} to {mean_C.max():.2f}; the other "
+            f"domains' channel means differ by up to {apart:.3f} on average"
+        )
     numbers = ". ".join(words)
     return Picture(
         drawings.draw_gates(
@@ -326,9 +348,12 @@ def _gates(job: _Job, targets: list[Prepared]) -> Picture:
             label="gate: share of R let through",
             title=job.title,
         ),
-        alt=f"SNR's channel gates over {len(samples[0].pid_N)} images each of {', '.join(names)}. On {names[0]}, {numbers}.",
-        caption="What the gate keeps of the residual R that Instance Norm removed, channel by channel: at 0 the channel "
-        f"stays normalized, at 1 it is passed on as it came. Mean over {len(samples[0].pid_N)} test images of each domain; "
+        alt=f"SNR's channel gates over {len(samples[0].pid_N)} images each of {', '.join(names)}. On {names[0]}, "
+        f"{numbers}.",
+        caption="What the gate keeps of the residual R that Instance Norm removed, channel by channel: at 0 the "
+        "channel "
+        f"stays normalized, at 1 it is passed on as it came. Mean over {len(samples[0].pid_N)} test images of each "
+        f"domain; "
         f"channels in the order of {names[0]}. On {names[0]}, {numbers}.",
     )
 

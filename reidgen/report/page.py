@@ -32,7 +32,8 @@ LEGEND = (
 
 
 def make_report(results: Path, *, images: bool = False) -> Path:
-    """Write `results`/report.html and return its path: one file without any request, for light, dark and narrow screens.
+    """Write `results`/report.html and return its path: one file without any request, for light, dark and narrow
+    screens.
 
     It holds what `results` has: a finding per group computed from the numbers, the tables, a heat map, bars with
     spread and, where the table has them, intervals of the differences, CMC curves (mean over splits, then seeds),
@@ -151,7 +152,9 @@ def _facts(cells: pd.DataFrame, rows: pd.DataFrame) -> dict[str, str]:
 
 
 def _blocks(table: Table, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one block per group: its columns, the mean first, and per method the cells, {} where there is no number."""
+    """Return one block per group: its columns, the mean first, and per method the cells, {} where
+    there is no number.
+    """
     behind = rows.groupby(CELL).agg(anchor=("run", "min"), seeds_named=("seed", _names))
     total = rows.groupby(CELL[:-1]).agg(anchor=("run", "min"), seeds_named=("seed", _names))
     targets = list(table.columns())
@@ -173,7 +176,9 @@ def _blocks(table: Table, rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _numbered(table: Table) -> pd.DataFrame:
-    """Return the rows behind the cells with `run` (a number), `folder` (its name), `title` and `group` (what they show)."""
+    """Return the rows behind the cells with `run` (a number), `folder` (its name), `title` and `group` (what they
+    show).
+    """
     order = {column: in_order(table.cells[column], column) for column in CELL}
     rows = table.rows.sort_values(
         [*GROUP, "method", "seed", "target", "split"],

@@ -81,7 +81,9 @@ def heat_map(values: pd.DataFrame, *, framed: pd.DataFrame, limits: tuple[float,
                 axes.add_patch(Rectangle((column + 0.06, row + 0.1), 0.85, 0.75, fill=False, edgecolor=ink))
             axes.text(column + 0.485, row + 0.49, f"{number:.1f}", ha="center", va="center", color=ink)
         axes.set(xlim=(0, columns), ylim=(rows, 0))
-        axes.set_xticks(np.arange(columns) + 0.485, list(values.columns), rotation=40, ha="right", rotation_mode="anchor")  # fmt: skip
+        axes.set_xticks(
+            np.arange(columns) + 0.485, list(values.columns), rotation=40, ha="right", rotation_mode="anchor"
+        )
         axes.set_yticks(np.arange(rows) + 0.49, list(values.index))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

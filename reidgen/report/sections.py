@@ -1,4 +1,5 @@
-"""The report's sections: plots of the cells, of what the run folders hold, and the pictures of `reidgen show`. No torch.
+"""The report's sections: plots of the cells, of what the run folders hold, and the pictures of `reidgen show`. No
+torch.
 
 A section without data has no panels and one line that says which command fills it.
 """
@@ -334,8 +335,8 @@ class _Place:
 def _places(cells: pd.DataFrame) -> list[_Place]:
     """Return what each chart shows: of every group the mean of unseen first, then target by target.
 
-    cells: with the columns value, low, high and text. Where these would be more than MANY charts, the means alone: nobody
-    reads a hundred of them, and the tables hold them all.
+    cells: with the columns value, low, high and text. Where these would be more than MANY charts, the means alone:
+    nobody reads a hundred of them, and the tables hold them all.
     """
     places = []
     names = group_names(cells)

@@ -89,8 +89,8 @@ def fit_pattern(pattern_HWC: Pattern, height: int, width: int) -> Pattern:
 def control_pattern(name: str, *, bound: int, height: int, width: int) -> Pattern:
     """Return a pattern that knows nothing: every value is +bound or -bound, the strongest that the bound allows.
 
-    name: "noise", each pixel and channel by itself; "blocks", each square of 1/16 of the height, which no low-pass filter
-    (nor the network's own pooling) takes away as it does noise: the harder control.
+    name: "noise", each pixel and channel by itself; "blocks", each square of 1/16 of the height, which no low-pass
+    filter (nor the network's own pooling) takes away as it does noise: the harder control.
     """
     squares = CONTROLS[name] or height
     side = max(1, height // squares)
@@ -153,7 +153,9 @@ def find_pattern(
         for first in range(0, len(order), BATCH):
             batch = order[first : first + BATCH]
             images = to_float(pixels_NHWC[batch].to(device)).contiguous(memory_format=memory_format(device))
-            gradient = pattern_gradient(network, images, search.delta, clean_BD=clean_ND[batch.to(device)], centre_CD=centre_CD, loss=loss)  # fmt: skip
+            gradient = pattern_gradient(
+                network, images, search.delta, clean_BD=clean_ND[batch.to(device)], centre_CD=centre_CD, loss=loss
+            )
             search.velocity += gradient / gradient.abs().sum().clamp_min(1e-30)
             step = limit / 10 * math.exp(-0.01 * epoch) * search.velocity.sign()
             search.delta = (search.delta - step).clamp(-limit, limit)
@@ -223,7 +225,9 @@ def identity_centres(feature_ND: Tensor, label_N: NDArray[np.int64]) -> Tensor:
 def _held_out_effect(
     network: ReIDNet, source: Source, clean_ND: Tensor, held_N: NDArray[np.int64], pattern: Pattern, *, dtype: str
 ) -> float:
-    """Return 1 - mAP / clean mAP. Every image gets a camera of its own, so that only itself is left out of its ranking."""
+    """Return 1 - mAP / clean mAP. Every image gets a camera of its own, so that only itself is left
+    out of its ranking.
+    """
     images = perturb(source.pixels_NHWC[torch.from_numpy(held_N)].numpy(), pattern)
     query_QD = embed(network, images, rows_N=np.arange(len(images)), dtype=dtype, report=lambda what, done, of: None)
     gallery_GD = clean_ND[torch.from_numpy(held_N).to(clean_ND.device)]
@@ -268,10 +272,14 @@ def load_pattern(
             save_file({"pattern": torch.from_numpy(found.pattern_HWC)}, temporary)
         _write_view(view, found.pattern_HWC, bound)
         facts = {
-            **asked, "digest": digest_of(found.pattern_HWC),
+            **asked,
+            "digest": digest_of(found.pattern_HWC),
             "held_out_drop": [round(effect, 4) for effect in found.effects],
-            **provenance(), "torch": torch.__version__, "device": device_name(choose_device(device)), "date": now(),
-        }  # fmt: skip
+            **provenance(),
+            "torch": torch.__version__,
+            "device": device_name(choose_device(device)),
+            "date": now(),
+        }
         write_text(proof, json.dumps(facts, indent=1) + "\n")
         state.unlink(missing_ok=True)
     return found.pattern_HWC
@@ -319,11 +327,10 @@ def attack(
 ) -> pd.DataFrame:
     """Return the rows of a run on targets whose queries carry a pattern, and write them into its attack.csv.
 
-    The gallery stays clean. Patterns: none, both controls, and for each loss the one of every run in `makers` (by default
-    of the run itself), at the run's size. bound: 1 to 255 grey levels.
-    Only what is missing is found and measured. Raises RecipeError for an unknown loss or a bound out of range, RunError
-    for a run or maker that is not finished, and what `evaluate` raises. What needs no long work to be refused is
-    refused before any.
+    The gallery stays clean. Patterns: none, both controls, and for each loss the one of every run in `makers` (by
+    default of the run itself), at the run's size. bound: 1 to 255 grey levels. Only what is missing is found and
+    measured. Raises RecipeError for an unknown loss or a bound out of range, RunError for a run or maker that is not
+    finished, and what `evaluate` raises. What needs no long work to be refused is refused before any.
     """
     for loss in losses:
         if loss not in LOSSES:
@@ -354,7 +361,10 @@ def attack(
             rows = read_trials(file, "attack")
             return rows[(rows["target"] == target) & (rows["data"] == digest)]
 
-        wanted = {(name, maker, bound, digest_of(pattern)): (method, pattern) for (name, maker, method), pattern in patterns.items()}  # fmt: skip
+        wanted = {
+            (name, maker, bound, digest_of(pattern)): (method, pattern)
+            for (name, maker, method), pattern in patterns.items()
+        }
         if wanted.keys() - set(measured()[key].itertuples(index=False, name=None)):
             subject = load_subject(run, target, data=data, device=device, report=report)
             clean = subject.score(subject.clean_ND, subject.clean_ND)

@@ -1,7 +1,7 @@
 """What a universal perturbation minimizes: four ways to spoil a ranking, from one feature to the whole list. Pure.
 
-Shapes: B perturbed images, D features, C centres that stand for the gallery; all rows L2-normalised. `near_B` and `far_B`
-below are the centre nearest to the clean feature and the farthest. Each loss is a mean over the images.
+Shapes: B perturbed images, D features, C centres that stand for the gallery; all rows L2-normalised. `near_B` and
+`far_B` below are the centre nearest to the clean feature and the farthest. Each loss is a mean over the images.
 Source: Li et al., Universal Perturbation Attack Against Image Retrieval, ICCV 2019; the authors' public code [A]
 (theFool32/UAP_retrieval@0dfb011:attack/attack.py).
 """
@@ -50,12 +50,13 @@ def list_loss(feature_BD: Tensor, clean_BD: Tensor, centre_CD: Tensor) -> Tensor
 
 
 def lambda_gradient(score_BC: Tensor, place_BC: Tensor) -> Tensor:
-    """Return LambdaRank's gradient with respect to the scores, (B, C), for lists whose best document has the last place.
+    """Return LambdaRank's gradient with respect to the scores, (B, C), for lists whose best document has the last
+    place.
 
     place_BC: the clean rank of each document, counted from 0; its gain is place / (C - 1). For every pair (i, j) with
     place i < place j, where j should stand first, w = |change of NDCG if they swapped| * sigmoid(s_i - s_j) is added to
-    i and taken from j, so that descent lowers s_i and lifts s_j. NDCG's discounts are 1 / log2(1 + rank) by the scores as
-    they are; equal scores keep their order.
+    i and taken from j, so that descent lowers s_i and lifts s_j. NDCG's discounts are 1 / log2(1 + rank) by the scores
+    as they are; equal scores keep their order.
     Source: Burges, From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82. Differences from [A]: there all gains are
     1 and each pair counts in both orders, so that places do not matter (the paper's Eq. 7 has the order, as its
     authors say); and the first factor of w is |log2(1 + rank i) - log2(1 + rank j)| / ideal DCG there, here the change

@@ -1,13 +1,13 @@
 """Eleven controlled shifts of an image's style or quality, five severities each, the same pixels on every machine.
 
-They act on decoded uint8 RGB images (H, W, 3) at the size that the network sees: resolution and blur are relative to the
-image's height, noise and JPEG's blocks of 8 x 8 pixels are not. Brightness, gamma, contrast and white balance are tables
-of 256 values, saturation is one product per pixel; Pillow does the rest in its own fixed-point arithmetic, chance comes
-from a text key. So nothing depends on a matrix library, on threads or on the order of the images.
+They act on decoded uint8 RGB images (H, W, 3) at the size that the network sees: resolution and blur are relative to
+the image's height, noise and JPEG's blocks of 8 x 8 pixels are not. Brightness, gamma, contrast and white balance are
+tables of 256 values, saturation is one product per pixel; Pillow does the rest in its own fixed-point arithmetic,
+chance comes from a text key. So nothing depends on a matrix library, on threads or on the order of the images.
 
 The severities were set by eye on drawn images and by what cameras do (`sheet` shows them all): 1 is a change that one
-hardly sees, 3 what one meets between two cameras of a site, 5 a bad camera on a bad day. White balance and occlusion were
-then adjusted once on curves of Baseline on the built-in benchmark, which fell too steeply or not at first.
+hardly sees, 3 what one meets between two cameras of a site, 5 a bad camera on a bad day. White balance and occlusion
+were then adjusted once on curves of Baseline on the built-in benchmark, which fell too steeply or not at first.
 """
 
 import hashlib
@@ -47,10 +47,11 @@ def apply_shift(
     """Return the images shifted, uint8 (N, H, W, 3), a new array; severity 0 changes nothing.
 
     name: one of SHIFTS. severity: 0 to 5. directions: +1 or -1 per image; -1 takes the opposite amount where the shift
-    has one. keys: a text per image, such as its path: with `seed` it decides noise and the place of an occlusion, so that
-    an image meets the same dice at every severity. Raises ReidgenError for an unknown name or severity.
+    has one. keys: a text per image, such as its path: with `seed` it decides noise and the place of an occlusion, so
+    that an image meets the same dice at every severity. Raises ReidgenError for an unknown name or severity.
 
-    >>> apply_shift(np.full((1, 2, 2, 3), 100, np.uint8), "brightness", 1, directions=[1], keys=["a.jpg"])[0, 0, 0].tolist()
+    >>> grey = np.full((1, 2, 2, 3), 100, np.uint8)
+    >>> apply_shift(grey, "brightness", 1, directions=[1], keys=["a.jpg"])[0, 0, 0].tolist()
     [115, 115, 115]
     """
     if name not in SHIFTS:
@@ -157,13 +158,15 @@ SHIFTS: dict[str, Shift] = {
     "contrast": Shift(_contrast, (1.2, 1.5, 1.9, 2.4, 3.0), "times the contrast, or its inverse", _inverse),
     "saturation": Shift(_saturation, (1.25, 1.55, 2.0, 2.7, 4.0), "times the saturation, or its inverse", _inverse),
     "hue": Shift(_hue, (6, 12, 20, 30, 42), "degrees, either way", _negative),
-    "white-balance": Shift(_white_balance, (1.06, 1.13, 1.2, 1.28, 1.37), "red gain and blue loss (warm), or inverse (cold)", _inverse),
+    "white-balance": Shift(
+        _white_balance, (1.06, 1.13, 1.2, 1.28, 1.37), "red gain and blue loss (warm), or inverse (cold)", _inverse
+    ),
     "resolution": Shift(_resolution, (0.7, 0.5, 0.35, 0.25, 0.17), "of the lines and columns are left"),
     "blur": Shift(_blur, (0.6, 1.2, 2.0, 3.0, 4.5), "Gaussian deviation, % of the image's height"),
     "noise": Shift(_noise, (5, 10, 18, 28, 42), "standard deviation, grey levels of 255"),
     "jpeg": Shift(_jpeg, (50, 30, 20, 12, 6), "JPEG quality"),
     "occlusion": Shift(_occlusion, (4, 8, 14, 22, 32), "% of the area covered"),
-}  # fmt: skip
+}
 
 
 def shifts_digest() -> str:

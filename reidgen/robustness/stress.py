@@ -25,12 +25,12 @@ def stress(
     """Return the rows of a run on a target under every shift and severity, and write them into its stress.csv.
 
     where: "query" shifts the queries and leaves the gallery as it is; "both" shifts both sides. A camera has its own
-    direction: of the target's cameras by number, the first, third, ... go one way (brighter), the others the opposite way
-    (darker) where the shift has two; so "both" drives the cameras of a target apart, and a shift with one way degrades all.
-    The row with severity 0, shift "clean", is the unchanged target and equals its row in results.csv.
+    direction: of the target's cameras by number, the first, third, ... go one way (brighter), the others the opposite
+    way (darker) where the shift has two; so "both" drives the cameras of a target apart, and a shift with one way
+    degrades all. The row with severity 0, shift "clean", is the unchanged target and equals its row in results.csv.
     Only what is missing is measured; rows of other images or of another table of severities are measured again.
-    Raises RecipeError for another `where`, and what `evaluate` raises. Cost: 55 times the embedding of the shifted side,
-    the gallery once.
+    Raises RecipeError for another `where`, and what `evaluate` raises. Cost: 55 times the embedding of the shifted
+    side, the gallery once.
     """
     if where not in WHERE:
         raise RecipeError(unknown("side", where, WHERE))

@@ -23,7 +23,20 @@ from reidgen.runs import Progress, Run, now, provenance, read_csv
 
 BLOCK = 1024  # images changed and embedded at a time: bounds memory; a multiple of the evaluation's batch
 Change = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.uint8]]  # images and their numbers -> images
-_FACTS = ("source", "target", "seen", "split", "method", "backbone", "seed", "recipe", "hash", "data", "source_data", "dtype")  # fmt: skip
+_FACTS = (
+    "source",
+    "target",
+    "seen",
+    "split",
+    "method",
+    "backbone",
+    "seed",
+    "recipe",
+    "hash",
+    "data",
+    "source_data",
+    "dtype",
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class Subject:
     """What is put to the test.
 
     results: the target's rows of results.csv, one per split. tested: the index's rows of query and gallery.
-    paths: their N different paths, sorted; pixels_NHWC: uint8, all of the set's, of which `rows_N` are those of `paths`.
+    paths: their N different paths, sorted; pixels_NHWC: uint8, all of the set's, of which `rows_N` are those of
+    `paths`.
     clean_ND: the embeddings of the unchanged images, as `evaluate` computes them.
     """
 
@@ -57,7 +71,8 @@ class Subject:
         return changed_ND
 
     def score(self, query_ND: Tensor, gallery_ND: Tensor) -> pd.DataFrame:
-        """Return mAP, mAP_se, rank1 and queries per split; whose they are, of the split's row in results.csv; how measured.
+        """Return mAP, mAP_se, rank1 and queries per split; whose they are, of the split's row in results.csv; how
+        measured.
 
         query_ND, gallery_ND: embeddings of all N images, of which each side takes its own.
         """
@@ -66,10 +81,17 @@ class Subject:
             sides = sides_of(part, self.paths, query_ND)
             sides = sides._replace(gallery_GD=sides_of(part, self.paths, gallery_ND).gallery_GD)
             ranking = rank(**sides._asdict())
-            scores.append({
-                "split": split, "mAP": ranking.mAP, "rank1": ranking.rank(1), "queries": len(sides.pid_Q), **here, "date": now(),
-                "mAP_se": clustered_error(ranking.average_precision.numpy(), sides.pid_Q.numpy()),
-            })  # fmt: skip
+            scores.append(
+                {
+                    "split": split,
+                    "mAP": ranking.mAP,
+                    "rank1": ranking.rank(1),
+                    "queries": len(sides.pid_Q),
+                    **here,
+                    "date": now(),
+                    "mAP_se": clustered_error(ranking.average_precision.numpy(), sides.pid_Q.numpy()),
+                }
+            )
         return self.results[list(_FACTS)].merge(pd.DataFrame(scores), on="split")
 
 

@@ -41,7 +41,8 @@ STRESS_NOTE = (
 class Grid:
     """A small table: numbers in percent, one row per line of `values`, one column per method.
 
-    spread: the standard deviation over seeds, NaN with one seed. better: "high" or "" per row: whether the highest is bold.
+    spread: the standard deviation over seeds, NaN with one seed. better: "high" or "" per row: whether the highest is
+    bold.
     """
 
     title: str
@@ -146,11 +147,14 @@ def stress_table(rows: pd.DataFrame) -> Robustness:
         lines = [
             _line("clean mAP", start["mAP"]),
             _line("clean Rank-1", start["rank1"]),
-            *(_line(f"drop: {shift}", part.set_index(["method", "seed"])["drop"]) for shift, part in _parts(runs, "shift", SHIFT_ORDER)),
+            *(
+                _line(f"drop: {shift}", part.set_index(["method", "seed"])["drop"])
+                for shift, part in _parts(runs, "shift", SHIFT_ORDER)
+            ),
             _line("drop: all shifts", whole_runs["drop"]),
             _line("shifted mAP", whole_runs["mAP"]),
             _line("shifted Rank-1", whole_runs["rank1"]),
-        ]  # fmt: skip
+        ]
         better = ["high", "high", *[""] * (len(lines) - 4), "high", "high"]
         grids.append(_grid(f"{name} on {target}{_seen(block)}, {SIDES[where]} shifted", lines, better))
     return Robustness(grids, notes)
@@ -168,10 +172,11 @@ def stress_figures(rows: pd.DataFrame) -> dict[str, str]:
 def attack_table(rows: pd.DataFrame) -> Robustness:
     """Return, for each source and bound, mAP under each run's own patterns, and the transfer matrices.
 
-    One grid for each seen target, one for the mean over the unseen targets that all methods have. A transfer matrix holds
-    the mean relative drop over those targets: a row for the method that made the pattern, a column for the victim. A run's
-    own pattern and that of another run of its method (another seed) have rows of their own. Victims of different backbones
-    have tables of their own, in which a maker of another one is named with it.
+    One grid for each seen target, one for the mean over the unseen targets that all methods have. A transfer matrix
+    holds
+    the mean relative drop over those targets: a row for the method that made the pattern, a column for the victim. A
+    run's own pattern and that of another run of its method (another seed) have rows of their own. Victims of different
+    backbones have tables of their own, in which a maker of another one is named with it.
     rows: of `reidgen.robustness.trials.ATTACK`. Raises ReidgenError when there are none.
     """
     rows, notes = _alike(_some(rows, "attack"), "")
@@ -183,7 +188,8 @@ def attack_table(rows: pd.DataFrame) -> Robustness:
         notes += [f"{name}: {', '.join(left_out)} left out of the mean, as not every method has it"] * bool(left_out)
         if (block["maker"] != "").any() and not (block["own"] == 1).any():
             notes.append(
-                f"{name}: only patterns of other runs were tried, they stand in the transfer matrices and in attack.csv; for a run's own: reidgen attack without --from"
+                f"{name}: only patterns of other runs were tried, they stand in the transfer matrices and in "
+                f"attack.csv; for a run's own: reidgen attack without --from"
             )
         grids += [_pattern_grid(f"{where}, on {title}", part) for title, part in _groups(block).items()]
         for loss, part in _parts(unseen[unseen["maker"] != ""], "pattern", PATTERN_ORDER):
@@ -216,7 +222,9 @@ def _blocks(rows: pd.DataFrame, *columns: str) -> Iterator[tuple[tuple[Any, ...]
 
 
 def _groups(block: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the rows of clean images, controls and own patterns: of each seen target, and of the common unseen ones."""
+    """Return the rows of clean images, controls and own patterns: of each seen target, and of the
+    common unseen ones.
+    """
     own = block[(block["own"] == 1) | (block["maker"] == "")]
     groups = {f"{target} (seen)": part for target, part in own[own["seen"] == 1].groupby("target")}
     unseen, _ = _common_targets(own[own["seen"] == 0])
@@ -286,7 +294,8 @@ def stress_figure(rows: pd.DataFrame) -> str:
 
 
 def attack_figure(groups: dict[str, pd.DataFrame], about: str) -> str:
-    """Return mAP under each pattern as SVG text: a panel for each group of targets, a row per method, a mark per pattern.
+    """Return mAP under each pattern as SVG text: a panel for each group of targets, a row per method, a mark per
+    pattern.
 
     about: what stands above it.
     """
@@ -329,12 +338,18 @@ def _some(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def _alike(rows: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return per source, backbone and target the rows made like most of its rows (of equals, the latest), and what was left out."""
+    """Return per source, backbone and target the rows made like most of its rows (of equals, the latest), and what was
+    left out.
+    """
     columns = ["hash", "version", "source_data", "data", *[table] * bool(table)]
     key = rows[columns].agg("/".join, axis=1)
     where = rows["source"] + ", " + rows["backbone"] + " on " + rows["target"]
     groups = rows.groupby([where.rename("where_"), key.rename("key")])["date"].agg(["size", "max"]).reset_index()
-    best = groups.sort_values(["size", "max"], kind="stable").drop_duplicates("where_", keep="last").set_index("where_")["key"]  # fmt: skip
+    best = (
+        groups.sort_values(["size", "max"], kind="stable")
+        .drop_duplicates("where_", keep="last")
+        .set_index("where_")["key"]
+    )
     alike = key == where.map(best)
     counts = where[~alike].value_counts().sort_index()
     return rows[alike], [f"{name}: {n} rows left out, made otherwise" for name, n in counts.items()]
@@ -389,8 +404,15 @@ def _svg(draw: Callable[["Figure"], None], size: tuple[float, float], about: str
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": about, "font.size": 8, "axes.spines.top": False,
-                "axes.spines.right": False, "grid.alpha": 0.25, "grid.linewidth": 0.5}  # fmt: skip
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": about,
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.alpha": 0.25,
+        "grid.linewidth": 0.5,
+    }
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(about, fontsize=9)

@@ -1,7 +1,7 @@
 """Rows of robustness: what a changed image costs a run, in stress.csv and attack.csv of its folder. No torch here.
 
-Each row says which run and images it is of, as the target's row in results.csv, and with what it was measured itself. A file is rewritten whole after every measurement, so
-an interrupted command goes on where it stopped.
+Each row says which run and images it is of, as the target's row in results.csv, and with what it was measured itself. A
+file is rewritten whole after every measurement, so an interrupted command goes on where it stopped.
 """
 
 from pathlib import Path
@@ -11,22 +11,39 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.integrity import seal_of, sealed, write_sealed
 
-# mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split. mAP_se is
-# the standard error of mAP over query identities, empty where there is one identity. version, commit, torch, device, date:
-# those of the measurement (in results.csv all but the date are those of the training).
+# mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split.
+# mAP_se is the standard error of mAP over query identities, empty where there is one identity. version, commit, torch,
+# device, date: those of the measurement (in results.csv all but the date are those of the training).
 _SCORES = {"mAP": "float64", "mAP_se": "float64", "rank1": "float64", "drop": "float64", "queries": "int64"}
-_WHO = {"source": "str", "target": "str", "seen": "int64", "split": "int64", "method": "str", "backbone": "str", "seed": "int64"}  # fmt: skip
+_WHO = {
+    "source": "str",
+    "target": "str",
+    "seen": "int64",
+    "split": "int64",
+    "method": "str",
+    "backbone": "str",
+    "seed": "int64",
+}
 _MADE = dict.fromkeys(
     ("recipe", "hash", "data", "source_data", "version", "commit", "torch", "device", "dtype", "date"), "str"
 )
-# where: "query" or "both". shift: a name of SHIFTS, or CLEAN with severity 0. shifts: digest of the table of severities.
+# where: "query" or "both". shift: a name of SHIFTS, or CLEAN with severity 0. shifts: digest of the table of
+# severities.
 STRESS = {**_WHO, "where": "str", "shift": "str", "severity": "int64", **_SCORES, "shifts": "str", **_MADE}
 # pattern: CLEAN, a control or a loss. maker: the run that made it ("" for clean images and controls); maker_method: its
-# method, with its backbone and source where they differ from the run's; own: whether it is the run itself. bound: grey levels of 255. pattern_digest: of the pattern's values.
+# method, with its backbone and source where they differ from the run's; own: whether it is the run itself. bound: grey
+# levels of 255. pattern_digest: of the pattern's values.
 ATTACK = {
-    **_WHO, "pattern": "str", "maker": "str", "maker_method": "str", "own": "int64", "bound": "int64", **_SCORES,
-    "pattern_digest": "str", **_MADE,
-}  # fmt: skip
+    **_WHO,
+    "pattern": "str",
+    "maker": "str",
+    "maker_method": "str",
+    "own": "int64",
+    "bound": "int64",
+    **_SCORES,
+    "pattern_digest": "str",
+    **_MADE,
+}
 CLEAN = "clean"
 KINDS = {"stress": STRESS, "attack": ATTACK}
 

@@ -1,6 +1,7 @@
 """How a person of the built-in benchmark is drawn in a pose.
 
-Units and determinism: see drawing.py. Lengths of the body are shares of its height; heights t run from 0, the floor, to 1.
+Units and determinism: see drawing.py. Lengths of the body are shares of its height; heights t run from 0, the floor, to
+1.
 """
 
 import itertools

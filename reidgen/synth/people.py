@@ -19,8 +19,21 @@ LOWER_COLOURS: Mapping[Colour, int] = {
 SHOE_COLOURS: Mapping[Colour, int] = {
     (22, 22, 24): 44, (230, 230, 228): 24, (92, 62, 42): 14, (110, 112, 116): 10, (46, 56, 96): 5, (178, 44, 48): 4,
 }  # fmt: skip
-SKINS: Mapping[Colour, int] = {(238, 202, 176): 30, (222, 178, 146): 30, (188, 138, 104): 20, (128, 86, 62): 12, (84, 56, 44): 8}  # fmt: skip
-HAIRS: Mapping[Colour, int] = {(24, 20, 20): 42, (58, 40, 30): 26, (104, 74, 48): 12, (186, 150, 92): 9, (150, 148, 146): 9, (128, 56, 36): 2}  # fmt: skip
+SKINS: Mapping[Colour, int] = {
+    (238, 202, 176): 30,
+    (222, 178, 146): 30,
+    (188, 138, 104): 20,
+    (128, 86, 62): 12,
+    (84, 56, 44): 8,
+}
+HAIRS: Mapping[Colour, int] = {
+    (24, 20, 20): 42,
+    (58, 40, 30): 26,
+    (104, 74, 48): 12,
+    (186, 150, 92): 9,
+    (150, 148, 146): 9,
+    (128, 56, 36): 2,
+}
 UPPERS = {"tee": 26, "shirt": 16, "hoodie": 14, "jacket": 22, "coat": 12, "dress": 6, "vest": 4}
 LOWERS = {"trousers": 46, "slim": 26, "shorts": 14, "skirt": 14}
 PATTERNS = {"plain": 56, "bars": 10, "pinstripe": 4, "checks": 8, "print": 12, "yoke": 6, "sides": 4}

@@ -12,7 +12,9 @@ from reidgen.synth.people import UPPER_COLOURS, population
 
 
 def draw_scene(board: Board, dice: Dice, *, wall: Colour, floor: Colour, horizon: float, things: Sequence[str]) -> None:
-    """Fill the board with a place: wall, floor, then `things` (names of SCENERY) around the horizon, a share of its height."""
+    """Fill the board with a place: wall, floor, then `things` (names of SCENERY) around the horizon, a share of its
+    height.
+    """
     edge = board.height * horizon
     board.box(0, 0, 255, edge, wall)
     board.box(0, edge, 255, board.height, floor)
@@ -197,10 +199,23 @@ def _crowd(board: Board, dice: Dice, edge: float) -> None:
 
 
 SCENERY: Mapping[str, Callable[[Board, Dice, float], None]] = {
-    "windows": _windows, "paving": _paving, "tiles": _tiles, "shelves": _shelves, "posters": _posters, "cars": _cars,
-    "plants": _plants, "pillars": _pillars, "doors": _doors, "lamps": _lamps, "fence": _fence, "stairs": _stairs,
-    "benches": _benches, "puddles": _puddles, "signs": _signs, "crowd": _crowd,
-}  # fmt: skip
+    "windows": _windows,
+    "paving": _paving,
+    "tiles": _tiles,
+    "shelves": _shelves,
+    "posters": _posters,
+    "cars": _cars,
+    "plants": _plants,
+    "pillars": _pillars,
+    "doors": _doors,
+    "lamps": _lamps,
+    "fence": _fence,
+    "stairs": _stairs,
+    "benches": _benches,
+    "puddles": _puddles,
+    "signs": _signs,
+    "crowd": _crowd,
+}
 
 
 def draw_occluder(board: Board, dice: Dice, kind: str) -> None:

@@ -22,8 +22,8 @@ class Mean:
     """What the mean of unseen of one group is over, and why other unseen targets are not in it.
 
     targets: in the table's order. whole: the runs (method, seed) that have all of them. lacking: other target -> the
-    methods that lack it, none where only some of their seeds do. own: not in the shipped catalogue. relatives: target ->
-    the one of its family that is in the mean.
+    methods that lack it, none where only some of their seeds do. own: not in the shipped catalogue. relatives: target
+    -> the one of its family that is in the mean.
     """
 
     targets: list[str]

@@ -119,8 +119,12 @@ def comparable(
     current = _latest_version(rows)
     for (source, method), others in rows[~current].groupby(["source", "method"]):
         versions = ", ".join(distinct(others["row"]))
-        notes.append(Note(f"{source}: {count_rows(~current & rows.index.isin(others.index))} of {method} left out, "
-                          f"made by an earlier version of the method: {versions}"))  # fmt: skip
+        notes.append(
+            Note(
+                f"{source}: {count_rows(~current & rows.index.isin(others.index))} of {method} left out, "
+                f"made by an earlier version of the method: {versions}"
+            )
+        )
     rows = rows[current]
 
     alike = _most_rows(rows, ["target"], ["data"])
@@ -177,8 +181,11 @@ def _differences(row: "pd.Series[Any]", here: "pd.Series[Any]", settings: Settin
             if own.get(key) != other.get(key):
                 found.append(f"{key} {own.get(key, 'none')} (here {other.get(key, 'none')})")
     elif row["hash"] != here["hash"]:
-        found += [f"{name} {row[column]} (here {here[column]})" for name, column in
-                  {"recipe": "recipe", "dtype": "dtype"}.items() if row[column] != here[column]]  # fmt: skip
+        found += [
+            f"{name} {row[column]} (here {here[column]})"
+            for name, column in {"recipe": "recipe", "dtype": "dtype"}.items()
+            if row[column] != here[column]
+        ]
     for name, column in {"reidgen": "version", "source data": "source_data"}.items():
         if row[column] != here[column]:
             found.append(f"{name} {row[column][:8]} (here {here[column][:8]})")
@@ -193,7 +200,8 @@ def _differences(row: "pd.Series[Any]", here: "pd.Series[Any]", settings: Settin
 def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[Any, ...], str]:
     """Return what each group of a table of rows or cells is called: its source, and whatever else tells it from others.
 
-    The backbone stands behind the source where that source has several, the beginning of the hash where the recipe does.
+    The backbone stands behind the source where that source has several, the beginning of the hash where the recipe
+    does.
     """
     groups = table[GROUP].drop_duplicates()
     backbones = groups.groupby("source")["backbone"].nunique()

@@ -41,16 +41,16 @@ def make_table(
 ) -> Table:
     """Return the comparison table of result rows: group x method by target, of everything there is or as asked for.
 
-    A group holds what is compared with each other: one source, backbone and recipe. A cell is the mean over the splits of
-    a run, then over seeds (std with ddof 1). The mean of unseen is over the targets that all methods of a group share, as
-    `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection` names its targets.
-    Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
+    A group holds what is compared with each other: one source, backbone and recipe. A cell is the mean over the splits
+    of a run, then over seeds (std with ddof 1). The mean of unseen is over the targets that all methods of a group
+    share, as `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection` names its
+    targets. Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
 
-    name: one of the paper's TABLES: its methods and, of its sources, its targets. paper: the paper's numbers for the same
-    method and families of sets, and ours minus theirs. narrow: only sources and targets that the paper has, or targets
-    that `selection` names. identities (see `read_identities`): for intervals and p-values of the differences from the method `against`; Holm's correction is
-    over all of them in the table, mAP and Rank-1, so that a mark in a larger table needs a smaller p. settings: those of
-    the recipes by hash, to say in what one that is left out differs.
+    name: one of the paper's TABLES: its methods and, of its sources, its targets. paper: the paper's numbers for the
+    same method and families of sets, and ours minus theirs. narrow: only sources and targets that the paper has, or
+    targets that `selection` names. identities (see `read_identities`): for intervals and p-values of the differences
+    from the method `against`; Holm's correction is over all of them in the table, mAP and Rank-1, so that a mark in a
+    larger table needs a smaller p. settings: those of the recipes by hash, to say in what one that is left out differs.
     rows: the columns of `reidgen.runs.COLUMNS`, scores as fractions; not modified.
     Raises ReidgenError when there are no rows, or none of what was asked for.
     Source: the paper's numbers are those of Jin et al., CVPR 2020, as its slides show them (`paper_tables.csv`).
@@ -155,7 +155,9 @@ def _choose(
 
 
 def _beside_paper(cells: pd.DataFrame, means: dict[tuple[str, ...], Mean]) -> pd.DataFrame:
-    """Return the cells with the paper's numbers and ours minus theirs; the paper's mean is over the same targets as ours."""
+    """Return the cells with the paper's numbers and ours minus theirs; the paper's mean is over the same targets as
+    ours.
+    """
     columns = [f"paper_{metric}" for metric in SHOWN]
     cells = papers.beside(cells)
     pairs = {(*key, target) for key, mean in means.items() for target in mean.targets}
@@ -189,8 +191,14 @@ def _caption(rows: pd.DataFrame) -> str:
         how.setdefault(made, []).append(names[key])
     parts = [f"{' and '.join(same)}: {made}" for made, same in how.items()]
     threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else ""))
-    for word, column in {"seeds": "seed", "dtype": "dtype", "device": "device", "threads": "threads",
-                         "torch": "torch", "commit": "commit"}.items():  # fmt: skip
+    for word, column in {
+        "seeds": "seed",
+        "dtype": "dtype",
+        "device": "device",
+        "threads": "threads",
+        "torch": "torch",
+        "commit": "commit",
+    }.items():
         if values := distinct(threads[column]):
             parts.append(f"{word} {', '.join(values)}")
     days = distinct(rows["date"].str[:10])

@@ -1,4 +1,6 @@
-"""One number of the table, explained: the runs, seeds and splits it was made of, and the commands that repeat it. Pure text."""
+"""One number of the table, explained: the runs, seeds and splits it was made of, and the commands that repeat it. Pure
+text.
+"""
 
 import re
 import shlex
@@ -19,11 +21,12 @@ from reidgen.tables.paper import MEAN
 
 
 def explain(table: Table, cell: str, *, rows: pd.DataFrame, results: Path) -> str:
-    """Return as text where one number of a table comes from: its runs, seeds, splits, provenance and repeating commands.
+    """Return as text where one number of a table comes from: its runs, seeds, splits, provenance and repeating
+    commands.
 
     cell: method, source and target, parted by blanks, commas or arrows, such as "snr market duke" or
-    "snr,synth-plaza,mean", the source before the target; backbone, or the beginning of the recipe's hash, where there are
-    several. Whatever leaves no doubt may be omitted, and so may "synth-".
+    "snr,synth-plaza,mean", the source before the target; backbone, or the beginning of the recipe's hash, where there
+    are several. Whatever leaves no doubt may be omitted, and so may "synth-".
     rows: all result rows that there are. results: where the run folders lie, if they are still there.
     Raises ReidgenError when no cell of the table, or more than one, is meant (they are listed).
     """

@@ -19,7 +19,8 @@ def means_in_words(cells: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> l
         groups.setdefault(tuple(means[key].targets), []).append(names[key])
     return [
         Note(
-            f"{' and '.join(same)}: mean of unseen: over {_the(len(targets))} that all methods have: {', '.join(targets)}"
+            f"{' and '.join(same)}: mean of unseen: over {_the(len(targets))} that all methods have: "
+            f"{', '.join(targets)}"
         )
         for targets, same in groups.items()
     ]
@@ -43,10 +44,12 @@ def ranked(cells: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> tuple[pd.
         rank = dict(zip(score.columns, found.average_M, strict=True))
         ranks |= {(*key, method, MEAN): number for method, number in rank.items()}
         listed = ", ".join(f"{titles[method]} {rank[method]:.1f}" for method in sorted(rank, key=rank.__getitem__))
-        findings.append(Note(
-            f"{names[key]}: average rank by mAP over {len(score)} unseen targets: {listed}; Friedman's test: "
-            f"{p_value(found.p)}; closer than {found.critical_difference:.2f} are not told apart (Nemenyi, 0.05)"
-        ))  # fmt: skip
+        findings.append(
+            Note(
+                f"{names[key]}: average rank by mAP over {len(score)} unseen targets: {listed}; Friedman's test: "
+                f"{p_value(found.p)}; closer than {found.critical_difference:.2f} are not told apart (Nemenyi, 0.05)"
+            )
+        )
     keys = cells[[*GROUP, "method", "target"]].itertuples(index=False, name=None)
     return cells.assign(average_rank=[ranks.get(key, float("nan")) for key in keys]), findings
 
@@ -70,7 +73,8 @@ def gained(cells: pd.DataFrame, titles: dict[str, str], *, asked: bool) -> list[
         covers = _covers(compared["gain_seeds"][known])
         findings.append(Note(f"intervals cover {covers}; not other galleries, cameras or targets"))
     if asked and not known.all():
-        what = f"no interval for {(~known).sum()} of {len(known)} differences: the per-query numbers of their runs are gone"
+        what = f"no interval for {(~known).sum()} of {len(known)} differences: the per-query numbers of their runs are "
+        what += "gone"
         findings.append(
             Note(what, "to get them: reidgen evaluate RUN --target NAME, or reidgen bench, then reidgen table")
         )

@@ -30,12 +30,13 @@ def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return per run, data version, target, split and identity of the rows: its queries, and the sums of their AP and hits.
+    """Return per run, data version, target, split and identity of the rows: its queries, and the sums of their AP and
+    hits.
 
-    Read from the run folders' per_query.csv.gz, and from identities.csv.gz where their folders are gone or their files are
-    those that it was made of. Queries without a match are **excluded**.
-    mAP is the sum of AP, a fraction per query, with the digits that the file keeps; rank1 counts the queries whose first
-    match has rank 1. Result rows without such numbers have no line.
+    Read from the run folders' per_query.csv.gz, and from identities.csv.gz where their folders are gone or their files
+    are those that it was made of. Queries without a match are **excluded**. mAP is the sum of AP, a fraction per query,
+    with the digits that the file keeps; rank1 counts the queries whose first match has rank 1. Result rows without such
+    numbers have no line.
     Raises RunError when a file is damaged, when a split has numbers but no row, and when a row is not their mean.
     """
     rows = rows.assign(run=run_names(rows))

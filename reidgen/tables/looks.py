@@ -149,7 +149,8 @@ class Table:
     95 % interval, p-value and p-value after Holm's correction (see `significance.differences`).
     rows: the result rows that the cells are made of. caption: one line of provenance.
     notes: one for whatever was left out or is not alike. findings: one for each answer of the statistics.
-    name: the paper's table that it is laid out as, or "". against: the title of the method that others are compared with.
+    name: the paper's table that it is laid out as, or "". against: the title of the method that others are compared
+    with.
     """
 
     cells: pd.DataFrame
@@ -190,9 +191,11 @@ class Table:
         return text + "\n\n" + "\n".join(f"- {line}" for line in self._below(_MARKDOWN)) + "\n"
 
     def latex(self) -> str:
-        r"""Return the table as LaTeX that compiles by itself and by `\input`; it needs booktabs, and graphicx where it is wide.
+        r"""Return the table as LaTeX that compiles by itself and by `\input`; it needs booktabs, and graphicx where it
+        is wide.
 
-        Its label is `tab:reidgen`, or `tab:reidgen-NAME`. More than PAGE_COLUMNS targets stand in several tabulars, more than PAGE_LINES lines in several floats.
+        Its label is `tab:reidgen`, or `tab:reidgen-NAME`. More than PAGE_COLUMNS targets stand in several tabulars,
+        more than PAGE_LINES lines in several floats.
         """
         legend, *below = self._below(_LATEX)
         notes = r"\par\medskip\begin{minipage}{\textwidth}\raggedright\tiny" + "\n" + "\\par\n".join(below)
@@ -314,10 +317,18 @@ def _tabular(names: list[str], lines: list[list[str]]) -> str:
     first, *rest = [" & ".join(line) + r" \\" for line in [*head, *lines]]
     if not lines[0][0].startswith("\\midrule"):
         rest.insert(1, r"\midrule")
-    return "\n".join([
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%", rf"\begin{{tabular}}{{l{'rr' * len(names)}}}",
-        r"\toprule", first, rules, *rest, r"\bottomrule", r"\end{tabular}}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'rr' * len(names)}}}",
+            r"\toprule",
+            first,
+            rules,
+            *rest,
+            r"\bottomrule",
+            r"\end{tabular}}",
+        ]
+    )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def notes_on(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Not
 
 
 def _made_with(rows: pd.DataFrame) -> list[Note]:
-    """Return one line for all that the runs differ in beside recipe, source and seed: their numbers may differ by it."""
+    """Return one line for all that the runs differ in beside recipe, source and seed: their numbers
+    may differ by it.
+    """
     differs = []
     for column, words in MADE_WITH.items():
         values = rows[column].mask(rows[column].isin([0, ""]), "not known").astype(str)

@@ -3,12 +3,10 @@
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 import pandas as pd
 
-from reidgen.catalogue import OWN_FILE, family_of, load_catalogue
-from reidgen.entries import Dataset
+from reidgen.catalogue import family_of, load_catalogue
 from reidgen.methods import METHODS
 from reidgen.registry import select_methods
 
@@ -27,25 +25,21 @@ def numbers() -> pd.DataFrame:
 
 
 def families(names: "pd.Series[str]") -> "pd.Series[str]":
-    """Return for each source or target the name it has in the paper: the family of its set; of several sources, in a fixed order.
+    """Return for each source or target the name it has in the paper: the family of its set; of several sources, in a
+    fixed order.
 
     >>> families(pd.Series(["market", "duke+cuhk03-detected"])).tolist()
     ['market', 'cuhk03+duke']
     """
-    own = OWN_FILE.resolve()
-    known = _catalogue(own, own.stat().st_mtime_ns if own.is_file() else 0)
+    known = load_catalogue()
     kin = {name: "+".join(sorted(family_of(part, known) for part in name.split("+"))) for name in names.unique()}
     return names.map(kin)
 
 
-@cache
-def _catalogue(own: Path, changed: int) -> dict[str, Dataset]:
-    """Return the catalogue, read once for each state of the working folder's own file."""
-    return load_catalogue()
-
-
 def beside(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells with the columns paper_mAP and paper_rank1: the paper's numbers for their method and families."""
+    """Return the cells with the columns paper_mAP and paper_rank1: the paper's numbers for their
+    method and families.
+    """
     paper = numbers().drop(columns="table").drop_duplicates(["source", "method", "target"])
     paper = paper.assign(source=families(paper["source"]), target=families(paper["target"]))
     keys = cells.assign(source=families(cells["source"]), target=families(cells["target"]))
@@ -96,7 +90,9 @@ def beside_paper(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def expected_methods(table: str, source: str) -> list[str]:
-    """Return the methods that the paper's table shows for a source; for a source the paper does not have, all of the table."""
+    """Return the methods that the paper's table shows for a source; for a source the paper does not have, all of the
+    table.
+    """
     own = numbers()[numbers()["table"] == table]
     of_source = own["method"][families(own["source"]) == families(pd.Series([source]))[0]]
     return [name for name in select_methods(table) if of_source.empty or name in set(of_source)]

@@ -11,7 +11,8 @@ from reidgen.tables.identities import run_names
 
 
 def read_settings(results: Path, rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return hash -> settings for each recipe of the rows that a run folder still holds, without what the hash leaves out.
+    """Return hash -> settings for each recipe of the rows that a run folder still holds, without what the hash leaves
+    out.
 
     A file that cannot be read counts as gone.
     """

@@ -30,7 +30,8 @@ class _Drawn(NamedTuple):
 def differences(
     rows: pd.DataFrame, identities: pd.DataFrame, *, against: str, means: Mapping[tuple[Any, ...], Sequence[str]]
 ) -> pd.DataFrame:
-    """Return for each group, other method and target the difference from `against`, in percent, with interval and p-value.
+    """Return for each group, other method and target the difference from `against`, in percent, with interval and
+    p-value.
 
     Taken over the seeds that both methods have; on MEAN over the seeds that both have on every target of the mean.
     Columns: CELL, against, gain_seeds (how many seeds), and for mAP and rank1 gain_<metric>, _low and
@@ -68,7 +69,8 @@ def differences(
 def _of_group(
     block: pd.DataFrame, identities: dict[str, pd.DataFrame | None], against: str, mean: Sequence[str]
 ) -> Iterator[tuple[dict[str, str | float], list[Spread]]]:
-    """Yield for each other method and target of one group the cell, and its spread per metric (none without identities).
+    """Yield for each other method and target of one group the cell, and its spread per metric (none without
+    identities).
 
     mean: the targets of the mean of unseen, those of them that the block has.
     """
@@ -105,7 +107,9 @@ def _of_group(
 
 
 def _draw(own: pd.DataFrame | None, splits: int) -> _Drawn:
-    """Return the bootstrapped scores of the runs on one target whose sums give their rows' scores, in all its splits."""
+    """Return the bootstrapped scores of the runs on one target whose sums give their rows' scores, in
+    all its splits.
+    """
     nothing = _Drawn({}, np.zeros((0, len(METRICS), 0)), 0)
     if own is None:
         return nothing

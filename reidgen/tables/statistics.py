@@ -1,4 +1,5 @@
-"""Is a difference more than chance? Paired bootstrap over identities, seeds, Holm, average ranks. Pure arrays, no torch.
+"""Is a difference more than chance? Paired bootstrap over identities, seeds, Holm, average ranks. Pure arrays, no
+torch.
 
 Only `scipy.special` is used: `scipy.stats` takes longer to import than a table may take; the tests compare with it.
 """
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtr, stdtr, stdtrit
 
 DRAWS = 2000
-LENT_DF = 2  # degrees of freedom that the other methods lend: more is sharper while all are alike in steadiness, and wrong sooner
+# Degrees of freedom that the other methods lend: more is sharper while all are alike in steadiness, and wrong sooner.
+LENT_DF = 2
 LEVEL = 0.05  # of the intervals, the marks and the critical difference
 _Array = NDArray[np.float64]
 
@@ -22,11 +24,12 @@ _Array = NDArray[np.float64]
 def bootstrap_scores(sum_IPK: _Array, count_IP: _Array, *, draws: int = DRAWS, seed: int = 0) -> _Array:
     """Return each column's score on `draws` samples of the identities, float64 (B, K): paired, as all share a sample.
 
-    A sample draws I identities with replacement, each with all its queries in all splits. A column's score is the mean over
-    the splits of (its sum over the sample / the sample's queries); a split in which a sample has no query does not count.
+    A sample draws I identities with replacement, each with all its queries in all splits. A column's score is the mean
+    over the splits of (its sum over the sample / the sample's queries); a split in which a sample has no query does not
+    count.
 
-    sum_IPK: per identity, split and column the sum over the queries (of AP, or of hits). count_IP: the number of queries.
-    An identity without any query is **excluded**. Cost: one product, O(B I P K).
+    sum_IPK: per identity, split and column the sum over the queries (of AP, or of hits). count_IP: the number of
+    queries. An identity without any query is **excluded**. Cost: one product, O(B I P K).
 
     >>> bootstrap_scores(np.full((4, 1, 1), 3.0), np.full((4, 1), 6.0), draws=2)
     array([[0.5],
@@ -48,7 +51,9 @@ def bootstrap_scores(sum_IPK: _Array, count_IP: _Array, *, draws: int = DRAWS, s
 
 
 class Spread(NamedTuple):
-    """The uncertainty of one mean difference: deviations (0 where there is none) and degrees of freedom of its two parts."""
+    """The uncertainty of one mean difference: deviations (0 where there is none) and degrees of freedom of its two
+    parts.
+    """
 
     difference: float
     query_sd: float
@@ -58,16 +63,18 @@ class Spread(NamedTuple):
 
 
 def spread(score_MTS: _Array, covariance_TSS: Sequence[_Array], identities_T: Sequence[int]) -> Spread:
-    """Return method 0 minus method 1, meaned over seeds and targets, and what queries and seeds make of its uncertainty.
+    """Return method 0 minus method 1, meaned over seeds and targets, and what queries and seeds make of its
+    uncertainty.
 
     Queries: the bootstrap's covariance between *different* seeds, so that only what all seeds share counts here; with
-    one seed its variance. Seeds: the standard error over the seeds, which holds what differs between them, the interaction
-    with the queries too. Its variance is the two methods' own (S-1 degrees of freedom, as in the paired t-test), to which
-    that of all M methods (two-way analysis of variance) lends LENT_DF: three seeds alone tell little.
+    one seed its variance. Seeds: the standard error over the seeds, which holds what differs between them, the
+    interaction with the queries too. Its variance is the two methods' own (S-1 degrees of freedom, as in the paired
+    t-test), to which that of all M methods (two-way analysis of variance) lends LENT_DF: three seeds alone tell little.
     Targets are taken as they are, their identities as independent.
 
-    score_MTS: the runs' scores, of the two methods and of all others with the same targets and seeds. covariance_TSS: per
-    target the (S, S) covariance of the bootstrapped differences. identities_T: the identities per target, 2 or more.
+    score_MTS: the runs' scores, of the two methods and of all others with the same targets and seeds. covariance_TSS:
+    per target the (S, S) covariance of the bootstrapped differences. identities_T: the identities per target, 2 or
+    more.
     """
     methods, targets, seeds = score_MTS.shape
     apart = ~np.eye(seeds, dtype=bool) if seeds > 1 else np.ones((1, 1), dtype=bool)
@@ -89,16 +96,17 @@ def spread(score_MTS: _Array, covariance_TSS: Sequence[_Array], identities_T: Se
 
 
 def intervals(spreads: Sequence[Spread]) -> tuple[_Array, _Array, _Array]:
-    """Return the lower and upper ends of the 95 % intervals of the differences, and their two-sided p-values, each (C,).
+    """Return the lower and upper ends of the 95 % intervals of the differences, and their two-sided p-values, each
+    (C,).
 
     A difference deviates from the true one by query_sd * t(query_df) + seed_sd * t(seed_df), two independent Student
     variables; an interval that excludes 0 is one with p < 0.05.
-    **Deliberately not** the percentiles of a bootstrap that draws seeds too: three seeds drawn with replacement spread by
-    sqrt(2/3) of what they should, and where seeds matter most such an interval held the true difference in 83 % of 2,000
-    simulations, this one in 94 to 98 % of them for 1 to 5 seeds and 2 to 6 methods alike in steadiness. Where seeds are all
-    that matters, a method twice or three times as unsteady as five others is held in 93 or 90 %.
-    Source: Student deviates for both parts as in Fisher's answer to the Behrens-Fisher problem (1935); the lent degrees of
-    freedom as in the moderated t of Smyth (2004). Difference: their number is fixed, not estimated.
+    **Deliberately not** the percentiles of a bootstrap that draws seeds too: three seeds drawn with replacement spread
+    by sqrt(2/3) of what they should, and where seeds matter most such an interval held the true difference in 83 % of
+    2,000 simulations, this one in 94 to 98 % of them for 1 to 5 seeds and 2 to 6 methods alike in steadiness. Where
+    seeds are all that matters, a method twice or three times as unsteady as five others is held in 93 or 90 %.
+    Source: Student deviates for both parts as in Fisher's answer to the Behrens-Fisher problem (1935); the lent degrees
+    of freedom as in the moderated t of Smyth (2004). Difference: their number is fixed, not estimated.
     """
     estimate, query_sd, query_df, seed_sd, seed_df = np.array(spreads, dtype=np.float64).reshape(-1, 5).T
     swap = seed_sd > query_sd  # integrate over the smaller part: the other one's distribution is then smooth enough
@@ -140,7 +148,9 @@ def holm(p_C: _Array) -> _Array:
 
 
 class Ranks(NamedTuple):
-    """Average ranks of M methods (1 is best), the p-value of Friedman's test, and Nemenyi's critical difference at 0.05."""
+    """Average ranks of M methods (1 is best), the p-value of Friedman's test, and Nemenyi's critical difference at
+    0.05.
+    """
 
     average_M: _Array
     p: float
