@@ -193,7 +193,7 @@ def read_setting(text: str) -> tuple[str, Value]:
     for attempt in (words, f"[{words}]"):
         try:
             value = tomllib.loads(f"value = {attempt}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # no TOML, thousands of digits, or lists in lists
             continue
         if isinstance(value, list):
             value = tuple(value)

@@ -164,7 +164,7 @@ class Run:
         self._recorded(self.row_file, "row")
         try:
             return method_from(json.loads(self.row_file.read_text(encoding="utf-8")))
-        except (ValueError, RecipeError) as error:
+        except (ValueError, RecursionError, RecipeError) as error:
             raise RunError(f"{self.row_file} holds no method's row ({error}); {_RESTORE}") from error
 
     def _recorded(self, file: Path, what: str) -> None:

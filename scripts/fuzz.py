@@ -69,12 +69,13 @@ FILES: dict[str, list[str]] = {
     **{
         name: [f"results/runs/*/*/{name}"]
         for name in ("per_query.csv.gz", "weights.safetensors", "stress.csv", "stress.csv.sha256", "attack.csv",
-                     "show/*.json", "attack/*.json", "attack/*.safetensors")
+                     "show/*.json", "show/*.svg", "attack.csv.sha256", "attack/*.json", "attack/*.safetensors")
     },
     "state.pt": ["unfinished/runs/*/*/state.pt"],
     "rows.csv": ["results/rows.csv", "published/rows.csv"],
     "rows.csv.sha256": ["results/rows.csv.sha256", "published/rows.csv.sha256"],
     "identities.csv.gz": ["results/identities.csv.gz", "published/identities.csv.gz"],
+    "identities.csv.gz.sha256": ["results/identities.csv.gz.sha256", "published/identities.csv.gz.sha256"],
     "stress-rows.csv": ["published/stress-rows.csv"],
     "attack-rows.csv": ["published/attack-rows.csv"],
     "index.csv": ["data/*/index.csv"],
@@ -102,6 +103,16 @@ COMMANDS: dict[str, list[str]] = {
     "show": ["show", "distances", "snr-tiny-s0", "--target", "synth-night", "--device", "cpu"],
     "stress": ["stress", "snr-tiny-s0", "--target", "synth-night", "--device", "cpu"],
     "attack": ["attack", "snr-tiny-s0", "--target", "synth-night", "--losses", "point", "--device", "cpu"],
+    "attack (another target)": [
+        "attack",
+        "snr-tiny-s0",
+        "--target",
+        "synth-plaza",
+        "--losses",
+        "point",
+        "--device",
+        "cpu",
+    ],
     "prepare --check": ["prepare", "--check"],
     "prepare --check --deep": ["prepare", "--check", "--deep"],
     "prepare --list": ["prepare", "--list"],
@@ -520,7 +531,7 @@ class Tally:
 
 
 def fuzz_stored(world: World, tally: Tally, seed: int, go_on: Callable[[int], bool]) -> None:
-    """Give all pairs of a file and a command equal time, those where the command does not open the file a single trial."""
+    """Give all pairs of a file and a command about equal time, but costly ones more; those where the command does not open the file a single trial."""
     spent = {
         (kind, name): 0.0 if world.reads(name, kind) else 1.0
         for kind in FILES if world.files(kind) for name in world.commands
@@ -533,7 +544,7 @@ def fuzz_stored(world: World, tally: Tally, seed: int, go_on: Callable[[int], bo
         chance = random.Random(f"{seed} {pair} {tried[pair]}")
         began = time.process_time()
         verdict, told = world.trial(*pair, chance)
-        spent[pair] += 1e9 if pair in single else time.process_time() - began
+        spent[pair] += 1e9 if pair in single else (time.process_time() - began) ** 0.5
         tally.add("stored", *pair, verdict, f"seed {seed}, trial {tried[pair]}: {told}")
         tried[pair] += 1
         trials += 1

@@ -137,7 +137,7 @@ def load_prepared(name: str, data: Path) -> Prepared:
     try:
         prepared = read_manifest(name, data)
         digest = sha256_file(prepared.index)
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
         raise DataError(f"{name}: {file} or its index.csv is damaged ({error}); prepare the set again") from error
     if digest != prepared.digest:
         raise DataError(f"{name}: {prepared.index} is not the one that manifest.json names; run: {prepared.again}")

@@ -5,6 +5,7 @@ A section without data has no panels and one line that says which command fills 
 """
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import RunError
+from reidgen.integrity import passes_check
 from reidgen.report.plots import Style, bars, curves, heat_map
 from reidgen.runs import Run
 from reidgen.tables.choose import GROUP, group_names
@@ -248,7 +250,7 @@ def _pictures(results: Path, *, images: bool) -> Iterator[Section]:
             if not _of_run(picture):
                 links += 1
                 continue
-            address = _address(picture)
+            address = _address(picture, facts["digests"].get(picture.name))
             if not facts["images"]:
                 if len(address) > left:
                     heavy += 1
@@ -286,11 +288,13 @@ def _picture_facts(file: Path) -> dict[str, Any]:
     remedy = "remove it and repeat its reidgen show command"
     try:
         facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        said = {"caption": "", "command": "", "date": "", **facts}
+        said = {"caption": "", "command": "", "date": "", "digests": {}, **facts}
         names = said["files"]
         texts = [*names, *(said[key] for key in ("title", "alt", "caption", "command", "date"))]
         if not isinstance(names, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError
+        if passes_check(facts) is False or not isinstance(said["digests"], dict):  # reidgen 0.1.0 wrote neither
+            raise ValueError
         images = said["images"] is not False
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{file} is damaged; {remedy}") from error
@@ -305,8 +309,8 @@ def _picture(folder: Path, names: list[str]) -> Path:
     return min((folder / Path(name).name for name in names), key=lambda file: file.suffix != ".svg")
 
 
-def _address(file: Path) -> str:
-    """Return a picture as a data address. Raises RunError when its content is no PNG or SVG."""
+def _address(file: Path, digest: str | None) -> str:
+    """Return a picture as a data address. Raises RunError when its content is no PNG or SVG, or has not this SHA-256."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -315,6 +319,8 @@ def _address(file: Path) -> str:
     begins = (b"<?xml", b"<svg") if svg else (b"\x89PNG\r\n\x1a\n",)
     if not content.lstrip().startswith(begins) or (svg and b"<svg" not in content):
         raise RunError(f"{file} is no {file.suffix[1:].upper()} picture; repeat its reidgen show command")
+    if digest not in (None, hashlib.sha256(content).hexdigest()):
+        raise RunError(f"{file} is not the picture that was drawn; repeat its reidgen show command")
     return f"data:image/{'svg+xml' if svg else 'png'};base64,{base64.b64encode(content).decode()}"
 
 

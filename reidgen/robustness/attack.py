@@ -298,7 +298,7 @@ def _kept_pattern(tensor: Path, proof: Path, asked: dict[str, object]) -> Patter
         facts = json.loads(proof.read_text(encoding="utf-8"))
         pattern: Pattern = load_file(tensor)["pattern"].numpy()
         return pattern if facts == {**facts, **asked, "digest": digest_of(pattern)} else None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None  # found again
 
 

@@ -22,7 +22,7 @@ def read_settings(results: Path, rows: pd.DataFrame) -> dict[str, dict[str, Any]
             continue
         try:
             settings = tomllib.loads(Run(results / "runs" / run).recipe_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         found[digest] = {
             key: value for key, value in settings.items() if key not in ("name", "method", "source", "seed")
