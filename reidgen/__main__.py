@@ -1,4 +1,4 @@
-"""The command `reidgen`, also as `python -m reidgen`: a Ctrl-C while everything is imported ends it in a sentence too."""
+"""The command `reidgen`, also as `python -m reidgen`: a Ctrl-C while all is imported ends it in a sentence too."""
 
 import sys
 

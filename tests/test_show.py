@@ -63,7 +63,7 @@ def test_a_picture_is_whole_described_and_repeatable(run: Run, small_data: Path,
     assert files == [run.folder / "show" / f"{stem}{ending}" for ending in endings]
     about = json.loads(files[-1].read_text())
     assert passes_check(about) and about["digests"] == {file.name: sha256_file(file) for file in files[:-1]}
-    assert list(about) == ["title", "alt", "caption", "images", "files", "command", "date"]
+    assert list(about) == ["title", "alt", "caption", "images", "files", "digests", "command", "date", "check"]
     assert about["files"] == [file.name for file in files[:-1]] and about["images"] == (kind not in PLOTS)
     assert about["command"] == f"reidgen show {kind} synth-plaza/{run.folder.name} --target synth-night"
     assert "synth-night" in about["title"] and re.search(r"\d", about["alt"]) and about["caption"].endswith(".")

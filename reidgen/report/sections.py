@@ -310,7 +310,7 @@ def _picture(folder: Path, names: list[str]) -> Path:
 
 
 def _address(file: Path, digest: str | None) -> str:
-    """Return a picture as a data address. Raises RunError when its content is no PNG or SVG, or has not this SHA-256."""
+    """Return a picture as a data address. Raises RunError when it is no PNG or SVG, or not of this SHA-256."""
     try:
         content = file.read_bytes()
     except OSError as error:

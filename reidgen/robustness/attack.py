@@ -294,6 +294,8 @@ def _source_data(run: Run, data: Path) -> str:
 
 
 def _kept_pattern(tensor: Path, proof: Path, asked: dict[str, object]) -> Pattern | None:
+    if not (tensor.is_file() and proof.is_file()):  # a pipe would be waited for
+        return None
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
         pattern: Pattern = load_file(tensor)["pattern"].numpy()

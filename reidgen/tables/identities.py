@@ -93,7 +93,7 @@ def keep_identities(results: Path, identities: pd.DataFrame) -> None:
 
 
 def _kept(results: Path) -> pd.DataFrame:
-    """Return what identities.csv.gz holds, nothing where it is absent. Raises RunError when it is not as it was written."""
+    """Return what identities.csv.gz holds, nothing where it is absent. Raises RunError when it has changed."""
     file = results / FILE
     return _read(file) if file.is_file() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
