@@ -31,7 +31,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -306,30 +306,33 @@ def neutral(text: str) -> str:
     return re.sub(r"\b\d+(?:\.\d+)? (?:s|MB|h|min|minutes|seconds)\b", "TIME", text)
 
 
-def told_by(found: Ended, truth: Ended) -> str:
-    """Return the first new line that says what is damaged or missing, "" where there is none."""
+def told_by(found: Ended, truth: Ended, names: Collection[str]) -> str:
+    """Return the first new line that says what is damaged or missing and has one of the names, else ""."""
     words = re.compile(
         r"damaged|missing|left out|cannot be|not as it was|not the one|has lost|no longer|not prepared|not whole"
-        r"|is not|without|no result|are gone|made again"
+        r"|is not|[Ww]ithout|no result|are gone|made again"
     )
-    known = set(truth.printed.splitlines())
-    for text in (found.printed, *found.written.values()):
-        for one in text.splitlines():
-            if one not in known and words.search(one):
-                return one
-        known = {one for content in truth.written.values() for one in content.splitlines()}
+    for what in (None, *found.written):
+        new, old = (one.printed if what is None else one.written.get(what, "") for one in (found, truth))
+        known = set(old.splitlines())
+        for line_ in new.splitlines():
+            if line_ not in known and words.search(line_) and (not names or any(name in line_ for name in names)):
+                return line_
     return ""
 
 
-def judge(found: Ended, truth: Ended, *, own: bool = False, gone: bool = False) -> str:
-    """Return the verdict on a command that met damage. own: it is the user's own question; gone: it was removed."""
+def judge(found: Ended, truth: Ended, *, own: bool = False, gone: bool = False, names: Collection[str] = ()) -> str:
+    """Return the verdict on a command that met damage. own: it is the user's own question; gone: it was removed.
+
+    names: of the file and its folder, one of which a remark must name.
+    """
     if found.fault:
         return found.fault
     if found.code:
         return "noticed"
     if found.printed == truth.printed and found.written == truth.written:
         return "same"
-    if told_by(found, truth):
+    if told_by(found, truth, names):
         return "told"
     return "input" if own else "absent" if gone else "other"
 
@@ -465,7 +468,8 @@ class World:
                     replace(one, written={key: text for key, text in one.written.items() if key != local})
                     for one in (found, truth)
                 )
-            verdict = judge(found, truth, own=kind in OWN, gone=how == "removed")
+            names = (path.name, path.parent.name, path.parent.parent.name) if kind not in OWN else ()
+            verdict = judge(found, truth, own=kind in OWN, gone=how == "removed", names=names)
             return verdict, f"{path.relative_to(self.folder)}: {how}{_difference(found, truth)}"
         finally:
             self.restore(path)

@@ -308,3 +308,32 @@ def test_lists_in_lists_in_any_stored_file_are_no_traceback(name: str, tmp_path:
     else:
         with pytest.raises(ReidgenError, match=name):
             load_prepared(file.parent.name, file.parents[1]) if name == "manifest.json" else Run(file.parent).method()
+
+
+@pytest.mark.parametrize("how", ["link", "folder", "pipe", "device"])
+@pytest.mark.parametrize(
+    "name", ["rows.csv", "identities.csv.gz", "results.csv", "per_query.csv.gz", "stress.csv", "stress-rows.csv"]
+)
+def test_what_is_no_file_is_no_absent_file(name: str, how: str, run: Run, tmp_path: Path) -> None:
+    """Before, numbers or marks went missing without a word."""
+    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
+    home = run.folder if name in ("results.csv", "per_query.csv.gz", "stress.csv") else tmp_path
+    (home / name).unlink(missing_ok=True)
+    {
+        "link": lambda: (home / name).symlink_to(name),
+        "folder": (home / name).mkdir,
+        "pipe": lambda: os.mkfifo(home / name),
+        "device": lambda: (home / name).symlink_to("/dev/zero"),
+    }[how]()
+    words = ["table", "stress"] if name.startswith("stress") else ["table"]
+    result = CliRunner().invoke(app, [*words, "--results", str(tmp_path)])
+    assert result.exit_code == 1 and f"{name} is no plain file, or a link to nowhere" in " ".join(result.output.split())
+
+
+def test_a_pipe_in_the_place_of_a_log_or_a_recipe_is_not_waited_for(run: Run, tmp_path: Path) -> None:
+    for file in (run.log, run.recipe_file):
+        file.unlink()
+        os.mkfifo(file)
+    with pytest.raises(RunError, match="is missing or damaged"):
+        run.training_log()
+    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0

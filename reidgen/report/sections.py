@@ -7,6 +7,7 @@ A section without data has no panels and one line that says which command fills 
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
@@ -18,7 +19,7 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.integrity import passes_check
 from reidgen.report.plots import Style, bars, curves, heat_map
-from reidgen.runs import Run
+from reidgen.runs import Run, is_there
 from reidgen.tables.choose import GROUP, group_names
 from reidgen.tables.looks import headings, mark, marks_legend, signed
 from reidgen.tables.paper import MEAN
@@ -180,7 +181,7 @@ def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
 
 def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFrame:
     """Return the CMC of one run, one row per target and one column per rank; none where the file is not there."""
-    if not Run(folder).per_query.is_file():
+    if not is_there(Run(folder).per_query):
         return pd.DataFrame()
     found = Run(folder).queries(["target", "split", "first_match"])
     found = found[(found["first_match"] > 0) & found["target"].isin(targets)]
@@ -194,7 +195,7 @@ def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
     """Return for each source and loss the training curves, mean over seeds."""
     parts, left = [], []
     for run, folder, _ in runs:
-        if (folder / "log.csv").is_file():
+        if os.path.lexists(folder / "log.csv"):
             try:
                 parts.append(_log(folder).assign(group=run["group"], title=run["title"]))
             except RunError as error:

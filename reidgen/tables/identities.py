@@ -14,7 +14,7 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.files import replacing, sha256_file
 from reidgen.integrity import seal, seal_of, sealed, unseal
-from reidgen.runs import TOLERANCE, Run
+from reidgen.runs import TOLERANCE, Run, is_there
 
 FILE = "identities.csv.gz"
 CELL = ["run", "data", "target", "split"]  # data: as in the result rows; run: the folder below results/runs
@@ -47,7 +47,7 @@ def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
     newer = []
     for name, cells in wanted.groupby("run"):
         run = Run(results / "runs" / str(name))
-        if run.per_query.is_file():
+        if is_there(run.per_query):
             files[str(name)] = sha256_file(run.per_query)[:16]
             if known.get((name, files[str(name)]), 0) < len(cells):
                 newer.append(_of_run(run, cells, files[str(name)]))
@@ -95,7 +95,7 @@ def keep_identities(results: Path, identities: pd.DataFrame) -> None:
 def _kept(results: Path) -> pd.DataFrame:
     """Return what identities.csv.gz holds, nothing where it is absent. Raises RunError when it has changed."""
     file = results / FILE
-    return _read(file) if file.is_file() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    return _read(file) if is_there(file) else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
