@@ -1,6 +1,6 @@
 """Damage every stored file and input, kill and interrupt every command: is a wrong number ever given without a word?
 
-    OMP_NUM_THREADS=1 python scripts/fuzz.py results/fuzz-cpu-2026-11-26 --minutes 10
+    python scripts/fuzz.py results/fuzz-cpu-2026-11-26 --minutes 10
 
 Three parts share the time. stored: a file of a small results or data folder is damaged (bits, bytes, cuts, a number
 edited to another plausible one, another file in its place), then a command runs in this process. inputs: archives,
@@ -36,6 +36,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of all processes: other numbers of threads round otherwise
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # its builders of good and of hostile inputs
 
 import hostile
