@@ -19,6 +19,7 @@ QUICK = ("train (finished)", "evaluate", "table (published)", "prepare --check",
 def fuzz() -> Iterator[ModuleType]:
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(SCRIPTS))
+    patch.setenv("OMP_NUM_THREADS", "1")  # as the script sets it: put back at the end
     import fuzz as module
 
     yield module
