@@ -343,6 +343,8 @@ def numbers_of(path: Path) -> str:
     content = path.read_bytes()
     if path.name == "log.csv":
         return pd.read_csv(path).drop(columns=["images_per_s", "seconds"]).to_csv(index=False)
+    if path.name == "rows.csv":  # what is evaluated again comes last
+        return "\n".join(sorted(neutral(content.decode()).splitlines()))
     if path.suffix in (".safetensors", ".gz", ".png"):
         return hashlib.sha256(content).hexdigest()
     return re.sub(r'"check": "\w+"', "", neutral(content.decode()))  # the check covers a date
