@@ -666,7 +666,7 @@ def _input_trial(kind: str, chance: random.Random, work: Path) -> tuple[str, str
         found = _prepared(words, home)
         if list(work.glob("evil*")):
             return "other", f"{how}: a file lies outside the data folder"
-        verdict = judge(found, truth, own=kind not in CHECKED)
+        verdict = judge(found, truth, own=kind not in CHECKED or how.endswith("gzip"))
         return verdict, f"{how}{_difference(found, truth)}"
     finally:
         os.chdir(work)
