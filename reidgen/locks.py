@@ -59,7 +59,7 @@ class Holder:
         """Return the holder that a lock file names, None where it names none (yet)."""
         try:
             found = cls(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         words = (found.host, found.since, found.place, found.token)
         return found if isinstance(found.process, int) and all(isinstance(one, str) for one in words) else None

@@ -149,6 +149,7 @@ def _in_order(chunks: Sequence[Sequence[Job]], team: dict[Connection, BaseProces
 
 
 def _serve(pipe: Connection) -> None:
+    _let_through()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems on which it cannot be blocked
     threading.Thread(target=_end_with_parent, args=(os._exit, 1), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed the pipe
@@ -173,19 +174,28 @@ def _died(process: BaseProcess, what: str) -> RunError:
 
 @contextlib.contextmanager
 def _no_ctrl_c() -> Iterator[None]:
-    """Hold SIGINT back. A process that is started meanwhile inherits that: none meets Ctrl-C while it still imports."""
+    """Hold back what asks this process to end: a process that is started meanwhile is started whole.
+
+    It inherits that, so that none meets Ctrl-C while it still imports; the other signals it lets through itself.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     resource_tracker.ensure_running()  # starting it would let SIGINT through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _let_through() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGHUP])
+
+
 def _child(work: Callable[[Job, str], Result], job: Job, device: str, pipe: Connection) -> None:
+    _let_through()
     if hasattr(os, "setpgrp"):  # Ctrl-C reaches the parent alone, which then sends the one SIGTERM
         os.setpgrp()
     else:  # Windows, untested

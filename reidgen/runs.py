@@ -232,7 +232,7 @@ class Run:
         """Return log.csv, one row per epoch. Raises RunError when it is missing or damaged, which harms no result."""
         digest = self.facts().get("log_sha256") if self.done.is_file() else None
         with contextlib.suppress(OSError, ValueError):
-            if digest in (None, text_digest(self.log)):
+            if self.log.is_file() and digest in (None, text_digest(self.log)):  # a pipe would be waited for
                 log = pd.read_csv(self.log).astype("float64")
                 if {"epoch", "loss"} <= set(log) and not log.isna().to_numpy().any():
                     return log
@@ -424,13 +424,26 @@ def to_csv(rows: pd.DataFrame) -> str:
     return rows[list(COLUMNS)].to_csv(index=False, float_format="%.6g")
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a file is there. Raises RunError where something else is in its place: that is no absence."""
+    if not path.is_file() and os.path.lexists(path):
+        raise RunError(f"{path} is no plain file, or a link to nowhere; restore it from a copy, or remove it")
+    return path.is_file()
+
+
+def below_runs(results: Path, name: str) -> list[Path]:
+    """Return the files of this name in all run folders, sorted, with those that are links to nowhere."""
+    folders = sorted((results / "runs").glob("*/*/"))
+    return [folder / name for folder in folders if os.path.lexists(folder / name)]
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """Return the rows of one file, none where it is absent; columns that came later get their default.
 
     A file that a command wrote must be as it was written; one made by hand, or by reidgen 0.1.0, is read as it is.
     Raises RunError when it is no file of result rows, torn, or changed since it was written.
     """
-    if not path.is_file():
+    if not is_there(path):
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     if sealed(path) is False:
         raise RunError(f"{path} is not as it was written: damaged, torn or changed by hand; {_remedy(path)}")
@@ -496,7 +509,7 @@ def _unreadable(path: Path, error: OSError) -> RunError:
 
 def read_rows(results: Path) -> pd.DataFrame:
     """Return the rows of every run below `results`, and those of its rows.csv whose run folders are gone."""
-    files = [results / "rows.csv", *sorted((results / "runs").glob("*/*/results.csv"))]
+    files = [results / "rows.csv", *below_runs(results, "results.csv")]
     frames = [frame for frame in map(read_csv, files) if len(frame)]
     if not frames:
         return read_csv(results / "rows.csv")

@@ -153,3 +153,12 @@ def test_the_list_has_a_line_for_each_set_and_is_never_cut(mine: Prepared, monke
     assert (sets["mine"]["state"], sets["mine"]["counts"]["query"]["images"]) == ("prepared", 6)
     assert sets["bad"]["state"] == "damaged" and "prepare the set again" in sets["bad"]["how"]
     assert sets["duke"]["state"] == "withdrawn" and sets["market"]["counts"]["train"]["images"] == 12936
+
+
+@pytest.mark.parametrize("how", ["link", "folder", "pipe"])
+def test_a_manifest_that_is_no_file_is_said_by_a_check_of_all(how: str, mine: Prepared) -> None:
+    file = mine.folder / "manifest.json"
+    file.unlink()
+    {"link": lambda: file.symlink_to("manifest.json"), "folder": file.mkdir, "pipe": lambda: os.mkfifo(file)}[how]()
+    result = CliRunner().invoke(app, ["prepare", "--check", "--data", str(mine.folder.parent)])
+    assert result.exit_code == 1 and "mine: " in result.output and "is no plain file, or a link to" in result.output

@@ -290,3 +290,21 @@ def test_a_stopped_bench_goes_on(small_data: Path, tmp_path: Path) -> None:
     last = subprocess.run(words, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stderr
     assert "[1/1] baseline s0" in last.stdout and epochs() == 30
+
+
+def test_a_stop_while_everything_is_imported_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from reidgen import __main__
+
+    class Stopping:
+        def find_spec(self, name: str, *more: object) -> None:
+            if name == "reidgen.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "reidgen.cli")
+    monkeypatch.setattr(sys, "meta_path", [Stopping(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: stopped; what is finished is kept, the same command goes on\n"

@@ -1,5 +1,6 @@
 """What is stored is what was computed: each changed character and each cut is noticed, or changes no number."""
 
+import gzip
 import io
 import json
 import os
@@ -205,7 +206,7 @@ def test_table_twice_on_an_unchanged_folder_gives_the_same_bytes(run: Run, tmp_p
         return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
     first = made()
-    assert {"rows.csv", "rows.csv.sha256", "identities.csv.gz", "table.md"} <= set(first)
+    assert {"rows.csv", "rows.csv.sha256", "identities.csv.gz", "identities.csv.gz.sha256", "table.md"} <= set(first)
     assert made() == first
     (tmp_path / "identities.csv.gz").unlink()
     assert made() == first
@@ -268,3 +269,71 @@ def test_a_file_that_cannot_be_read_is_one_sentence(run: Run, name: str, monkeyp
     with pytest.raises(RunError):
         reads[name]()
     assert run.evaluated("duke", ROWS["data"].iloc[0]) == (name not in ("results.csv", "per_query.csv.gz"))
+
+
+def test_sums_of_two_identities_that_were_exchanged_are_not_read(run: Run, tmp_path: Path) -> None:
+    """The mean stays, its interval would not."""
+    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
+    file = tmp_path / "identities.csv.gz"
+    sums = pd.read_csv(file, dtype="str", keep_default_na=False)
+    first = sums[sums["split"] == "0"].index[:2]
+    sums.loc[first, "pid"] = sums.loc[first[::-1], "pid"].to_numpy()
+    content = file.read_bytes()
+    file.write_bytes(gzip.compress(sums.to_csv(index=False).encode()))
+    result = CliRunner().invoke(app, ["table", "--results", str(tmp_path)])
+    assert result.exit_code == 1 and "identities.csv.gz is not as it was written" in result.output
+    file.write_bytes(content)
+    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "row.json", ".lock.held", "point-10.json", "recipe.toml"])
+def test_lists_in_lists_in_any_stored_file_are_no_traceback(name: str, tmp_path: Path) -> None:
+    from reidgen.data.manifest import load_prepared
+    from reidgen.locks import Holder
+    from reidgen.robustness.attack import _kept_pattern
+    from reidgen.tables.settings import read_settings
+
+    file = tmp_path / "runs" / "market" / "snr-tiny-s0-1a2b3c4d-00000000" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(("a = " if name.endswith("toml") else "") + "[" * 100_000)
+    if name == ".lock.held":
+        assert Holder.read(file) is None
+    elif name == "point-10.json":
+        assert _kept_pattern(file, file, {}) is None
+        file.unlink()
+        os.mkfifo(file)
+        assert _kept_pattern(file, file, {}) is None  # and is not waited for
+    elif name == "recipe.toml":
+        assert read_settings(tmp_path, ROWS.assign(source="market", hash="1a2b3c4d")) == {}
+    else:
+        with pytest.raises(ReidgenError, match=name):
+            load_prepared(file.parent.name, file.parents[1]) if name == "manifest.json" else Run(file.parent).method()
+
+
+@pytest.mark.parametrize("how", ["link", "folder", "pipe", "device"])
+@pytest.mark.parametrize(
+    "name", ["rows.csv", "identities.csv.gz", "results.csv", "per_query.csv.gz", "stress.csv", "stress-rows.csv"]
+)
+def test_what_is_no_file_is_no_absent_file(name: str, how: str, run: Run, tmp_path: Path) -> None:
+    """Before, numbers or marks went missing without a word."""
+    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
+    home = run.folder if name in ("results.csv", "per_query.csv.gz", "stress.csv") else tmp_path
+    (home / name).unlink(missing_ok=True)
+    {
+        "link": lambda: (home / name).symlink_to(name),
+        "folder": (home / name).mkdir,
+        "pipe": lambda: os.mkfifo(home / name),
+        "device": lambda: (home / name).symlink_to("/dev/zero"),
+    }[how]()
+    words = ["table", "stress"] if name.startswith("stress") else ["table"]
+    result = CliRunner().invoke(app, [*words, "--results", str(tmp_path)])
+    assert result.exit_code == 1 and f"{name} is no plain file, or a link to nowhere" in " ".join(result.output.split())
+
+
+def test_a_pipe_in_the_place_of_a_log_or_a_recipe_is_not_waited_for(run: Run, tmp_path: Path) -> None:
+    for file in (run.log, run.recipe_file):
+        file.unlink()
+        os.mkfifo(file)
+    with pytest.raises(RunError, match="is missing or damaged"):
+        run.training_log()
+    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0

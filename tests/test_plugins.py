@@ -520,3 +520,9 @@ def test_a_test_step_is_checked_when_it_is_built() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             check_test_step(build, params)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000])
+def test_a_setting_that_toml_cannot_read_is_refused(value: str) -> None:
+    with pytest.raises(RecipeError, match="a value is a text, a number"):
+        read_setting(f"snr.weights={value}")

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from browser import CHROMIUM, Page
 
 from reidgen.errors import ReidgenError, RunError
+from reidgen.integrity import with_check
 from reidgen.report.page import headlines, make_report
 from reidgen.report.sections import PICTURES
 from reidgen.runs import ADDED, COLUMNS, to_csv
@@ -234,6 +236,9 @@ def test_cmc_and_training_curves_worked_by_hand(tmp_path: Path) -> None:
     ]
     assert not labels(text, "Training curves, SNR loss")  # all zero: the method has none
     assert f"--seed 1 --recipe {folder / 'recipe.toml'}" in text
+    assert "so left out" not in text
+    (folder / "per_query.csv.gz").unlink()
+    assert f"Without per-query numbers, so left out: {folder.name}." in page(tmp_path)
 
 
 def test_differences_are_drawn_with_the_tables_interval(tmp_path: Path) -> None:
@@ -559,3 +564,19 @@ def test_missing_numbers_stay_below_and_a_number_marks_its_runs(tmp_path: Path) 
         assert len(marked) == 1 and f"#{chromium.run('document.querySelector(`tr.on`).id')}" == chromium.run(
             "location.hash"
         )
+
+
+def test_a_picture_and_its_words_are_those_that_were_written(tmp_path: Path) -> None:
+    """A caption names numbers, and so does an SVG; files of reidgen 0.1.0 hold no digest."""
+    folder = make_run(tmp_path, first=[1])
+    about = draw(folder, "tsne", images=False)
+    facts = json.loads(about.read_text()) | {"digests": {"tsne-duke.png": hashlib.sha256(PIXEL).hexdigest()}}
+    about.write_text(json.dumps(with_check(facts)))
+    assert "tsne title" in page(tmp_path)
+    about.write_text(about.read_text().replace('"cap"', '"cop"'))
+    with pytest.raises(RunError, match=r"tsne-duke\.json is damaged; remove it and repeat"):
+        page(tmp_path)
+    about.write_text(json.dumps(with_check(facts)))
+    (folder / "show" / "tsne-duke.png").write_bytes(PIXEL + b"x")
+    with pytest.raises(RunError, match=r"tsne-duke\.png is not the picture that was drawn; repeat"):
+        page(tmp_path)

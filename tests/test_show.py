@@ -18,6 +18,8 @@ from PIL import Image
 from reidgen.data.manifest import load_prepared, write_manifest
 from reidgen.errors import DataError, RecipeError, RunError, SharedImagesError
 from reidgen.evaluation import evaluate
+from reidgen.files import sha256_file
+from reidgen.integrity import passes_check
 from reidgen.methods import METHODS
 from reidgen.models.network import build_network
 from reidgen.pictures import drawings, probes, show
@@ -60,7 +62,8 @@ def test_a_picture_is_whole_described_and_repeatable(run: Run, small_data: Path,
     endings = [".png", ".svg", ".json"] if kind in PLOTS else [".png", ".json"]
     assert files == [run.folder / "show" / f"{stem}{ending}" for ending in endings]
     about = json.loads(files[-1].read_text())
-    assert list(about) == ["title", "alt", "caption", "images", "files", "command", "date"]
+    assert passes_check(about) and about["digests"] == {file.name: sha256_file(file) for file in files[:-1]}
+    assert list(about) == ["title", "alt", "caption", "images", "files", "digests", "command", "date", "check"]
     assert about["files"] == [file.name for file in files[:-1]] and about["images"] == (kind not in PLOTS)
     assert about["command"] == f"reidgen show {kind} synth-plaza/{run.folder.name} --target synth-night"
     assert "synth-night" in about["title"] and re.search(r"\d", about["alt"]) and about["caption"].endswith(".")

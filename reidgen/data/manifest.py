@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,12 +104,16 @@ class Prepared:
 
 
 def prepared_names(data: Path) -> list[str]:
-    """Return the names of the sets in `data` that have a manifest, sorted; other folders are none of ours."""
+    """Return the names of the sets in `data` that have a manifest, sorted; other folders are none of ours.
+
+    A manifest that is a link to nowhere counts: who loads the set says what is wrong.
+    """
     names = []
-    for path in data.glob("*/manifest.json"):
-        with contextlib.suppress(DataError):
-            check_name(path.parent.name)
-            names.append(path.parent.name)
+    for folder in data.glob("*/"):
+        if os.path.lexists(folder / "manifest.json"):
+            with contextlib.suppress(DataError):
+                check_name(folder.name)
+                names.append(folder.name)
     return sorted(names)
 
 
@@ -122,6 +127,8 @@ def load_prepared(name: str, data: Path) -> Prepared:
             "an empty name is no data set; join several sources by one + (market+duke), several targets by one comma"
         )
     file = data / name / "manifest.json"
+    if os.path.lexists(file) and not file.is_file():
+        raise DataError(f"{name}: {file} is no plain file, or a link to nowhere; remove it and prepare the set again")
     if not file.is_file():
         known = load_catalogue()
         if name not in known:
@@ -130,7 +137,7 @@ def load_prepared(name: str, data: Path) -> Prepared:
     try:
         prepared = read_manifest(name, data)
         digest = sha256_file(prepared.index)
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
         raise DataError(f"{name}: {file} or its index.csv is damaged ({error}); prepare the set again") from error
     if digest != prepared.digest:
         raise DataError(f"{name}: {prepared.index} is not the one that manifest.json names; run: {prepared.again}")

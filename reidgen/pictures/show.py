@@ -3,7 +3,8 @@
 
     <kind>-<target>.png     always
     <kind>-<target>.svg     of a plot, which shows no image of the data set
-    <kind>-<target>.json    title, alt, caption, images (whether it shows images of the data set), files, command, date
+    <kind>-<target>.json    title, alt, caption, images (whether it shows images of the data set), files and
+                            their digests, command, date, and a check of all this
 
 The .json is written last: it says that the others are whole and belong together.
 """
@@ -35,7 +36,8 @@ from reidgen.evaluation import (
     sides_of,
     tested_part,
 )
-from reidgen.files import replacing, write_text
+from reidgen.files import replacing, sha256_file, write_text
+from reidgen.integrity import with_check
 from reidgen.models.network import ReIDNet
 from reidgen.pictures import drawings, probes
 from reidgen.ranking import rank
@@ -128,10 +130,11 @@ def _write(folder: Path, stem: str, made: Picture, *, title: str, command: str) 
         "caption": made.caption,
         "images": made.images,
         "files": [file.name for file in files],
+        "digests": {file.name: sha256_file(file) for file in files},
         "command": command,
         "date": now(),
     }
-    write_text(about, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    write_text(about, json.dumps(with_check(facts), indent=2, ensure_ascii=False) + "\n")
     return [*files, about]
 
 

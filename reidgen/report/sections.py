@@ -5,7 +5,9 @@ A section without data has no panels and one line that says which command fills 
 """
 
 import base64
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
@@ -15,8 +17,9 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import RunError
+from reidgen.integrity import passes_check
 from reidgen.report.plots import Style, bars, curves, heat_map
-from reidgen.runs import Run
+from reidgen.runs import Run, is_there
 from reidgen.tables.choose import GROUP, group_names
 from reidgen.tables.looks import headings, mark, marks_legend, signed
 from reidgen.tables.paper import MEAN
@@ -149,7 +152,12 @@ def _differences(cells: pd.DataFrame, style: dict[str, Style]) -> Section:
 
 def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
     """Return for each source and target the CMC curves: the share of queries with a match among the nearest k."""
-    parts = [found for run in runs if not (found := _run_cmc(*run)).empty]
+    parts, without = [], []
+    for run in runs:
+        if (found := _run_cmc(*run)).empty:
+            without.append(run[1].name)
+        else:
+            parts.append(found)
     missing = "CMC curves: there are no per-query numbers (per_query.csv.gz in the run folders); run: reidgen bench"
     panels = []
     if parts:
@@ -165,12 +173,15 @@ def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
             panels.append(Panel(f"{source} → {columns[str(target)]}", drawn))
     text = f"The share of queries that find their person among the nearest 1 to {RANKS} images; "
     text += "mean over splits, then seeds."
+    if without:
+        text += f" Without per-query numbers, so left out: {', '.join(without[:3])}"
+        text += f" and {len(without) - 3} more runs." if len(without) > 3 else "."
     return Section("cmc", "CMC curves", text, "" if panels else missing, panels, legend=True)
 
 
 def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFrame:
     """Return the CMC of one run, one row per target and one column per rank; none where the file is not there."""
-    if not Run(folder).per_query.is_file():
+    if not is_there(Run(folder).per_query):
         return pd.DataFrame()
     found = Run(folder).queries(["target", "split", "first_match"])
     found = found[(found["first_match"] > 0) & found["target"].isin(targets)]
@@ -184,7 +195,7 @@ def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
     """Return for each source and loss the training curves, mean over seeds."""
     parts, left = [], []
     for run, folder, _ in runs:
-        if (folder / "log.csv").is_file():
+        if os.path.lexists(folder / "log.csv"):
             try:
                 parts.append(_log(folder).assign(group=run["group"], title=run["title"]))
             except RunError as error:
@@ -240,7 +251,7 @@ def _pictures(results: Path, *, images: bool) -> Iterator[Section]:
             if not _of_run(picture):
                 links += 1
                 continue
-            address = _address(picture)
+            address = _address(picture, facts["digests"].get(picture.name))
             if not facts["images"]:
                 if len(address) > left:
                     heavy += 1
@@ -278,11 +289,13 @@ def _picture_facts(file: Path) -> dict[str, Any]:
     remedy = "remove it and repeat its reidgen show command"
     try:
         facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        said = {"caption": "", "command": "", "date": "", **facts}
+        said = {"caption": "", "command": "", "date": "", "digests": {}, **facts}
         names = said["files"]
         texts = [*names, *(said[key] for key in ("title", "alt", "caption", "command", "date"))]
         if not isinstance(names, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError
+        if passes_check(facts) is False or not isinstance(said["digests"], dict):  # reidgen 0.1.0 wrote neither
+            raise ValueError
         images = said["images"] is not False
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{file} is damaged; {remedy}") from error
@@ -297,8 +310,8 @@ def _picture(folder: Path, names: list[str]) -> Path:
     return min((folder / Path(name).name for name in names), key=lambda file: file.suffix != ".svg")
 
 
-def _address(file: Path) -> str:
-    """Return a picture as a data address. Raises RunError when its content is no PNG or SVG."""
+def _address(file: Path, digest: str | None) -> str:
+    """Return a picture as a data address. Raises RunError when it is no PNG or SVG, or not of this SHA-256."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -307,6 +320,8 @@ def _address(file: Path) -> str:
     begins = (b"<?xml", b"<svg") if svg else (b"\x89PNG\r\n\x1a\n",)
     if not content.lstrip().startswith(begins) or (svg and b"<svg" not in content):
         raise RunError(f"{file} is no {file.suffix[1:].upper()} picture; repeat its reidgen show command")
+    if digest not in (None, hashlib.sha256(content).hexdigest()):
+        raise RunError(f"{file} is not the picture that was drawn; repeat its reidgen show command")
     return f"data:image/{'svg+xml' if svg else 'png'};base64,{base64.b64encode(content).decode()}"
 
 

@@ -32,6 +32,7 @@ from reidgen.devices import choose_device, device_name, enough_memory, memory_fo
 from reidgen.errors import DataError, RecipeError, unknown
 from reidgen.evaluation import embed, load_network, origins_of, refuse_shared_images, tested_part
 from reidgen.files import replacing, write_text
+from reidgen.integrity import trailer, without_trailer
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
@@ -190,12 +191,15 @@ def _write_search(file: Path, asked: dict[str, object], search: _Search) -> None
     buffer = io.BytesIO()  # so that a full disk meets our own write, with its clear error
     torch.save({"asked": asked, **vars(search)}, buffer)
     with replacing(file) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(bytes(buffer.getbuffer()) + trailer(buffer.getbuffer()))  # torch checks no bytes
 
 
 def _read_search(file: Path, asked: dict[str, object], device: torch.device) -> _Search | None:
+    if not file.is_file():
+        return None
     try:
-        kept = torch.load(file, map_location=device, weights_only=True)
+        content = without_trailer(file.read_bytes())
+        kept = torch.load(io.BytesIO(content or b""), map_location=device, weights_only=True)
         search = _Search(kept["delta"], kept["velocity"], kept["best_HWC"].cpu(), kept["effects"])
         return search if kept["asked"] == asked else None
     except Exception:  # torch raises anything, from UnpicklingError to IndexError, for a damaged file
@@ -294,11 +298,13 @@ def _source_data(run: Run, data: Path) -> str:
 
 
 def _kept_pattern(tensor: Path, proof: Path, asked: dict[str, object]) -> Pattern | None:
+    if not (tensor.is_file() and proof.is_file()):  # a pipe would be waited for
+        return None
     try:
         facts = json.loads(proof.read_text(encoding="utf-8"))
         pattern: Pattern = load_file(tensor)["pattern"].numpy()
         return pattern if facts == {**facts, **asked, "digest": digest_of(pattern)} else None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None  # found again
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from reidgen.errors import RunError
 from reidgen.integrity import seal_of, sealed, write_sealed
+from reidgen.runs import below_runs, is_there
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split.
 # mAP_se is the standard error of mAP over query identities, empty where there is one identity. version, commit, torch,
@@ -51,7 +52,7 @@ KINDS = {"stress": STRESS, "attack": ATTACK}
 def read_trials(path: Path, kind: str) -> pd.DataFrame:
     """Return the rows of one file, none where it is absent; kind: a name of KINDS. Raises RunError for another file."""
     columns = KINDS[kind]
-    if not path.is_file():
+    if not is_there(path):
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
     if sealed(path) is False:
         raise RunError(
@@ -79,7 +80,7 @@ def add_trials(path: Path, rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def collect_trials(results: Path, kind: str) -> pd.DataFrame:
     """Return the rows of every run below `results`, and those of <kind>-rows.csv whose run folders are gone."""
-    files = [results / f"{kind}-rows.csv", *sorted((results / "runs").glob(f"*/*/{kind}.csv"))]
+    files = [results / f"{kind}-rows.csv", *below_runs(results, f"{kind}.csv")]
     frames = [frame for frame in (read_trials(file, kind) for file in files) if len(frame)]
     if not frames:
         return read_trials(files[0], kind)

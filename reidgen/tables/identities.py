@@ -13,7 +13,8 @@ import pandas as pd
 
 from reidgen.errors import RunError
 from reidgen.files import replacing, sha256_file
-from reidgen.runs import TOLERANCE, Run
+from reidgen.integrity import seal, seal_of, sealed, unseal
+from reidgen.runs import TOLERANCE, Run, is_there
 
 FILE = "identities.csv.gz"
 CELL = ["run", "data", "target", "split"]  # data: as in the result rows; run: the folder below results/runs
@@ -46,7 +47,7 @@ def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
     newer = []
     for name, cells in wanted.groupby("run"):
         run = Run(results / "runs" / str(name))
-        if run.per_query.is_file():
+        if is_there(run.per_query):
             files[str(name)] = sha256_file(run.per_query)[:16]
             if known.get((name, files[str(name)]), 0) < len(cells):
                 newer.append(_of_run(run, cells, files[str(name)]))
@@ -85,14 +86,16 @@ def keep_identities(results: Path, identities: pd.DataFrame) -> None:
     if joined.equals(older):
         return
     packed = gzip.compress(joined.to_csv(index=False, float_format="%.6g").encode(), compresslevel=5, mtime=0)
+    unseal(results / FILE)
     with replacing(results / FILE) as temporary:
         temporary.write_bytes(packed)  # the same each time: no name and no time in it
+    seal(results / FILE)
 
 
 def _kept(results: Path) -> pd.DataFrame:
-    """Return what identities.csv.gz holds, nothing where it is absent."""
+    """Return what identities.csv.gz holds, nothing where it is absent. Raises RunError when it has changed."""
     file = results / FILE
-    return _read(file) if file.is_file() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    return _read(file) if is_there(file) else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -116,6 +119,11 @@ def _of_run(run: Run, cells: pd.DataFrame, digest: str) -> pd.DataFrame:
 
 
 def _read(file: Path) -> pd.DataFrame:
+    if sealed(file) is False:
+        raise RunError(
+            f"{file} is not as it was written: damaged, torn or changed by hand; restore it from a copy, or remove it "
+            f"(if it is right as it is, remove {seal_of(file)})"
+        )
     try:
         found = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False, compression="gzip")
         return found.assign(file=found["file"] if "file" in found else "")[list(COLUMNS)]

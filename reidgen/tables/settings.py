@@ -20,9 +20,12 @@ def read_settings(results: Path, rows: pd.DataFrame) -> dict[str, dict[str, Any]
     for run, digest in rows.assign(run=run_names(rows))[["run", "hash"]].drop_duplicates().to_numpy():
         if digest in found:
             continue
+        file = Run(results / "runs" / run).recipe_file
+        if not file.is_file():
+            continue
         try:
-            settings = tomllib.loads(Run(results / "runs" / run).recipe_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             continue
         found[digest] = {
             key: value for key, value in settings.items() if key not in ("name", "method", "source", "seed")
