@@ -250,6 +250,8 @@ def choose_recipe(
     names = [DEFAULT_SYNTH if one == "synth" else one for one in source.split("+")] if source else []
     if not isinstance(name, Recipe):
         default = "quick" if all(one.startswith("synth-") for one in names) else "paper"
+        asked = {**changes, "source": "+".join(names) or None}
+        _refuse_two_words(name, {key: asked.get(key) for key in ("method", "seed", "source")})
         name = load_recipe(name or default, without=("method", "seed") if grid else ())
     parts = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return name.change(
@@ -258,6 +260,14 @@ def choose_recipe(
         settings=tuple((dict(name.settings) | parts).items()),
         **_typed_fields(changes),
     ).known()
+
+
+def _refuse_two_words(name: str | None, asked: Mapping[str, Any]) -> None:
+    """Raise RecipeError when a recipe file says one thing and what is asked for beside it another."""
+    own = _read_toml(Path(name)) if name and name not in RECIPES and Path(name).is_file() else {}
+    for key, value in asked.items():
+        if value is not None and own.get(key, value) != value:
+            raise RecipeError(f"{name} says {key} = {own[key]!r}, and {value!r} is asked for beside it; leave out one")
 
 
 def idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> list[str]:
@@ -307,7 +317,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise RecipeError(f"{path}: not a recipe: its values are nested too deeply; give single settings") from error
     except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
-        raise RecipeError(f"{path}: not a TOML file: {error}") from error
+        what = "it holds a number of thousands of digits" if "int_max_str_digits" in str(error) else str(error)
+        raise RecipeError(f"{path}: not a TOML file: {what}") from error
 
 
 def _number(number: float) -> str:

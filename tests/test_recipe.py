@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reidgen.errors import RecipeError
-from reidgen.recipe import BOUNDS, RECIPES, Recipe, load_recipe
+from reidgen.recipe import BOUNDS, RECIPES, Recipe, choose_recipe, load_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -122,3 +122,14 @@ def test_the_bounds_themselves_are_allowed_and_leave_no_number_out() -> None:
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(RecipeError, match=r"unknown recipe 'quik'; did you mean 'quick'.*or the path of a TOML file"):
         load_recipe("quik")
+
+
+def test_a_recipe_file_and_an_option_that_differ_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "quick"\nmethod = "in"\nsource = "synth-night"\nseed = 3\n')
+    told = choose_recipe(str(file), None)
+    assert (told.method, told.source, told.seed) == ("in", "synth-night", 3)
+    assert choose_recipe(str(file), "synth-night", method="in", seed=3) == told
+    for source, changes in (("synth-plaza", {}), (None, {"method": "snr"}), (None, {"seed": 1})):
+        with pytest.raises(RecipeError, match=r"mine\.toml says .* is asked for beside it; leave out one"):
+            choose_recipe(str(file), source, **changes)

@@ -186,8 +186,13 @@ def _selection(target: str, methods: str, recipe: str, backbone: str, seeds: str
         methods=tuple(split_names(methods)),
         recipes=tuple(split_names(recipe)),
         backbones=tuple(split_names(backbone)),
-        seeds=tuple(read_seeds(seeds)) if seeds else (),
+        seeds=_seeds(seeds) if seeds else (),
     )
+
+
+def _seeds(words: str) -> tuple[int, ...]:
+    """Return the seeds that --seeds selects: a number alone is that seed, as rows are looked for and not made."""
+    return tuple(read_seeds(f"{words}," if words.strip().isdecimal() else words))
 
 
 def _print_robustness(kind: str, results: Path, selection: "Selection") -> None:

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from reidgen.data.cuhk03 import is_hdf5, unpack_mat
 from reidgen.data.members import JOIN, Gate, is_tar, tar_members, zip_members
+from reidgen.data.readers import MARKER
 from reidgen.errors import BrokenArchiveError, DataError
 from reidgen.files import opened
 from reidgen.locks import locked
 from reidgen.runs import Progress
 
-MARKER = "unpacked.json"  # written last into an unpacked folder
 SUFFIXES = (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
 LOOSE = (".mat", ".txt", ".csv")  # what is published beside an archive and only copied
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reidgen.data.archives import MARKER, pieces, unpack
+from reidgen.data.archives import pieces, unpack
 from reidgen.data.download import download, md5_file
 from reidgen.data.lists import TABLES
-from reidgen.data.readers import SUFFIXES, locate
+from reidgen.data.readers import MARKER, SUFFIXES, locate
 from reidgen.entries import Archive, Dataset
 from reidgen.errors import BrokenArchiveError, DataError
 from reidgen.locks import locked

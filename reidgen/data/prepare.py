@@ -140,14 +140,19 @@ def _plan(name: str, data: Path, source: Path | None, pattern: str | None, say: 
         assert source is not None
         root = locate(dataset, source)
     if source is not None:
-        _refuse_inside(name, data / name, root)
+        listed = source.is_file() and source.suffix.lower() in TABLES
+        _refuse_inside(name, data / name, source if listed else root)
     _refuse_foreign(name, data / name)
     return _Plan(dataset, root, source is not None)
 
 
 def _refuse_inside(name: str, folder: Path, root: Path) -> None:
-    """Raise DataError when the prepared set would be written into the folder that the user gave."""
-    if folder.resolve().is_relative_to(root.resolve()):
+    """Raise DataError when the prepared set would be written into the folder that the user gave, or beside a list.
+
+    root: that folder, or the list: its images may lie anywhere, and only where it lies itself is nothing written.
+    """
+    inside, given = folder.resolve(), root.resolve()
+    if given.is_relative_to(inside) if root.is_file() else inside.is_relative_to(given):
         raise DataError(
             f"{name}: {folder} lies in {root}, which --from names and where nothing is written; choose another name, "
             "or another --data"

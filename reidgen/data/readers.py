@@ -160,8 +160,11 @@ class Files:
     twice: list[str]
 
 
+MARKER = "unpacked.json"  # ours: written last into an unpacked folder
+
+
 def image_files(root: Path, folder: str) -> Files:
-    """Return the image files below root/folder; hidden files and folders are left out.
+    """Return the image files below root/folder; hidden files and folders are left out, and our own MARKER.
 
     Links are followed, but each folder is read once: under its own name where it lies below root/folder, otherwise
     under the first link to it. A link to nothing is returned, for whoever opens it to report; a pipe or device is not.
@@ -191,7 +194,7 @@ def image_files(root: Path, folder: str) -> Files:
                             heapq.heappush(links, (one.path.count("/"), one.path))
                         case "image":
                             images.append(_text(one.path[start:]))
-                        case kind:
+                        case kind if not (one.name == MARKER and len(one.path) - len(one.name) <= start):
                             others[kind] += 1
         except OSError as error:
             raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error

@@ -190,7 +190,8 @@ def _caption(rows: pd.DataFrame) -> str:
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
         how.setdefault(made, []).append(names[key])
     parts = [f"{' and '.join(same)}: {made}" for made, same in how.items()]
-    threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else ""))
+    told = rows["device"].str.contains("thread")  # the device's name says it
+    threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else "").mask(told, ""))
     for word, column in {
         "seeds": "seed",
         "dtype": "dtype",

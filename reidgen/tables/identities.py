@@ -70,7 +70,9 @@ def _check(results: Path, rows: pd.DataFrame, identities: pd.DataFrame) -> None:
         what += f"{row['rank1']:g}, its per-query numbers {row['mean_mAP']:.6g} and {row['mean_rank1']:.6g}"
         if run.per_query.is_file():
             raise RunError(f"{what}; {run.again()}")
-        raise RunError(f"{what}; restore rows.csv and {FILE} in {results} from one copy, or remove {FILE}")
+        raise RunError(
+            f"{what}; restore rows.csv and {FILE} in {results} from one copy, or evaluate the run again: {run.again()}"
+        )
 
 
 def keep_identities(results: Path, identities: pd.DataFrame) -> None:
