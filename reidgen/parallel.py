@@ -7,6 +7,7 @@ without a message; it is multiplied by the number of ranks, as the mean over ran
 """
 
 import contextlib
+import contextvars
 import os
 import signal
 import threading
@@ -23,9 +24,22 @@ from reidgen.errors import RecipeError, ReidgenError, RunError
 PATIENCE = timedelta(hours=6)  # one rank may decode a large source while the others wait; torchrun ends the dead
 
 
+_ALONE = contextvars.ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Work as if no other rank had joined: what is tried out is not shared."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def count() -> int:
     """Return the number of ranks that have joined: 1 when this process is alone."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if distributed.is_initialized() and not _ALONE.get() else 1
 
 
 def number() -> int:

@@ -147,6 +147,10 @@ class Recipe:
         """The method's row with the recipe's settings. Raises RecipeError for an unknown method or parameter."""
         return get_method(self.method).set(dict(self.settings))
 
+    def row_facts(self) -> dict[str, Any]:
+        """Return the method's row and the backbone as JSON has them: what a run keeps of what its parts are."""
+        return {**self.row.facts(), "backbone": dataclasses.asdict(get_backbone(self.backbone))}
+
     def own(self) -> Self:
         """Return the recipe with those settings alone that its method has: what a run keeps."""
         parts = {part.name for part in get_method(self.method).parts}

@@ -1,7 +1,6 @@
 """The only training loop: every method, backbone and source goes through `train`."""
 
 import contextlib
-import dataclasses
 import functools
 import glob
 import hashlib
@@ -45,7 +44,7 @@ from reidgen.models.backbones import weight_file
 from reidgen.models.network import build_losses, build_network, check_row, draw_parts, named_losses
 from reidgen.models.norms import share_batch_norm
 from reidgen.recipe import Recipe
-from reidgen.registry import blaming, get_backbone, load_plugins
+from reidgen.registry import blaming, load_plugins
 from reidgen.runs import Progress, Run, now, provenance, run_of
 from reidgen.seeds import stream_seed
 
@@ -127,8 +126,7 @@ def _begin(run: Run, recipe: Recipe) -> None:
     if (patterns := run.folder / "attack").is_dir():
         shutil.rmtree(patterns)
     write_text(run.recipe_file, recipe.own().to_toml())
-    facts = {**recipe.row.facts(), "backbone": dataclasses.asdict(get_backbone(recipe.backbone))}
-    write_text(run.row_file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    write_text(run.row_file, json.dumps(recipe.row_facts(), indent=2, ensure_ascii=False) + "\n")
 
 
 def _weights_digest(recipe: Recipe) -> str:

@@ -414,7 +414,7 @@ def test_a_maker_is_called_by_what_sets_it_apart(tmp_path: Path) -> None:
         made = run_of(recipe, results=tmp_path, digest="00000000")
         made.folder.mkdir(parents=True)
         made.recipe_file.write_text(recipe.to_toml())
-        made.row_file.write_text(json.dumps(recipe.row.facts()))
+        made.row_file.write_text(json.dumps(recipe.row_facts()))
         return made
 
     assert attack_module._method_beside(run(method="in"), victim) == "in"

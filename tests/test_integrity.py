@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Run:
     run = Run(tmp_path / "runs" / "market" / "snr-tiny-s0-1a2b3c4d5e6f7788-00000000")
     run.folder.mkdir(parents=True)
     run.recipe_file.write_text(SMALL.to_toml())
-    run.row_file.write_text(json.dumps(SMALL.row.facts()))
+    run.row_file.write_text(json.dumps(SMALL.row_facts()))
     run.weights.write_bytes(b"weights")
     run.log.write_text("epoch,loss\n1,2.5\n2,1.25\n")
     finish(run)

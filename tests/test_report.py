@@ -362,7 +362,7 @@ def test_a_damaged_log_costs_its_curves_and_nothing_else(content: bytes | None, 
     else:
         (folder / "log.csv").write_bytes(content)
     text = make_report(tmp_path).read_text()
-    assert ("the weights and results are good" in text) == (content is not None)
+    assert "the weights and results are good" in text  # also where the log is a link to nothing
     assert "remove the folder" not in text and "CMC curves" in text
 
 

@@ -38,7 +38,7 @@ def a_run(results: Path, method: str) -> Run:
     network = build_network(METHODS[method], recipe.backbone, classes=6)
     run.folder.mkdir(parents=True)
     run.recipe_file.write_text(recipe.to_toml())
-    run.row_file.write_text(json.dumps(recipe.row.facts()))
+    run.row_file.write_text(json.dumps(recipe.row_facts()))
     safetensors.torch.save_file(network.state_dict(), run.weights)
     finish(run)
     return run

@@ -213,7 +213,8 @@ def check_row(row: Method, backbone: str, shared: list[Part], *, height: int = 6
     loss a finite scalar; what the plug-in's code raises is a PluginError with file and line.
     """
     outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if outside else "meta"), blaming():
+    where = torch.device("cpu" if outside else "meta")
+    with parallel.alone(), torch.random.fork_rng(devices=[]), where, blaming():
         network = build_network(row, backbone, classes=2)
         losses = build_losses(row, shared, network, domains=1)
         if outside:
