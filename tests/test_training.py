@@ -22,7 +22,9 @@ from reidgen.data import batches
 from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError, WeightsError
 from reidgen.files import fill, reserve
 from reidgen.methods import METHODS
+from reidgen.models.backbones import build_backbone
 from reidgen.recipe import Recipe, load_recipe
+from reidgen.registry import get_backbone
 from reidgen.runs import Run
 from reidgen.training import train
 
@@ -151,7 +153,7 @@ def test_every_setting_of_a_recipe_and_every_parameter_of_a_row_changes_the_weig
         "label_smoothing": 0.5,
         "method": "snr-conv",
     }
-    # name: no setting; weights: a file of its own below; sampling, compile: tests of their own
+    # name: no setting; weights, sampling: below; compile: a test of its own
     aside = {"name", "weights", "sampling", "compile", "settings", "plugins"}
     assert set(other) | aside == {field.name for field in dataclasses.fields(Recipe)}
     snr = {
@@ -174,6 +176,15 @@ def test_every_setting_of_a_recipe_and_every_parameter_of_a_row_changes_the_weig
         state = weights(run)
         assert state not in seen, f"{change} trains what {seen[state]} does"
         seen[state] = change
+    torch.save(build_backbone(get_backbone("tiny"))[0].state_dict(), tmp_path / "weights.pth")
+    together = recipe.change(source="synth-plaza+synth-night", identities=4, batches_per_epoch=4)
+    for run in (
+        fit(recipe.change(weights=str(tmp_path / "weights.pth")), small_data, tmp_path),
+        fit(together, small_data, tmp_path),
+        fit(together.change(sampling="balanced"), small_data, tmp_path),
+    ):
+        assert weights(run) not in seen
+        seen[weights(run)] = run.folder.name
     switched = recipe.change(method="a-sn")
     runs = [
         fit(switched.change(settings=some), small_data, tmp_path)
