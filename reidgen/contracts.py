@@ -109,12 +109,11 @@ class Backbone(nn.Module):
     `dim` and a `forward` of its own; a row whose parts need places is refused there.
 
     put_before_relu(place, module): puts a module before the place's last ReLU; a backbone that cannot, refuses.
-    renames: (prefix in this network, prefix in published weight files), by which weights are mapped; heads: prefixes of
-    what such files hold and no ReID network uses. imagenet: torchvision's name of ImageNet weights, "" for none.
+    renames: (prefix in this network, prefix in published weight files), by which weights are mapped. imagenet:
+    torchvision's name of ImageNet weights, "" for none.
     """
 
     imagenet: ClassVar[str] = ""
-    heads: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
 
     def __init__(
         self,

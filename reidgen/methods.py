@@ -236,13 +236,9 @@ def words_of(value: Value) -> str:
     """Return a value as names and listings show it: all digits of a number, the numbers of a tuple with strokes."""
     if isinstance(value, tuple):
         return "/".join(map(words_of, value))
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else repr(value).removesuffix(".0")
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def read_setting(text: str) -> tuple[str, Value]:
@@ -322,6 +318,8 @@ SNR = Part(
     tags={"reduction": "[A]", "gates": "1: a and 1 - a [S]; 2: independent [D]"},
 )
 SNR_CONV = Part(name="snr", build="reidgen.models.norms:SNRConv", source="R+ and R- from a 1x1 convolution each [A]")
+STAGES = (1, 2, 3, 4)
+STAGE_WEIGHT = dict(zip(STAGES, (0.1, 0.1, 0.5, 0.5), strict=True))
 SNR_LOSS = Part(
     name="snr",
     build="reidgen.losses:DualCausality",
@@ -331,7 +329,7 @@ SNR_LOSS = Part(
         "minus": True,
         "distance": "cosine",
         "triplets": "random",
-        "weights": (0.1, 0.1, 0.5, 0.5),
+        "weights": tuple(STAGE_WEIGHT.values()),
     },
     tags={
         "plus": "the clarification loss L+ counts [S]",
@@ -343,8 +341,6 @@ SNR_LOSS = Part(
         "weights": "lambda of each place in order, or one number for all [B, D]; [A] has 1",
     },
 )
-STAGES = (1, 2, 3, 4)
-STAGE_WEIGHT = dict(zip(STAGES, (0.1, 0.1, 0.5, 0.5), strict=True))
 
 _ROWS = [
     Method(name="baseline", title="Baseline", source="[S]", tables=("main", "loss", "stage", "design")),

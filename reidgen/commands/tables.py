@@ -64,7 +64,7 @@ def table(
             raise ReidgenError(f"--paper, --against and --explain do not go with {name}; leave them out")
         _print_robustness(name, results, selection)
         return
-    from reidgen.tables.paper import TABLES
+    from reidgen.methods import TABLES
 
     if explain is not None:
         if json:

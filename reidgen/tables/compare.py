@@ -8,13 +8,14 @@ cells, rows -> notes (what to know), findings (what the statistics say)
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
+from reidgen.methods import TABLES
 from reidgen.registry import get_method
 from reidgen.tables import findings, notes
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean, average, means_of, titles
 from reidgen.tables.choose import CELL, GROUP, Note, Selection, Settings, comparable, distinct, group_names, select
 from reidgen.tables.looks import SHOWN, Table
-from reidgen.tables.paper import MEAN, TABLES, in_order
+from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.significance import differences
 from reidgen.tables.statistics import holm
 

@@ -11,7 +11,6 @@ from reidgen.methods import METHODS
 from reidgen.registry import select_methods
 
 MEAN = "mean of unseen"  # stands in the column `target` of a table's cells
-TABLES = ("main", "loss", "stage", "design")
 
 
 @cache
