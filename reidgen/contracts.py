@@ -12,6 +12,7 @@ to the same bits, and all ranks draw alike.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -64,9 +65,12 @@ class Module(nn.Module):
     take_over(norm): called when the module replaces a BatchNorm2d whose weights are loaded. Here: all that has the same
       name and shape is copied (weight, bias, running statistics).
     look(map_BCHW) -> what `reidgen show` draws; here nothing.
+    rates: by the name of a parameter of its own, how many times the others' learning rate it has; such a parameter has
+      no weight decay. after_step(): called after every step of the optimizer; here nothing.
     """
 
     offers: ClassVar[str] = ""
+    rates: Mapping[str, float] = MappingProxyType({})
     drawn: tuple[Tensor, ...] = ()
     offered: tuple[Tensor, ...] | None = None
 
@@ -81,6 +85,9 @@ class Module(nn.Module):
     def take_over(self, norm: nn.BatchNorm2d) -> None:
         """Start from the weights of the BatchNorm2d that this module replaces."""
         copy_alike(norm, self)
+
+    def after_step(self) -> None:
+        """Bring parameters back to where they may lie."""
 
     def look(self, map_BCHW: Tensor) -> Look:
         """Return what the module makes of the map, for pictures."""
@@ -108,6 +115,7 @@ class Backbone(nn.Module):
     puts in its place takes over its weights, once they are loaded. A backbone without places (channels == ()) gives its
     `dim` and a `forward` of its own; a row whose parts need places is refused there.
 
+    blocks(place): the blocks of a stage, for norms that replace only the first BatchNorm2d of each; here its children.
     put_before_relu(place, module): puts a module before the place's last ReLU; a backbone that cannot, refuses.
     renames: (prefix in this network, prefix in published weight files), by which weights are mapped. imagenet:
     torchvision's name of ImageNet weights, "" for none.
@@ -142,9 +150,14 @@ class Backbone(nn.Module):
                 x = self.pool(x)
         return x
 
+    def blocks(self, place: int) -> list[nn.Module]:
+        """Return the blocks of a place, in order."""
+        return list(self.stages[place].children())
+
     def put_before_relu(self, place: int, module: nn.Module) -> None:
-        """Put a module between the residual sum and the last ReLU of a place. Raises RecipeError where
-        there is none.
+        """Put a module between the residual sum and the last ReLU of a place.
+
+        Raises RecipeError where there is none.
         """
         raise RecipeError(f"{type(self).__name__} has no socket before the ReLU of place {place}")
 
@@ -161,8 +174,9 @@ class Given:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss sees of a batch, on the device: int64 (N,) each, as in Step. images: B, the rows of
-    the first view.
+    """What a loss sees of a batch, on the device: int64 (N,) each, as in Step.
+
+    images: B, the rows of the first view.
     """
 
     pid: Tensor

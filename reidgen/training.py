@@ -158,7 +158,7 @@ class Trainer:
             one for part in (self.network, self.losses) for one in part.parameters() if one.requires_grad
         ]
         self.optimizer = torch.optim.Adam(
-            self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
+            self._groups(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
         )
         self.measure = _compiled(self._measure) if recipe.compile else self._measure
         self.share = parallel.share(recipe.batch)
@@ -169,6 +169,22 @@ class Trainer:
         self.sums = torch.zeros(len(self.names), device=device)  # of this epoch
         if run.state.is_file():
             self._resume()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the parameters by how many times the recipe's rate they have; those with a rate of their own have no
+        weight decay.
+        """
+        rates = {
+            parameter: float(module.rates[name])
+            for _, module in self.network.drawing()
+            for name, parameter in module.named_parameters(recurse=False)
+            if name in module.rates
+        }
+        groups: list[dict[str, Any]] = [{"params": [one for one in self.parameters if one not in rates], "rate": 1.0}]
+        for rate in sorted(set(rates.values())):
+            own = [one for one in self.parameters if rates.get(one) == rate]
+            groups.append({"params": own, "rate": rate, "weight_decay": 0.0})
+        return groups
 
     def fit(self, report: Progress) -> None:
         """Train to the end, write weights, then `done`."""
@@ -217,11 +233,13 @@ class Trainer:
         images, batch = self._load(pixels_BHWC, step)
         losses = self.measure(images, batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr_at(self.step / self.per_epoch)
+            group["lr"] = self.recipe.lr_at(self.step / self.per_epoch) * group["rate"]
         self.optimizer.zero_grad(set_to_none=True)
         losses[0].backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients(self.parameters)
         self.optimizer.step()
+        for _, module in self.network.drawing():
+            module.after_step()
         self.sums += losses.detach()
 
     def _draw(self, images_B: NDArray[np.int64]) -> Step:

@@ -121,9 +121,7 @@ def _make(part: Part, channels: int) -> nn.Module:
 
 
 def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
-    """Raise RecipeError when a part stands where the backbone has no place, or two modules offer the
-    same at one place.
-    """
+    """Raise RecipeError when a part stands where the backbone has no place, or two offer the same at one place."""
     last = len(body.channels) - 1
     offers: set[tuple[str, int]] = set()
     for part in [*row.modules, *([row.norm] if row.norm else [])]:
@@ -144,13 +142,17 @@ def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
 
 
 def _replace_norms(part: Part, body: Backbone) -> list[nn.Module]:
-    """Put the part in the place of every BatchNorm2d of its places (all where it names none); return what is there."""
+    """Put the part in the place of every BatchNorm2d of its places (all where it names none); return what is there.
+
+    Of a part that is `first_of_block`, in the place of the first one of each block.
+    """
     places = part.places or range(len(body.channels))
     roots: list[nn.Module] = [body.stages[place] for place in places] if body.channels else [body]
+    first = {id(_first_norm(block)) for place in places for block in body.blocks(place)}
     replaced = list[nn.Module]()
     for root in roots:
         for name, norm in list(root.named_modules()):
-            if type(norm) is nn.BatchNorm2d and name:
+            if type(norm) is nn.BatchNorm2d and name and (id(norm) in first or not part.first_of_block):
                 parent, _, own = name.rpartition(".")
                 module = _make(part, norm.num_features)
                 module.take_over(norm) if isinstance(module, Module) else copy_alike(norm, module)
@@ -159,6 +161,10 @@ def _replace_norms(part: Part, body: Backbone) -> list[nn.Module]:
     if not replaced:
         raise RecipeError(f"the norm {part.name} replaces BatchNorm2d, and there is none at its places")
     return replaced
+
+
+def _first_norm(block: nn.Module) -> nn.Module | None:
+    return next((module for module in block.modules() if type(module) is nn.BatchNorm2d), None)
 
 
 def build_losses(row: Method, shared: list[Part], network: ReIDNet, *, domains: int) -> nn.ModuleDict:
