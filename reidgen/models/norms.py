@@ -344,3 +344,34 @@ def unbiased(map_BCHW: Tensor) -> float:
     """Return n / (n - 1), n values of a channel in the batch of all ranks: it makes a variance unbiased, as torch's."""
     values = map_BCHW.numel() // map_BCHW.shape[1] * count()
     return values / max(values - 1, 1)
+
+
+class InstanceBatchNorm2d(Module):
+    """IBN-a: Instance Norm of the first half of the channels, BatchNorm of the others, both with affine parameters [A].
+
+    forward: float (B, C, H, W) -> the same shape and dtype; of an odd number of channels, floor(C / 2) are IN's. IN
+    keeps no running statistics. Raises ValueError for fewer than two channels.
+    Source: Pan et al., ECCV 2018; XingangPan/IBN-Net@d167338:ibnnet/modules.py, where the halves are called IN and BN
+    too, so that its weights fit by name.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        if channels < 2:
+            raise ValueError(f"IBN-a splits the channels into halves, so that it needs 2 at least; got {channels}")
+        self.IN = InstanceNorm2d(channels // 2)
+        self.BN = nn.BatchNorm2d(channels - channels // 2)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        first, second = torch.split(map_BCHW, [self.IN.num_features, self.BN.num_features], dim=1)
+        if map_BCHW.is_contiguous():  # of a map in channels-last layout a half is read as it lies
+            first = first.contiguous()
+        return torch.cat([self.IN(first), self.BN(second)], dim=1)
+
+    def take_over(self, norm: nn.BatchNorm2d) -> None:
+        """Start from a BatchNorm2d: each half takes its weight and bias, BN its running statistics as well."""
+        state = norm.state_dict()
+        split = self.IN.num_features
+        for half, part in ((self.IN, slice(0, split)), (self.BN, slice(split, None))):
+            own = half.state_dict().keys() & state.keys()
+            half.load_state_dict({name: state[name][part] if state[name].ndim else state[name] for name in own})
