@@ -1,4 +1,4 @@
-"""What a part must be: the contracts of modules, backbones, losses and test steps, for the shipped ones and for yours.
+"""What a part must be: modules, backbones, losses, augmentations and test steps, the shipped ones and yours.
 
 Shapes: B images of a batch on all ranks, V views of each, N = V B rows (all images of the first view, then of the
 next); C channels, H x W positions, D features, K identities of the source. Under torchrun a rank's network meets its
@@ -10,7 +10,7 @@ A class is built with what it stands on, then with its parameters as keywords: `
 to the same bits, and all ranks draw alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -162,6 +162,23 @@ class Backbone(nn.Module):
         raise RecipeError(f"{type(self).__name__} has no socket before the ReLU of place {place}")
 
 
+class Augmentation(nn.Module):
+    """Contract of what is done to the images of the second and every further view, beside the recipe's augmentation.
+
+    Built with its parameters as keywords; forward: float32 (n, 3, H, W) in 0..1 -> the same shape, dtype and range: the
+    n rows of one view that this rank embeds. draw: as of a Module; `step` holds the rows of that view alone.
+    """
+
+    drawn: tuple[Tensor, ...] = ()
+
+    def draw(self, step: Step) -> tuple[Tensor, ...]:
+        """Return what the next forward pass needs of chance."""
+        return ()
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Given:
     """What a loss is built on: places, in order, whose modules offer what it reads; D and K; the sources' number."""
@@ -205,7 +222,9 @@ class Loss(nn.Module):
 
     reads: the name of what modules must offer, "" for nothing; a row without such a module is refused. Parameters are
     trained with the network's, parameters and buffers live in the checkpoint, not in the weights of the model.
-    draw: as of a Module, with `where` empty.
+    draw: as of a Module, with `where` empty. begin(embed): called once, before the first step of a training: `embed()`
+      gives the embeddings of the untrained network, in evaluation mode, of all images of the sources, unit float32
+      (images, D), their identities and their domains, int64 (images,), all on the network's device.
     """
 
     reads: ClassVar[str] = ""
@@ -218,6 +237,9 @@ class Loss(nn.Module):
     def draw(self, step: Step) -> tuple[Tensor, ...]:
         """Return what the next forward pass needs of chance."""
         return ()
+
+    def begin(self, embed: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Start from what the untrained network sees."""
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         raise NotImplementedError

@@ -110,7 +110,8 @@ class Method:
     """One row: how a ReID network and its training differ from Baseline.
 
     norm: what stands in the place of BatchNorm2d, at its `places` or everywhere. modules: what is added, each at its
-    places. losses: what is added to the recipe's. views: how many augmented views of each image a batch holds.
+    places. losses: what is added to the recipe's. views: how many augmented views of each image a batch holds;
+    augmentations: what is done to those behind the first, beside the recipe's own augmentation.
     tables: which of TABLES hold this row. group: which of GROUPS it belongs to.
     changed: parameters that `--set` changed, as "distance=euclidean"; they are part of the name in every table.
     origin: "reidgen", or the plug-in that the row comes from.
@@ -123,6 +124,7 @@ class Method:
     modules: Sequence[Part] = ()
     losses: Sequence[Part] = ()
     views: int = 1
+    augmentations: Sequence[Part] = ()
     tables: Sequence[str] = ()
     group: str = "normalization"
     changed: tuple[str, ...] = ()
@@ -133,24 +135,26 @@ class Method:
         where = f"the method {self.name}"
         _check(where, {name: (getattr(self, name), str) for name in ("title", "source", "origin")})
         _check(where, {"norm": (self.norm, (Part, type(None))), "views": (self.views, int)})
-        for name in ("modules", "losses", "tables", "changed"):
+        for name in ("modules", "losses", "augmentations", "tables", "changed"):
             _check(where, {name: (getattr(self, name), (tuple, list))})
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for part in [*self.modules, *self.losses]:
-            _check(where, {"a module or a loss": (part, Part)})
+        for part in [*self.modules, *self.losses, *self.augmentations]:
+            _check(where, {"a module, a loss or an augmentation": (part, Part)})
         _check(where, {f"changed[{number}]": (one, str) for number, one in enumerate(self.changed)})
         if self.group not in GROUPS:
             raise RecipeError(f"{where}: {unknown('group', str(self.group), GROUPS)}")
         if not 1 <= self.views <= 8:
             raise RecipeError(f"{where}: views must be 1 to 8; got {self.views}")
+        if self.augmentations and self.views == 1:
+            raise RecipeError(f"{where}: augmentations are of further views; give it views=2, or leave them out")
         for part in self.losses:
             if part.name in COLUMNS:
                 raise RecipeError(f"{where}: a loss cannot be called {part.name!r}, as a column of log.csv is")
 
     @property
     def parts(self) -> list[Part]:
-        """All parts: the norm, the modules, the losses."""
-        return [*([self.norm] if self.norm else []), *self.modules, *self.losses]
+        """All parts: the norm, the modules, the losses, the augmentations."""
+        return [*([self.norm] if self.norm else []), *self.modules, *self.losses, *self.augmentations]
 
     @property
     def label(self) -> str:
@@ -178,6 +182,7 @@ class Method:
             "norm": self.norm.facts() if self.norm else None,
             "modules": [part.facts() for part in self.modules],
             "losses": [part.facts() for part in self.losses],
+            "augmentations": [part.facts() for part in self.augmentations],
         }
 
     def with_parts(self, change: Callable[[Part], Part]) -> Self:
@@ -187,6 +192,7 @@ class Method:
             norm=change(self.norm) if self.norm else None,
             modules=tuple(map(change, self.modules)),
             losses=tuple(map(change, self.losses)),
+            augmentations=tuple(map(change, self.augmentations)),
         )
 
     def set(self, settings: Mapping[str, Value]) -> Self:
@@ -308,7 +314,17 @@ CROSS_ENTROPY = Part(
     params={"smoothing": 0.1},
 )
 TRIPLET = Part(
-    name="triplet", build="reidgen.losses:Triplet", source="batch-hard, soft margin; Hermans et al., 2017 [A]"
+    name="triplet",
+    build="reidgen.losses:Triplet",
+    source="batch-hard; Hermans et al., 2017 [A]",
+    params={"margin": 0.0},
+    tags={"margin": "0: soft margin [A]"},
+)
+CIRCLE = Part(
+    name="circle",
+    build="reidgen.losses:Circle",
+    source="instead of the triplet loss, where the recipe says so; Sun et al., CVPR 2020; fast-reid [A]",
+    params={"margin": 0.25, "gamma": 128.0},
 )
 
 IN = Part(
@@ -380,6 +396,33 @@ SNR = Part(
     tags={"reduction": "[A]", "gates": "1: a and 1 - a [S]; 2: independent [D]"},
 )
 SNR_CONV = Part(name="snr", build="reidgen.models.norms:SNRConv", source="R+ and R- from a 1x1 convolution each [A]")
+STRONG_VIEW = Part(
+    name="strong-view",
+    build="reidgen.data.views:StrongView",
+    source="RandAugment, colour jitter and erasing; Cho et al. (BAU), NeurIPS 2024 [A]",
+    params={"probability": 0.5, "operations": 2, "magnitude": 10.0, "jitter": 2.0, "hue": 0.1},
+    tags={"probability": "of each of the three, per image [A]", "magnitude": "of RandAugment, of 30 [A]"},
+)
+BAU_ALIGN = Part(
+    name="bau-align",
+    build="reidgen.balance:Alignment",
+    source="pairs of both views, by how far their neighbours agree; BAU [A]",
+    params={"weight": 1.5, "neighbours": 10},
+    tags={"weight": "lambda [A]", "neighbours": "k, itself included [A]"},
+)
+BAU_UNIFORM = Part(
+    name="bau-uniform",
+    build="reidgen.balance:Uniformity",
+    source="log mean exp(-2 d^2) of each view; BAU [A]",
+    params={"weight": 1.0},
+)
+BAU_DOMAIN = Part(
+    name="bau-domain",
+    build="reidgen.balance:DomainUniformity",
+    source="the same to the prototypes of the image's own source; BAU [A]",
+    params={"weight": 1.0, "momentum": 0.1},
+    tags={"momentum": "of the prototypes [A]"},
+)
 STAGES = (1, 2, 3, 4)
 STAGE_WEIGHT = dict(zip(STAGES, (0.1, 0.1, 0.5, 0.5), strict=True))
 SNR_LOSS = Part(
@@ -527,7 +570,7 @@ _ROWS = [
     Method(
         name="snr-123",
         title="SNR (1-3)",
-        source="the places of the journal version, TMM 2021, in all its code [A]; its loss there is another, here L_SNR",
+        source="the places of the journal version, TMM 2021, in all its code [A], with the loss of the first",
         modules=[SNR.at(1, 2, 3)],
         losses=[SNR_LOSS.but(weights=tuple(STAGE_WEIGHT[place] for place in (1, 2, 3)))],
         tables=("placement",),
@@ -572,6 +615,23 @@ _ROWS = [
         modules=[DSU.at(0, *STAGES)],
         group="mixing",
     ),
+    *(
+        Method(
+            name=name,
+            title=title,
+            source=f"{what}; Cho et al., NeurIPS 2024 [A]; two views: a step costs two forward passes",
+            modules=[IN.but(affine=False).at(1, 2, 3)],
+            losses=losses,
+            views=2,
+            augmentations=[STRONG_VIEW],
+            group="losses",
+        )
+        for name, title, what, losses in (
+            ("bau-align", "BAU, alignment alone", "alignment of two views", [BAU_ALIGN]),
+            ("bau-uniform", "BAU, uniformity alone", "uniformity of two views", [BAU_UNIFORM]),
+            ("bau", "BAU", "alignment and uniformity of two views", [BAU_ALIGN, BAU_UNIFORM, BAU_DOMAIN]),
+        )
+    ),
 ]
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
 
@@ -592,6 +652,7 @@ def method_from(facts: Mapping[str, Any]) -> Method:
                 "norm": part_from(norm) if norm else None,
                 "modules": tuple(map(part_from, facts["modules"])),
                 "losses": tuple(map(part_from, facts["losses"])),
+                "augmentations": tuple(map(part_from, facts["augmentations"])),
             }
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:

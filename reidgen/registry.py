@@ -32,6 +32,8 @@ PARTS = (  # where shipped parts lie: nothing else is ever imported because a ro
     "reidgen.models.gates",
     "reidgen.models.backbones",
     "reidgen.losses",
+    "reidgen.balance",
+    "reidgen.data.views",
 )
 
 

@@ -75,5 +75,5 @@ class SqueezeExcite(Module):
         self.gate = gate_network(channels, reduction)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        gate_BC = self.gate(wide(map_BCHW).mean(dim=(2, 3)))
+        gate_BC: Tensor = self.gate(wide(map_BCHW).mean(dim=(2, 3)))
         return map_BCHW * gate_BC[:, :, None, None].to(map_BCHW.dtype)

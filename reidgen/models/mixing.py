@@ -41,9 +41,7 @@ class _Mixing(Module):
     the batches stay those of every row.
     """
 
-    def __init__(
-        self, channels: int, *, probability: float = 0.5, alpha: float = 0.1, partner: str = "random"
-    ) -> None:
+    def __init__(self, channels: int, *, probability: float = 0.5, alpha: float = 0.1, partner: str = "random") -> None:
         super().__init__(channels)
         if not 0 <= probability <= 1 or not 0 < alpha <= 1e6:
             raise RecipeError(f"probability must lie within 0..1 and alpha above 0; got {probability} and {alpha}")
@@ -108,9 +106,7 @@ class EFDMix(_Mixing):
             values_BCP, order_BCP = map_BCHW.detach().flatten(2).sort(dim=2)
             all_NCP = parallel.gather(values_BCP, self.views)
             share = (1 - weight).to(map_BCHW.dtype)[:, None, None]
-            moved_BCP = torch.zeros_like(values_BCP).scatter_(
-                2, order_BCP, share * (all_NCP[partner] - values_BCP)
-            )
+            moved_BCP = torch.zeros_like(values_BCP).scatter_(2, order_BCP, share * (all_NCP[partner] - values_BCP))
         return map_BCHW + moved_BCP.view(map_BCHW.shape)
 
 

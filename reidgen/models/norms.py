@@ -31,7 +31,8 @@ class Pooled(NamedTuple):
 class _Moments(torch.autograd.Function):
     """A map -> the same map, its spatial mean and 1 / sqrt(variance + eps), the two float32 (B, C).
 
-    The variance is the biased one. What goes on with the map that is returned hands its gradient over, and both are added up here in one pass.
+    The variance is the biased one. What goes on with the map that is returned hands its gradient over, and both are
+    added up here in one pass.
     """
 
     @staticmethod
