@@ -549,14 +549,14 @@ _ROWS = [
     Method(
         name="ibn-stem-1",
         title="IBN (stem, 1)",
-        source='the row ibn read with ResNet\'s own names: "Conv1 and Conv2" are the stem and stage 1',
+        source='the row ibn read with ResNet\'s own names: "Conv1 and Conv2" are the stem and stage 1 [D]',
         modules=[IN.at(0, 1, before_relu=True)],
         tables=("placement",),
     ),
     Method(
         name="in-0123",
         title="IN (stem, 1-3)",
-        source='the row in read with ResNet\'s own names: "the first four blocks" are the stem and stages 1 to 3',
+        source='the row in read with ResNet\'s own names: "the first four blocks" are the stem and stages 1 to 3 [D]',
         modules=[IN.at(0, 1, 2, 3)],
         tables=("placement",),
     ),

@@ -269,6 +269,46 @@ def test_zoom_shows_a_crop_of_the_enlarged_image() -> None:
     assert (drawn[:, 2:4].abs() <= 1 - 1 / 1.125 + 1e-6).all()
 
 
+def test_a_padded_crop_moves_the_image_by_whole_pixels_and_shows_black() -> None:
+    recipe = RECIPE.change(zoom=0.0, flip=0.0, brightness=0.0, contrast=0.0, pad=3, height=32, width=16)
+    images, moves = pixels(recipe.batch).repeat(1, 2, 2, 1), set()
+    drawn = draw_augmentation(recipe, step=3)
+    for one, centre, result in zip(images, drawn[:, 2:4], augment(images, drawn, recipe), strict=True):
+        x, y = (centre * torch.tensor([16, 32]) / 2).round().int().tolist()
+        padded = reference.pad(one.permute(2, 0, 1) / 255, 3)
+        torch.testing.assert_close(result, padded[:, 3 + y : 35 + y, 3 + x : 19 + x], atol=1e-4, rtol=0)
+        moves |= {x, y}
+    many = torch.cat([draw_augmentation(recipe, step=step)[:, 2] for step in range(50)]) * 8
+    assert sorted(set(many.round().int().tolist())) == [-3, -2, -1, 0, 1, 2, 3] and len(moves) > 3
+
+
+def test_saturation_hue_and_erasing_equal_torchvision_on_single_images() -> None:
+    recipe = RECIPE.change(zoom=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.5, hue=0.2, erasing=1.0)
+    images, drawn = pixels(recipe.batch), draw_augmentation(recipe, step=7)
+    for one, (saturation, turn, *box), result in zip(
+        images, drawn[:, 6:].tolist(), augment(images, drawn, recipe), strict=True
+    ):
+        image = reference.adjust_saturation(one.permute(2, 0, 1) / 255, saturation)
+        image = reference.adjust_hue(image, turn)
+        inside = [
+            [box[0] <= (x + 0.5) / 8 < box[2] and box[1] <= (y + 0.5) / 16 < box[3] for x in range(8)]
+            for y in range(16)
+        ]
+        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None].expand(3, 16, 8)
+        torch.testing.assert_close(result, torch.where(torch.tensor(inside), mean, image), atol=5e-3, rtol=0)
+
+
+def test_jitter_and_erasing_follow_their_probabilities_and_change_no_older_draw() -> None:
+    recipe = RECIPE.change(saturation=0.5, hue=0.2, jitter=0.3, erasing=0.4)
+    drawn = torch.cat([draw_augmentation(recipe, step=step) for step in range(400)])
+    plain = torch.cat([draw_augmentation(RECIPE, step=step) for step in range(400)])
+    still = (drawn[:, 4:8] == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)
+    assert (~still).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert drawn[:, 8:].any(1).float().mean().item() == pytest.approx(0.4, abs=0.03)
+    assert torch.equal(drawn[:, :4], plain[:, :4]) and torch.equal(drawn[~still, 4:6], plain[~still, 4:6])
+    assert torch.equal(plain[:, 6:], torch.tensor([1.0, 0, 0, 0, 0, 0]).expand(len(plain), 6))
+
+
 def test_augmentation_follows_its_probabilities() -> None:
     drawn = torch.cat([draw_augmentation(RECIPE, step=step) for step in range(400)])
     assert (drawn[:, 0] < 0).float().mean().item() == pytest.approx(0.5, abs=0.03)

@@ -134,3 +134,12 @@ def test_a_recipe_file_and_an_option_that_differ_are_refused(tmp_path: Path) -> 
     for source, changes in (("synth-plaza", {}), (None, {"method": "snr"}), (None, {"seed": 1})):
         with pytest.raises(RecipeError, match=r"mine\.toml says .* is asked for beside it; leave out one"):
             choose_recipe(str(file), source, **changes)
+
+
+def test_a_cosine_ends_at_zero_and_two_ways_to_crop_are_refused() -> None:
+    recipe = Recipe(schedule="cosine", lr=1.0, warmup_epochs=0.0, epochs=60)
+    assert [round(recipe.lr_at(epoch), 6) for epoch in (0, 20, 30, 60)] == [1.0, 0.75, 0.5, 0.0]
+    with pytest.raises(RecipeError, match=r"pad = 10 and zoom = 0.5 are two ways to crop; set one of them to 0"):
+        Recipe(pad=10)
+    modern = RECIPES["modern"]
+    assert (modern.batch, modern.pad, modern.margin, modern.pooling) == (256, 10, 0.3, "gem")

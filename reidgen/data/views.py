@@ -46,6 +46,12 @@ def _enhance(change: Callable[[Tensor, float], Tensor]) -> "Operation":
     return lambda images, share: change(images, 0.1 + 1.8 * abs(share))
 
 
+def _solarize(images: Tensor, share: float) -> Tensor:
+    threshold = 256 * abs(share)
+    solarized: Tensor = functional.solarize(images, threshold) if threshold <= 255 else images
+    return solarized
+
+
 def _solarize_add(images: Tensor, share: float) -> Tensor:
     brighter = (images.int() + int(110 * abs(share))).clamp_(0, 255).to(torch.uint8)
     solarized: Tensor = functional.solarize(brighter, 128)
@@ -68,7 +74,7 @@ OPERATIONS: dict[str, Operation] = {
     "brightness": _enhance(functional.adjust_brightness),
     "sharpness": _enhance(functional.adjust_sharpness),
     "invert": lambda images, share: functional.invert(images),
-    "solarize": lambda images, share: functional.solarize(images, 256 * abs(share)),
+    "solarize": _solarize,
     "solarize add": _solarize_add,
 }
 
