@@ -18,8 +18,8 @@ from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
 from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
-from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
+from reidgen.models.weights import read_state_dict
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.runs import COLUMNS, Progress, Run, now
@@ -47,7 +47,8 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
     try:
-        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]))
+        size = (recipe.height, recipe.width)
+        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]), size=size)
     except RecipeError as error:
         if not recipe.plugins:
             raise

@@ -15,13 +15,14 @@ from reidgen.models.backbones import build_backbone
 from reidgen.models.norms import SNR, SNRConv, SwitchableNorm2d
 from reidgen.registry import get_backbone, select_methods
 
-CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "tiny": 128}
+CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "osnet-x0.25": 128, "tiny": 128}
+PLACED = [name for name in BACKBONES if name != "vit_b_16"]
 PID = torch.arange(8) // 2
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", CHANNELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
+def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -> None:
     torch.manual_seed(0)
     row = METHODS[method]
     network = build_network(row, backbone, classes=7)
@@ -60,7 +61,7 @@ def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
     assert embedding.std(dim=0).max() > 1e-4, "the embedding is constant"
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", CHANNELS)
 def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
     def count(method: str, kind: type[nn.Module]) -> int:
         return sum(isinstance(module, kind) for module in build_network(METHODS[method], backbone, classes=2).modules())
@@ -75,7 +76,7 @@ def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
     assert count("snr-conv", SNRConv) == 4 and count("snr-stage3", SNR) == 1
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", PLACED)
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
 def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: int) -> None:
     """An inserted constant of -1 leaves nothing after the ReLU; MobileNetV2's stages 1 to 3 end without one."""
@@ -85,11 +86,13 @@ def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: i
             return torch.full_like(x, -1)
 
     body, _ = build_backbone(get_backbone(backbone))
+    body = body.eval()
     body.put_before_relu(place, Minus())
     outputs: list[torch.Tensor] = []
     body.after[place].register_forward_hook(lambda module, given, out: outputs.append(out))
-    body(torch.randn(2, 3, 64, 32))
-    linear = backbone == "mobilenet_v2" and place in (1, 2, 3)
+    with torch.no_grad():
+        body(torch.randn(1, 3, 32, 16))
+    linear = backbone.startswith("mobilenet_v2") and place in (1, 2, 3)
     assert outputs[0].unique().tolist() == ([-1.0] if linear else [0.0])
 
 

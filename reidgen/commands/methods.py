@@ -29,7 +29,7 @@ def methods(
 
     Example: reidgen methods --plugin examples/own_parts.py
     """
-    from reidgen.methods import BACKBONES
+    from reidgen.backbones import BACKBONES
     from reidgen.registry import broken, get_method
 
     if name in BACKBONES:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reidgen.catalogue import ALL, load_catalogue, refuse_relatives, split_all
+from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD
 from reidgen.data.manifest import Prepared, load_index, load_prepared
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import free_memory
@@ -30,8 +31,6 @@ from reidgen.recipe import Recipe
 from reidgen.runs import Progress
 from reidgen.seeds import stream_seed
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 ZOOM = 1.125
 
