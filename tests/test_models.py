@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
+from reidgen.backbones import BACKBONES
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import BACKBONES, METHODS
+from reidgen.methods import METHODS
 from reidgen.models import build_network
 from reidgen.models.backbones import build_backbone
 from reidgen.models.norms import SNR, SNRConv, SwitchableNorm2d

@@ -14,11 +14,12 @@ import torch
 from conftest import SMALL, grid_toml, quiet
 
 from reidgen import grid, registry, training
+from reidgen.backbones import BACKBONES
 from reidgen.contracts import Backbone, Batch, Loss, Module, Output, TestStep, check_test_step
 from reidgen.errors import PluginError, RecipeError
 from reidgen.evaluation import evaluate
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import BACKBONES, IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
+from reidgen.methods import IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
 from reidgen.models.network import build_losses, build_network, check_row
 from reidgen.models.norms import Pooled
 from reidgen.recipe import Recipe, idle, read_recipe
