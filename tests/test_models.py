@@ -16,7 +16,7 @@ from reidgen.models.backbones import build_backbone
 from reidgen.models.norms import SNR, SNRConv, SwitchableNorm2d
 from reidgen.registry import get_backbone, select_methods
 
-CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "osnet-x0.25": 128, "tiny": 128}
+CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "osnet-x0.75": 384, "tiny": 128}
 PLACED = [name for name in BACKBONES if name != "vit_b_16"]
 PID = torch.arange(8) // 2
 
@@ -62,17 +62,19 @@ def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -
     assert embedding.std(dim=0).max() > 1e-4, "the embedding is constant"
 
 
-@pytest.mark.parametrize("backbone", CHANNELS)
+@pytest.mark.parametrize("backbone", PLACED)
 def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
     def count(method: str, kind: type[nn.Module]) -> int:
-        return sum(isinstance(module, kind) for module in build_network(METHODS[method], backbone, classes=2).modules())
+        with torch.device("meta"):
+            network = build_network(METHODS[method], backbone, classes=2)
+        return sum(isinstance(module, kind) for module in network.modules())
 
-    norms = count("baseline", nn.BatchNorm2d)
-    assert norms >= 8
-    assert count("a-in", nn.BatchNorm2d) == 0 and count("a-in", nn.InstanceNorm2d) == norms
+    norms, own = count("baseline", nn.BatchNorm2d), count("baseline", nn.InstanceNorm2d)
+    assert norms >= 8 and (own > 0) == any(form in backbone for form in ("ibn", "ain"))
+    assert count("a-in", nn.BatchNorm2d) == 0 and count("a-in", nn.InstanceNorm2d) == norms + own
     assert count("a-sn", nn.BatchNorm2d) == 0 and count("a-sn", SwitchableNorm2d) == norms
-    assert count("in", nn.InstanceNorm2d) == 3 and count("in", nn.BatchNorm2d) == norms
-    assert count("ibn", nn.InstanceNorm2d) == 2 and count("ibn", nn.BatchNorm2d) == norms
+    assert count("in", nn.InstanceNorm2d) == 3 + own and count("in", nn.BatchNorm2d) == norms
+    assert count("ibn", nn.InstanceNorm2d) == 2 + own and count("ibn", nn.BatchNorm2d) == norms
     assert count("snr", SNR) == 4 and count("snr", nn.BatchNorm2d) == norms
     assert count("snr-conv", SNRConv) == 4 and count("snr-stage3", SNR) == 1
 
@@ -97,10 +99,11 @@ def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: i
     assert outputs[0].unique().tolist() == ([-1.0] if linear else [0.0])
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2", "mobilenet_v2-1.4"])
 def test_baseline_is_torchvision_with_the_last_stride_1(backbone: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = getattr(torchvision_models, backbone)(weights=None)
+    name, _, width = backbone.partition("-")
+    theirs = getattr(torchvision_models, name)(weights=None, **({"width_mult": float(width)} if width else {}))
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     ours = (
         build_network(METHODS["baseline"], backbone, classes=2, weights=str(tmp_path / "weights.pth")).eval().backbone
@@ -108,7 +111,7 @@ def test_baseline_is_torchvision_with_the_last_stride_1(backbone: str, tmp_path:
     for module in theirs.modules():  # undo the last stride in theirs as well
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
             last = module
-    if backbone == "mobilenet_v2":
+    if name == "mobilenet_v2":
         theirs.features[14].conv[1][0].stride = (1, 1)
         trunk = theirs.features
     else:
@@ -161,8 +164,9 @@ def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
             build_network(METHODS["baseline"], "resnet18", classes=2, weights=str(tmp_path / "text.pth"))
     with pytest.raises(WeightsError, match="no weight file"):
         build_network(METHODS["baseline"], "resnet18", classes=2, weights=str(tmp_path / "absent.pth"))
-    with pytest.raises(RecipeError, match="tiny has no ImageNet weights"):
-        build_network(METHODS["baseline"], "tiny", classes=2, weights="imagenet")
+    for backbone in ("tiny", "mobilenet_v2-1.4"):
+        with pytest.raises(RecipeError, match=f"backbone {backbone} has no ImageNet weights; use --weights none"):
+            build_network(METHODS["baseline"], backbone, classes=2, weights="imagenet")
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2"])

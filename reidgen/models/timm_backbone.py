@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from reidgen.errors import RecipeError, WeightsError
+from reidgen.models.transformers import refuse_size
 
 NETWORK = "network."  # before timm's names of tensors
 
@@ -77,7 +78,10 @@ class TimmBackbone(Backbone):
 
 
 def _create(name: str, size: tuple[int, int], *, pretrained: bool = False) -> nn.Module:
-    """Return timm's network without classifier, built for the size where it is one that must be."""
+    """Return timm's network without classifier, built for the size where it is one that must be.
+
+    Raises RecipeError for a size that it cannot take; some networks would pass over the rows that fill no patch.
+    """
     import timm
 
     try:
@@ -90,6 +94,9 @@ def _create(name: str, size: tuple[int, int], *, pretrained: bool = False) -> nn
         if pretrained:
             raise
         raise _cannot(name, size, error) from error
+    patches = getattr(network, "patch_embed", None)
+    if isinstance(patch := getattr(patches, "patch_size", None), tuple) and not getattr(patches, "dynamic_img_pad", 0):
+        refuse_size(f"backbone timm:{name}", size, patch)
     return network
 
 

@@ -33,13 +33,7 @@ class VisionTransformer(Backbone):
     width: ClassVar[int]  # features of a token
 
     def __init__(self, *, size: tuple[int, int]) -> None:
-        if any(side % self.patch for side in size):
-            fitting = [[side // self.patch * self.patch, -(-side // self.patch) * self.patch] for side in size]
-            near = [f"{height}x{width}" for height, width in zip(*fitting, strict=True) if height and width]
-            raise RecipeError(
-                f"{type(self).__name__} cuts images into patches of {self.patch}x{self.patch} pixels; height and width "
-                f"{size[0]}x{size[1]} do not fit, {' or '.join(dict.fromkeys(near))} would"
-            )
+        refuse_size(type(self).__name__, size, (self.patch, self.patch))
         network = vision_transformer.VisionTransformer(
             self.patch, self.patch, self.layers, self.heads, self.width, 4 * self.width, num_classes=1
         )
@@ -69,6 +63,19 @@ class VisionTransformer(Backbone):
         square_1DHW = positions[:, 1:].transpose(1, 2).reshape(1, self.dim, side, side)
         grid_1DHW = functional.interpolate(square_1DHW, size=self.grid, mode="bicubic", align_corners=False)
         return {**found, POSITIONS: torch.cat([positions[:, :1], grid_1DHW.flatten(2).transpose(1, 2)], dim=1)}
+
+
+def refuse_size(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None:
+    """Raise RecipeError, with sizes that fit, when images of this height and width are not filled by patches."""
+    if all(side % step == 0 for side, step in zip(size, patch, strict=True)):
+        return
+    less = [side // step * step for side, step in zip(size, patch, strict=True)]
+    more = [-(-side // step) * step for side, step in zip(size, patch, strict=True)]
+    near = [f"{height}x{width}" for height, width in (less, more) if height and width]
+    raise RecipeError(
+        f"{name} cuts images into patches of {patch[0]}x{patch[1]} pixels; height and width {size[0]}x{size[1]} do not "
+        f"fit, {' or '.join(near)} would"
+    )
 
 
 class ViTB16(VisionTransformer):
