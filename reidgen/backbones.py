@@ -6,8 +6,7 @@ timm have no rows: `reidgen.registry` makes one where `timm:NAME` is asked for.
 
 from reidgen.methods import BackboneRow
 
-_OSNET = "KaiyangZhou/deep-person-reid@f8cd150:torchreid/models"
-_IBN_NET = "[A] XingangPan/IBN-Net@d167338:ibnnet/resnet_ibn.py; Pan et al., ECCV 2018"
+_IBN_NET = "[A] XingangPan/IBN-Net@d167338; Pan et al., ECCV 2018"
 _BACKBONES = [
     BackboneRow(
         name="resnet50",
@@ -34,13 +33,13 @@ _BACKBONES = [
         BackboneRow(
             name=f"osnet{'' if form == 'plain' else f'-{form}'}{'' if width == 1 else f'-x{width}'}",
             build="reidgen.models.osnet:OSNet",
-            source=f"[A] {_OSNET}/{file}; {paper}",
+            source=f"[A] KaiyangZhou/deep-person-reid@f8cd150; {paper}",
             params={"form": form, "width": width},
         )
-        for form, file, paper, widths in (
-            ("plain", "osnet.py", "Zhou et al., ICCV 2019", (1.0, 0.75, 0.5, 0.25)),
-            ("ibn", "osnet.py", "Zhou et al., ICCV 2019", (1.0,)),
-            ("ain", "osnet_ain.py", "Zhou et al., TPAMI 2021", (1.0, 0.75, 0.5, 0.25)),
+        for form, paper, widths in (
+            ("plain", "Zhou et al., ICCV 2019", (1.0, 0.75, 0.5, 0.25)),
+            ("ibn", "Zhou et al., ICCV 2019", (1.0,)),
+            ("ain", "Zhou et al., TPAMI 2021", (1.0, 0.75, 0.5, 0.25)),
         )
         for width in widths
     ),

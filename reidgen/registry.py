@@ -311,11 +311,8 @@ def get_backbone(name: str) -> BackboneRow:
 
 @functools.cache
 def _of_timm(name: str) -> BackboneRow:
-    """Return the row of one of timm's networks; this imports timm. Raises RecipeError where it is not installed."""
-    try:
-        import timm
-    except ImportError as error:
-        raise RecipeError(f"backbone {name} needs timm ({error}); install it: pip install 'reidgen[timm]'") from error
+    """Return the row of one of timm's networks. Raises RecipeError as `import_timm`, and for one that timm has not."""
+    timm = import_timm(name)
     own, known = name.removeprefix(TIMM), {*timm.list_models(), *timm.list_pretrained()}
     if own not in known:
         near = difflib.get_close_matches(own, sorted(known), n=3) or [one for one in sorted(known) if own in one][:3]
@@ -331,6 +328,18 @@ def _of_timm(name: str) -> BackboneRow:
         params={"name": own},
         origin=f"timm {timm.__version__}",
     )
+
+
+def import_timm(backbone: str) -> ModuleType:
+    """Return the package timm. Raises RecipeError where it is not installed, or cannot be imported."""
+    try:
+        import timm
+    except ImportError as error:
+        raise RecipeError(
+            f"backbone {backbone} needs timm ({error}); install it: pip install 'reidgen[timm]'"
+        ) from error
+    found: ModuleType = timm
+    return found
 
 
 def all_rows() -> tuple[list[Method], list[BackboneRow]]:

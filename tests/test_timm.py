@@ -7,20 +7,25 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from conftest import SMALL, quiet
 from torch import Tensor, nn
 
 from reidgen import registry
 from reidgen.contracts import Batch
 from reidgen.data.batches import standardize
 from reidgen.errors import RecipeError, WeightsError
+from reidgen.evaluation import evaluate, load_network
 from reidgen.methods import METHODS
 from reidgen.models.backbones import build_backbone
 from reidgen.models.network import build_losses, build_network, check_row, named_losses
 from reidgen.models.norms import share_batch_norm
+from reidgen.pictures.show import show
 from reidgen.recipe import Recipe, load_recipe
 from reidgen.registry import get_backbone
-from reidgen.runs import run_of
-from reidgen.tables.identities import run_names
+from reidgen.runs import read_rows, run_of
+from reidgen.tables.compare import make_table
+from reidgen.tables.identities import read_identities, run_names
+from reidgen.training import train
 
 VIT, RESNET, MOBILENET = "timm:vit_tiny_patch16_224", "timm:resnet10t", "timm:mobilenetv3_small_050"
 SIZE = (64, 32)
@@ -201,6 +206,24 @@ def test_batch_norms_with_more_in_them_share_their_batch_too() -> None:
     share_batch_norm(body)
     assert list(body.state_dict()) == names
     torch.testing.assert_close(body(images), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_from_training_to_pictures(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = SMALL.change(backbone="timm:test_vit", method="baseline", epochs=1, batches_per_epoch=1)
+    run = train(recipe, data=small_data, results=tmp_path, device="cpu", report=quiet)
+    assert run.folder.name.startswith("baseline-timm-test_vit-s0-")
+    assert run.backbone() == get_backbone("timm:test_vit") and run.backbone().origin == f"timm {timm.__version__}"
+    rows = evaluate(run, "synth-night", data=small_data, device="cpu", report=quiet)
+    assert rows["backbone"].unique() == ["timm:test_vit"]
+    read = read_rows(tmp_path)
+    assert "timm:test_vit" in make_table(read, identities=read_identities(tmp_path, read)).caption
+    assert show(run, "tsne", ["synth-night"], data=small_data, device="cpu", report=quiet)
+    with pytest.raises(RecipeError, match=r"backbone timm:test_vit has no stages whose maps .* show ranks\|tsne\|dist"):
+        show(run, "maps", ["synth-night"], data=small_data, device="cpu", report=quiet)
+    assert train(recipe, data=small_data, results=tmp_path, device="cpu", report=quiet) == run
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(RecipeError, match=r"backbone timm:test_vit needs timm .*pip install 'reidgen\[timm\]'"):
+        load_network(run, torch.device("cpu"))
 
 
 def test_folders_have_no_colon_and_tables_find_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.models.transformers import refuse_size
+from reidgen.registry import import_timm
 
 NETWORK = "network."  # before timm's names of tensors
 
@@ -80,10 +81,10 @@ class TimmBackbone(Backbone):
 def _create(name: str, size: tuple[int, int], *, pretrained: bool = False) -> nn.Module:
     """Return timm's network without classifier, built for the size where it is one that must be.
 
-    Raises RecipeError for a size that it cannot take; some networks would pass over the rows that fill no patch.
+    Raises RecipeError without timm, and for a size that the network cannot take, or would not see whole: some pass
+    over the rows that fill no patch.
     """
-    import timm
-
+    timm = import_timm(f"timm:{name}")
     try:
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size)
     except TypeError as error:
