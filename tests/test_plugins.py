@@ -141,7 +141,7 @@ def test_a_backbone_without_places_takes_no_module_but_trains_baseline() -> None
     BACKBONES["flat"] = BackboneRow(name="flat", build=Flat, source="")
     with pytest.raises(RecipeError, match="snr stands at place 1; backbone flat has none"):
         check_row(METHODS["snr"], "flat", SHARED)
-    with pytest.raises(RecipeError, match="the norm in replaces BatchNorm2d, and there is none"):
+    with pytest.raises(RecipeError, match="a-in: the norm in replaces BatchNorm2d; backbone flat has none"):
         check_row(METHODS["a-in"], "flat", SHARED)
     network = build_network(METHODS["baseline"], "flat", classes=3)
     assert network(torch.randn(4, 3, 8, 4)).feature.shape == (4, 4)
