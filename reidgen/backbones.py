@@ -48,8 +48,6 @@ _BACKBONES = [
         build="reidgen.models.transformers:ViTB16",
         source="torchvision's at any size [B]; Dosovitskiy et al., ICLR 2021",
     ),
-    BackboneRow(
-        name="tiny", build="reidgen.models.backbones:Tiny", source="reidgen's own: four small stages, for a CPU"
-    ),
+    BackboneRow(name="tiny", build="reidgen.models.tiny:Tiny", source="reidgen's own: four small stages, for a CPU"),
 ]
 BACKBONES: dict[str, BackboneRow] = {row.name: row for row in _BACKBONES}

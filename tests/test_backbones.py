@@ -13,10 +13,9 @@ from torchvision.models import vision_transformer
 from reidgen.backbones import BACKBONES
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.methods import METHODS, BackboneRow, backbone_from
-from reidgen.models.backbones import build_backbone
 from reidgen.models.network import build_network, check_row
 from reidgen.models.transformers import VisionTransformer
-from reidgen.models.weights import load_weights
+from reidgen.models.weights import build_backbone, load_weights
 from reidgen.recipe import Recipe
 from reidgen.registry import get_backbone
 

@@ -16,9 +16,9 @@ from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.evaluation import evaluate, load_network
 from reidgen.methods import METHODS
-from reidgen.models.backbones import build_backbone
 from reidgen.models.network import build_losses, build_network, check_row, named_losses
 from reidgen.models.norms import share_batch_norm
+from reidgen.models.weights import build_backbone
 from reidgen.pictures.show import show
 from reidgen.recipe import Recipe, load_recipe
 from reidgen.registry import get_backbone

@@ -13,9 +13,9 @@ from torch import Tensor
 from reidgen.errors import WeightsError
 from reidgen.methods import METHODS
 from reidgen.models import build_network
-from reidgen.models.backbones import ResNet18IBNa, build_backbone
+from reidgen.models.backbones import ResNet18IBNa
 from reidgen.models.osnet import DRIVE, OSNet
-from reidgen.models.weights import fetch
+from reidgen.models.weights import build_backbone, fetch
 from reidgen.registry import get_backbone
 
 OSNET_ID = DRIVE["ain", 0.25]
