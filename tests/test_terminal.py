@@ -269,6 +269,38 @@ def test_paper_shows_what_the_paper_has_or_was_asked_for(tmp_path: Path) -> None
     assert {cell["target"] for cell in asked["cells"]} == {"duke", "pku", "mean of unseen"}
 
 
+@pytest.mark.parametrize("words", [(), ("main",), ("--target", "grid"), ("main", "--target", "grid,viper")])
+def test_the_papers_table_stands_alone_beside_runs_that_it_lacks(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """SNR from Market on GRID: 36.7 in the paper. Runs of a source that it lacks are not laid out, and nothing is
+    written; with --target they are, where they have it.
+    """
+    kept = save(tmp_path, frame(row("snr", "synth-mall", source="synth-plaza"), row("snr", "pku")))
+    before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
+    document = read_json("table", *words, "--paper", "--results", str(tmp_path))
+    cells = {(one["source"], one["method"], one["target"]): one["mAP"] for one in document["cells"]}
+    assert cells["market", "snr", "grid"] == 36.7 and not {"synth-plaza", "synth-mall", "pku"} & {*sum(cells, ())}
+    assert "--target" not in words or {target for *_, target in cells} <= {"grid", "viper", "mean of unseen"}
+    text = run("table", *words, "--paper", "--results", str(tmp_path))
+    assert "no run of ours" in text and ("note: there are no results of ours" in text) == ("--target" in words)
+    assert "no numbers for any of the results" in text or "--target" in words
+    assert {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
+
+
+def test_targets_of_which_only_the_paper_has_numbers_are_a_note(tmp_path: Path) -> None:
+    save(tmp_path, frame(row("snr", "duke"), row("snr", "pku")))
+    options = ("table", "--paper", "--results", str(tmp_path))
+    made = read_json(*options, "--target", "duke,prid", "--methods", "snr,in")
+    assert {one["target"] for one in made["cells"]} == {"duke", "mean of unseen"}
+    notes = [one for one in made["notes"] if "no results of ours" in one]
+    assert notes == [
+        f"there are no results of ours of the {what} (the paper's own numbers: reidgen table --paper {option})"
+        for what, option in (("target prid", "--target prid"), ("method in", "--methods in"))
+    ]
+    assert "unknown target 'gird'" in run(*options, "--target", "gird", code=1)
+    assert "unknown seed '7'" in run(*options, "--seeds", "7", code=1)
+    assert "unknown target 'grid'" in run("table", "--results", str(tmp_path), "--target", "grid", code=1)
+
+
 def test_latex_has_a_label_no_commands_and_two_hyphens(tmp_path: Path) -> None:
     rows = [row("snr", t) for t in ("duke", "mycams")] + [row("baseline", "duke"), row("a--b", "duke")]
     text = make_table(frame(*rows)).latex()

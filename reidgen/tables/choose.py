@@ -6,7 +6,7 @@ Whatever is left out becomes a Note.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -64,6 +64,34 @@ def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) 
     if len(rows) and not chosen.any():
         raise EmptyTableError("no result has all that was asked for; leave out one of the options")
     return rows[chosen]
+
+
+def only_of_paper(rows: pd.DataFrame, asked: Selection, paper: pd.DataFrame) -> tuple[Selection, list[Note]]:
+    """Return the selection without the targets and methods of which only the paper has numbers, and a note on them.
+
+    rows, paper: with the columns target and method. Raises EmptyTableError where nothing else was asked for.
+    """
+    notes = []
+    for field, option, column, means in (
+        ("targets", "--target", "target", _is_target),
+        ("methods", "--methods", "method", _is_method),
+    ):
+        words: tuple[str, ...] = getattr(asked, field)
+        ours, theirs = (set(map(str, one[column].unique())) for one in (rows, paper))
+        lacking = [
+            word
+            for word in words
+            if not any(means(name, word) for name in ours) and any(means(name, word) for name in theirs)
+        ]
+        if not lacking:
+            continue
+        text = f"there are no results of ours of the {column}{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+        if len(lacking) == len(words):
+            raise EmptyTableError(text)
+        hint = f"the paper's own numbers: reidgen table --paper {option} {','.join(lacking)}"
+        notes.append(Note(text, hint))
+        asked = replace(asked, **{field: tuple(word for word in words if word not in lacking)})
+    return asked, notes
 
 
 def _named(
