@@ -118,7 +118,7 @@ def print_table(
 ) -> "Table":
     """Print the table of the rows that `choose` returns of all rows, then write it; return it.
 
-    Where `results` cannot be written, a note says so. Without any row beside which the paper has numbers, `paper` prints
+    Where `results` cannot be written, a note says so. Where the paper has no number beside any row, `paper` prints
     the paper's own table and writes nothing. With --json, print no table: the caller prints the document.
     """
     from reidgen.runs import write_rows

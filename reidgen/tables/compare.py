@@ -15,7 +15,18 @@ from reidgen.registry import get_method
 from reidgen.tables import findings, notes
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean, average, means_of, titles
-from reidgen.tables.choose import CELL, GROUP, Note, Selection, Settings, comparable, distinct, group_names, only_of_paper, select
+from reidgen.tables.choose import (
+    CELL,
+    GROUP,
+    Note,
+    Selection,
+    Settings,
+    comparable,
+    distinct,
+    group_names,
+    only_of_paper,
+    select,
+)
 from reidgen.tables.looks import SHOWN, Table
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.significance import differences
