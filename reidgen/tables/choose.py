@@ -67,31 +67,35 @@ def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) 
 
 
 def only_of_paper(rows: pd.DataFrame, asked: Selection, paper: pd.DataFrame) -> tuple[Selection, list[Note]]:
-    """Return the selection without the targets and methods of which only the paper has numbers, and a note on them.
+    """Return the selection without the targets and methods of which only the paper has numbers, and notes on them.
 
     rows, paper: with the columns target and method. Raises EmptyTableError where nothing else was asked for.
     """
-    notes = []
-    for field, option, column, means in (
-        ("targets", "--target", "target", _is_target),
-        ("methods", "--methods", "method", _is_method),
-    ):
-        words: tuple[str, ...] = getattr(asked, field)
-        ours, theirs = (set(map(str, one[column].unique())) for one in (rows, paper))
-        lacking = [
-            word
-            for word in words
-            if not any(means(name, word) for name in ours) and any(means(name, word) for name in theirs)
-        ]
-        if not lacking:
-            continue
-        text = f"there are no results of ours of the {column}{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
-        if len(lacking) == len(words):
-            raise EmptyTableError(text)
-        hint = f"the paper's own numbers: reidgen table --paper {option} {','.join(lacking)}"
-        notes.append(Note(text, hint))
-        asked = replace(asked, **{field: tuple(word for word in words if word not in lacking)})
-    return asked, notes
+    targets, said = _ours(rows["target"], paper["target"], asked.targets, "--target", _is_target)
+    methods, also = _ours(rows["method"], paper["method"], asked.methods, "--methods", _is_method)
+    return replace(asked, targets=targets, methods=methods), said + also
+
+
+def _ours(
+    ours: "pd.Series[str]",
+    paper: "pd.Series[str]",
+    words: tuple[str, ...],
+    option: str,
+    means: Callable[[str, str], bool],
+) -> tuple[tuple[str, ...], list[Note]]:
+    """Return the words without those that mean nothing of ours, but something of the paper's, and a note on these."""
+
+    def known(word: str, names: "pd.Series[str]") -> bool:
+        return any(means(str(name), word) for name in names.unique())
+
+    lacking = [word for word in words if not known(word, ours) and known(word, paper)]
+    if not lacking:
+        return words, []
+    text = f"there are no results of ours of the {ours.name}{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+    if len(lacking) == len(words):
+        raise EmptyTableError(text)
+    hint = f"the paper's own numbers: reidgen table --paper {option} {','.join(lacking)}"
+    return tuple(word for word in words if word not in lacking), [Note(text, hint)]
 
 
 def _named(
