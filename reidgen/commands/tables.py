@@ -95,6 +95,7 @@ def report(
         bool, typer.Option("--images", help="Embed pictures of people too; mind the licence of the data.")
     ] = False,
     plugin: Plugin = None,
+    quiet: Quiet = False,
     results: Results = Path("results"),
 ) -> None:
     """Write everything that is known into one offline HTML file.
