@@ -16,7 +16,7 @@ from test_significance import simulate
 from test_tables import frame, row
 from typer.testing import CliRunner
 
-from reidgen import files
+from reidgen import files, terminal
 from reidgen.cli import app
 from reidgen.errors import ReidgenError
 from reidgen.escapes import no_formula, visible
@@ -73,6 +73,25 @@ def test_what_can_be_printed_is_printed(encoding: str, words: tuple[str, ...], r
     assert "mean of unseen" in text and "�" not in text and "?" not in text
     if encoding == "ascii" and words == ("table",):
         assert "written:" in text and " +-" in text
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp437", "ascii"])
+def test_the_bar_is_drawn_on_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal.err.cache_clear()
+    terminal.printable_output()
+    with terminal.progress() as report:
+        report("grid – José ±", 1, 2)
+    terminal.err.cache_clear()
+    screen.flush()
+    text = screen.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "1/2" in text and "---" in text and ("grid - Jose +-" if encoding == "ascii" else "grid - José ±") in text
 
 
 def test_an_error_is_printed_on_any_encoding(results: Path) -> None:
