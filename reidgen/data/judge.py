@@ -1,5 +1,6 @@
 """What was read of people's own crops, told and judged: examples, doubts, and the same picture twice."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 from reidgen.data.lists import read_table
 from reidgen.data.naming import shown
 from reidgen.data.readers import Found, image_files
-from reidgen.data.readings import never_a_person
+from reidgen.data.readings import never_a_person, part_of
 from reidgen.entries import Dataset
 
 SINGLE = 0.8  # above this share of people with one image, frames were read as people; PRID, of real sets, has 0.79
@@ -46,6 +47,12 @@ def remarks(found: Found) -> list[str]:
     dataset, kept = found.dataset, found.kept
     folders = ", ".join(f"{part} in {shown(folder)}" for part, some in dataset.folders.items() for folder in some)
     sentences = [f"parts: {folders}"] if not dataset.lists and dataset.folders != {"test": (".",)} else []
+    others = _other_parts(found.root)
+    if dataset.folders == {"test": (".",)} and others:
+        sentences.append(
+            f"{shown(found.root.name)} is read alone, and tested, though it is called as a part and beside it lie "
+            f"{_few(others)}; for the whole set give {found.root.parent}"
+        )
     if crowd := int(kept["pid"].isin(dataset.distractors).sum()):
         sentences.append(
             f"person 0 stands for distractors, as in Market-1501: {crowd:,} images of the gallery; give it another "
@@ -56,6 +63,15 @@ def remarks(found: Found) -> list[str]:
     if not {"query", "train"} & set(found.rows["part"]):
         sentences.append("there are no queries: it can be embedded and searched, but is no target")
     return [*sentences, *found.joined, *left_out(dataset, found.root, kept["path"])]
+
+
+def _other_parts(root: Path) -> list[str]:
+    """Return the folders beside `root` that are called as parts, where it is called as one itself."""
+    others: list[str] = []
+    if part_of(root.name):
+        with contextlib.suppress(OSError):  # not ours to look into
+            others = [one.name for one in root.parent.iterdir() if part_of(one.name) and one != root and one.is_dir()]
+    return sorted(others)
 
 
 def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
@@ -104,12 +120,12 @@ def doubts(found: Found) -> list[str]:
     tested = rows["part"] != "train"
     alone = set(rows["pid"][tested]) == set(rows["pid"][tested & somebody])
     odd = [] if found.dataset.lists else sorted({name for name in names if never_a_person(name)})
-    said = [f"{_few(odd)} was read as a person, but is called as a part, a camera or a day is"] if odd else []
+    said = [f"{_few(odd)} read as a person, but called as a part, a camera or a day is"] if odd else []
     return said + against(rows[somebody], names=names.to_dict(), alone=alone)
 
 
 def _few(names: list[str]) -> str:
-    return " or ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def against(images: pd.DataFrame, *, names: Mapping[Any, str] = {}, alone: bool) -> list[str]:
