@@ -47,7 +47,11 @@ def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
     images = image_files(root, ".").images
     if not images:
         raise DataError(f"{name}: no images in {root} ({KINDS_IN_WORDS}); give the folder that holds your crops")
-    folders, nobody = _find_parts(name, root, images)
+    parts = _find_parts(name, root, images)
+    nobody = (".",) if not parts and holds_nobody(root.name) else _find_nobody(images)
+    folders = _with_nobody(parts, nobody, images)
+    if set(folders) - {"train"} != {"gallery"} or not _are_nobody(folders["gallery"], nobody, images):
+        _both(name, root, folders, "the folders")
     named = [path for path in images if not is_below(path, nobody)]
     inside = {part: [path for path in named if is_below(path, some)] for part, some in folders.items()}
     if any(inside.values()):
@@ -58,21 +62,14 @@ def own_dataset(name: str, root: Path, pattern: str | None = None) -> Dataset:
     return _with_junk(dataset, who)
 
 
-def _find_parts(name: str, root: Path, images: list[str]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Return part -> its folders below `root`, and the folders whose images are of nobody.
-
-    Where no folder is called as a part, all is {"test": (".",)}, or of nobody {"gallery": (".",)}. Images of nobody
-    beside the parts are of the gallery.
-    """
+def _find_parts(name: str, root: Path, images: list[str]) -> dict[str, str]:
+    """Return part -> its folder below `root`; empty where no folder is called as a part."""
     found: dict[str, set[str]] = {}
-    crowd: set[str] = set()
     for folder in {path.rpartition("/")[0] for path in images}:
         parts = folder.split("/")
-        above = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
-        crowd |= {*[one for one, word in zip(above, parts, strict=True) if holds_nobody(word)][:1]}
-        for one, word in zip(reversed(above), reversed(parts), strict=True):  # the innermost: val/query is query
-            if part := part_of(word):
-                found.setdefault(part, set()).add(one)
+        for depth in range(len(parts), 0, -1):  # the innermost: val/query is query
+            if part := part_of(parts[depth - 1]):
+                found.setdefault(part, set()).add("/".join(parts[:depth]))
                 break
 
     def only(*parts: str) -> str:
@@ -96,22 +93,39 @@ def _find_parts(name: str, root: Path, images: list[str]) -> tuple[dict[str, tup
         chosen |= {"gallery": only("gallery")}
     elif there := next((part for part in ("test", "val") if found.get(part)), ""):
         chosen |= {"test": only(there)}
-    nobody = tuple(sorted(crowd))
-    if not chosen and holds_nobody(root.name):
-        nobody = (".",)
-    folders: dict[str, tuple[str, ...]] = {part: (one,) for part, one in chosen.items()} or {"test": (".",)}
-    beside = tuple(one for one in nobody if not any(is_below(f"{one}/", some) for some in folders.values()))
-    if beside:
-        part = "test" if "test" in folders else "gallery"
-        folders[part] = (*folders.get(part, ()), *beside)
-    images = [path for path in images if any(is_below(path, some) for some in folders.values())]
-    if not chosen and all(is_below(path, nobody) for path in images):
-        return {"gallery": (".",)}, nobody
-    if set(folders) - {"train"} != {"gallery"} or not all(
-        is_below(path, nobody) for path in images if is_below(path, folders["gallery"])
-    ):
-        _both(name, root, folders, "the folders")
-    return folders, nobody
+    return chosen
+
+
+def _find_nobody(images: list[str]) -> tuple[str, ...]:
+    """Return the folders whose images are of nobody, by their names: the outermost ones."""
+    found = set()
+    for folder in {path.rpartition("/")[0] for path in images}:
+        parts = folder.split("/")
+        found |= {*["/".join(parts[: depth + 1]) for depth, one in enumerate(parts) if holds_nobody(one)][:1]}
+    return tuple(sorted(found))
+
+
+def _with_nobody(parts: dict[str, str], nobody: tuple[str, ...], images: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return part -> its folders: without any part all is test, or of nobody alone gallery; what is of nobody and
+    beside the parts is of the gallery.
+    """
+    if not parts:
+        return {"gallery" if _are_nobody((".",), nobody, images) else "test": (".",)}
+    folders: dict[str, tuple[str, ...]] = {part: (one,) for part, one in parts.items()}
+    apart = [one for one in nobody if not any(_overlap(one, part) for part in parts.values())]
+    if apart:
+        part = "test" if "test" in parts else "gallery"
+        folders[part] = (*folders.get(part, ()), *apart)
+    return folders
+
+
+def _overlap(one: str, other: str) -> bool:
+    return is_below(f"{one}/", [other]) or is_below(f"{other}/", [one])
+
+
+def _are_nobody(folders: Iterable[str], nobody: Iterable[str], images: list[str]) -> bool:
+    """Tell whether all images of some folders are of nobody."""
+    return all(is_below(path, nobody) for path in images if is_below(path, folders))
 
 
 def _both(name: str, where: Path, parts: Iterable[str], what: str) -> None:
