@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from reidgen import files, terminal
 from reidgen.cli import app
 from reidgen.errors import ReidgenError
+from reidgen.methods import TABLES
 from reidgen.escapes import no_formula, visible
 from reidgen.robustness.tables import stress_table
 from reidgen.robustness.trials import STRESS
@@ -234,7 +235,7 @@ def test_json_is_all_that_is_printed(results: Path) -> None:
     table = pd.read_csv(results / "table.csv")
     assert cells["mAP"].tolist() == table["mAP"].tolist() and cells["paper_mAP"].isna().all()
     assert document["cells"][0]["hash"] == "1a2b3c4d5e6f7788" and document["notes"] == []
-    assert len(read_json("table", "all", "--results", str(results))) == 4
+    assert len(read_json("table", "all", "--results", str(results))) == len(TABLES)
     assert "--json does not go with --explain" in run(
         "table", "--json", "--explain", "x", "--results", str(results), code=1
     )
@@ -274,6 +275,10 @@ def test_the_papers_table_needs_no_run(tmp_path: Path) -> None:
     text = run("table", "--paper", "--results", str(tmp_path))
     assert "no run of ours" in text and "44.1" in text and not list(tmp_path.iterdir())
     assert "33.6" in run("table", "loss", "--paper", "--results", str(tmp_path))
+    assert "there is no table placement in the paper" in run(
+        "table", "placement", "--paper", "--results", str(tmp_path), code=1
+    )
+    assert "no run of ours" in run("table", "all", "--paper", "--results", str(tmp_path))
     assert "there are no results yet" in run("table", "--results", str(tmp_path), code=1)
 
 

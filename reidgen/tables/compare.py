@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import TABLES
+from reidgen.methods import PAPER_TABLES, TABLES
 from reidgen.registry import get_method
 from reidgen.tables import findings, notes
 from reidgen.tables import paper as papers
@@ -112,6 +112,8 @@ def paper_table(name: str = "main", selection: Selection = Selection()) -> Table
     """
     if name not in TABLES:
         raise ReidgenError(unknown("table", name, TABLES))
+    if name not in PAPER_TABLES:
+        raise EmptyTableError(f"there is no table {name} in the paper, which has {', '.join(PAPER_TABLES)}")
     numbers = papers.numbers()
     numbers = numbers[numbers["table"] == name].drop(columns="table")
     numbers = numbers.rename(columns={"paper_mAP": "mAP", "paper_rank1": "rank1"})
