@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from reidgen import files, terminal
 from reidgen.cli import app
 from reidgen.errors import ReidgenError
-from reidgen.methods import TABLES
 from reidgen.escapes import no_formula, visible
+from reidgen.methods import TABLES
 from reidgen.robustness.tables import stress_table
 from reidgen.robustness.trials import STRESS
 from reidgen.runs import Run, to_csv
