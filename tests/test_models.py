@@ -170,6 +170,24 @@ def test_affine_parameters_carry_over_where_a_norm_is_replaced(method: str, tmp_
     assert torch.equal(network.backbone.stages[4][1].conv2.weight, theirs.layer4[1].conv2.weight)
 
 
+@pytest.mark.parametrize("prefix", ["", "base.", "module.", "backbone.", "encoder_q.", "module.encoder_q.", "model."])
+@pytest.mark.parametrize("wrapper", ["", "state_dict", "model"])
+def test_weights_of_other_toolkits_load_and_what_is_not_used_is_named(
+    tmp_path: Path, prefix: str, wrapper: str
+) -> None:
+    row = get_backbone("tiny")
+    theirs, file = build_backbone(row)[0].state_dict(), tmp_path / "weights.pth"
+    state = {f"{prefix}{key}": tensor + 1 for key, tensor in theirs.items()} | {"classifier.weight": torch.ones(2)}
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, file)
+    backbone, unused = build_backbone(row, weights=str(file))
+    assert unused == ["classifier.weight"]
+    assert all(torch.equal(tensor, theirs[key] + 1) for key, tensor in backbone.state_dict().items())
+    state.pop(f"{prefix}{next(iter(theirs))}")
+    torch.save(state, file)
+    with pytest.raises(WeightsError, match=r"does not fit this backbone: it lacks"):
+        build_backbone(row, weights=str(file))
+
+
 def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
     state = torchvision_models.resnet18(weights=None).state_dict()
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidgen.commands.options import Plugin
+from reidgen.commands.options import Plugin, Quiet
 from reidgen.terminal import note, one_sentence, out, result
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def methods(
     name: Annotated[str, typer.Argument(help="A method or a backbone, to see its parts and their parameters.")] = "",
     plugin: Plugin = None,
+    quiet: Quiet = False,
 ) -> None:
     """List methods, backbones, losses and recipes.
 
@@ -45,8 +46,8 @@ def methods(
         out().print(table)
     for sentence in broken():
         note(f"note: an installed package's rows are left out: {sentence}")
-    out().print("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
-    out().print("[D] recollection of the paper, unconfirmed. One method with its parameters: reidgen methods snr")
+    note("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
+    note("[D] recollection of the paper, unconfirmed. One method with its parameters: reidgen methods snr")
 
 
 def _everything() -> "Iterator[Table]":

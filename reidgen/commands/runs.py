@@ -24,6 +24,7 @@ from reidgen.commands.options import (
     Target,
     Weights,
     read_seeds,
+    whole_number,
 )
 from reidgen.commands.tables import print_table
 from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
@@ -43,7 +44,12 @@ def train(
     ] = None,
     source: Source = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides the initial weights, batches and augmentation; 0 by default.")
+        int | None,
+        typer.Option(
+            parser=whole_number("--seed"),
+            metavar="<int>",
+            help="Decides the initial weights, batches and augmentation; 0 by default.",
+        ),
     ] = None,
     recipe: RecipeName = None,
     backbone: Backbone = None,
