@@ -108,6 +108,14 @@ def test_the_classifier_beside_a_networks_own_names_is_left_out(tmp_path: Path) 
         build_backbone(get_backbone(f"timm:{name}"), weights=str(tmp_path / "x.pth"), size=SIZE)
 
 
+@pytest.mark.parametrize("name", ["tiny_vit_5m_224", "rexnet_100"])  # dropping paths, and features, if left alone
+def test_nothing_is_dropped_at_random(name: str) -> None:
+    body, _ = build_backbone(get_backbone(f"timm:{name}"), size=SIZE)
+    images = torch.randn(4, 3, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(body.train()(images), body(images))
+
+
 def test_imagenet_is_timms_download(monkeypatch: pytest.MonkeyPatch) -> None:
     make, asked = timm.create_model, []
 
