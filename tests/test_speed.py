@@ -6,7 +6,7 @@ from torch import nn
 
 from reidgen import speed as module
 from reidgen.backbones import BACKBONES
-from reidgen.data.batches import standardize
+from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError
 from reidgen.methods import METHODS, BackboneRow
 from reidgen.models.network import build_network

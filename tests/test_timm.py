@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reidgen import registry
 from reidgen.contracts import Batch
-from reidgen.data.batches import standardize
+from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.evaluation import evaluate, load_network
 from reidgen.methods import METHODS

@@ -75,6 +75,12 @@ class OSNet(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def blocks(self, place: int) -> list[nn.Module]:
+        """Return the blocks of a place, in order; a transition is none."""
+        if place in (1, 2, 3):
+            return [block for block in self.stages[place].children() if isinstance(block, _Block)]
+        return super().blocks(place)
+
     def put_before_relu(self, place: int, module: nn.Module) -> None:
         stage = self.stages[place]
         assert isinstance(stage, nn.Sequential)
