@@ -18,7 +18,7 @@ from reidgen.models.backbones import build_backbone
 from reidgen.models.network import build_network, check_row
 from reidgen.models.transformers import VisionTransformer
 from reidgen.models.weights import load_weights
-from reidgen.recipe import Recipe
+from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import get_backbone
 
 # torchreid's networks without their classifier, with and without the head (linear layer to 512, BatchNorm1d), counted.
@@ -313,7 +313,16 @@ def test_every_row_on_every_backbone_is_built_or_refused_by_both_names(
         for name, row in METHODS.items()
         if row.norm or any(place >= 0 for part in row.modules for place in part.places)
     ]
-    assert refused == (placeless if backbone == "vit_b_16" else [])
+    twice = ["ibn-a"] if backbone.endswith("-ibn-a") else []  # it has that norm already
+    assert refused == (placeless if backbone == "vit_b_16" else twice)
+    losses = RECIPES["modern"].losses
+    if backbone == "vit_b_16":
+        with pytest.raises(
+            RecipeError, match="baseline: pooling = gem pools a map, and backbone vit_b_16 gives features"
+        ):
+            check_row(METHODS["baseline"], backbone, losses, pooling="gem")
+    else:
+        check_row(METHODS["baseline"], backbone, losses, pooling="gem")
 
 
 def test_every_backbone_says_who_says_so_and_is_kept_with_its_parameters() -> None:
