@@ -121,7 +121,8 @@ def test_a_download_that_fails_says_why_and_what_to_do(
     content = options.pop("content", b"")
     address = server.put("net.pth", content, **options)  # type: ignore[arg-type]
     with pytest.raises(
-        WeightsError, match=r"cannot download net\.pth \(127\.0\.0\.1: .*\); fetch .* --weights FILE, or train"
+        WeightsError,
+        match=r"cannot download net\.pth \(127\.0\.0\.1: .*\); it lies at http://127.*/net\.pth: fetch .* --weights FILE, or train",
     ):
         fetch(address)
     assert kept(tmp_path) == []

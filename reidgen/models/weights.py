@@ -81,7 +81,7 @@ def fetch(address: str) -> tuple[Path, str]:
                 log.warning("%s: %s", name, _proof(came, name))
                 came.replace(file)
     except DataError as error:
-        raise WeightsError(f"{error}; {ELSE}") from error
+        raise WeightsError(f"{error}; it lies at {url}: {ELSE}") from error
     except OSError as error:
         raise WeightsError(f"cannot use {error.filename or file}: {error.strerror or error}; {ELSE}") from error
     return file, _proof(file, name)
