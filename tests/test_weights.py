@@ -145,3 +145,16 @@ def test_ibn_a_takes_the_authors_release(server: Server, monkeypatch: pytest.Mon
     assert loaded.unused == ("fc.bias",) and loaded.origin.endswith("as published)")
     assert torch.equal(body.stages[1][0].bn1.IN.weight, theirs.stages[1][0].bn1.IN.weight)  # type: ignore[index, union-attr]
     assert torch.equal(body.stages[4][1].conv2.weight, theirs.stages[4][1].conv2.weight)  # type: ignore[index, union-attr]
+
+
+def test_a_kept_file_that_cannot_be_read_is_a_sentence(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, _ = fetch(server.put("net.pth", b"x"))
+
+    def closed(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("reidgen.files.os.open", closed)
+    with pytest.raises(WeightsError, match=r"cannot use .*net\.pth: Permission denied; fetch the file elsewhere"):
+        fetch(server.put("net.pth", b"x"))
