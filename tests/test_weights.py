@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL
 from server import PAGE, Server, redirect_google_drive, serving
 from torch import Tensor
+from typer.testing import CliRunner
 
 from reidgen.backbones import BACKBONES
+from reidgen.cli import app
 from reidgen.errors import WeightsError
 from reidgen.methods import METHODS
 from reidgen.models import build_network
@@ -18,6 +21,7 @@ from reidgen.models.backbones import ResNet18IBNa, build_backbone
 from reidgen.models.osnet import DRIVE, OSNet
 from reidgen.models.weights import fetch
 from reidgen.registry import get_backbone
+from reidgen.runs import Run
 
 OSNET_ID = DRIVE["ain", 0.25]
 
@@ -75,6 +79,25 @@ def test_osnets_weights_come_from_their_drive_behind_its_confirmation(
     asked = len(server.files[address].asked)
     assert build_backbone(get_backbone("osnet-ain-x0.25"), weights="imagenet")[1] == network.started
     assert len(server.files[address].asked) == asked  # the second time from its place
+
+
+def test_a_training_says_and_keeps_that_its_weights_are_unverified(
+    server: Server, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redirect_google_drive(server, monkeypatch)
+    content = saved(published(OSNet(form="ain", width=0.25), "module.") | {"module.fc.0.bias": torch.zeros(2)})
+    server.put(f"drive?id={OSNET_ID}", content, drive=True)
+    recipe = SMALL.change(
+        backbone="osnet-ain-x0.25", weights="imagenet", method="baseline", epochs=1, batches_per_epoch=1
+    )
+    (tmp_path / "r.toml").write_text(recipe.to_toml())
+    words = ["--recipe", tmp_path / "r.toml", "--data", small_data, "--results", tmp_path / "runs", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["train", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    said = f"osnet_ain_x0_25_imagenet.pth (SHA-256 {hashlib.sha256(content).hexdigest()}, unverified: no hash is published)"
+    assert f"weights: {said}" in result.output and "not used: module.fc.0.bias" in result.output
+    (done,) = (tmp_path / "runs").rglob("done")
+    assert Run(done.parent).facts()["weights_from"] == said
 
 
 def test_every_drive_id_belongs_to_a_backbone_and_has_torchreids_name(monkeypatch: pytest.MonkeyPatch) -> None:
