@@ -26,7 +26,7 @@ _BACKBONES = [
     BackboneRow(
         name="mobilenet_v2-1.4",
         build="reidgen.models.backbones:MobileNetV2",
-        source="torchvision's at 1.4 times the width [B]; MetaBIN's and BAU's width [A]",
+        source="torchvision's at 1.4 times the width [B]; the width of MetaBIN [A]",
         params={"width": 1.4},
     ),
     *(

@@ -103,19 +103,24 @@ def fetch(address: str) -> tuple[Path, str]:
     name = name or urlsplit(url).path.rpartition("/")[2]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / name
-    if file.is_file():
-        return file, _proof(file, name)
     try:
-        with hold(folder / f".{name}"):  # several processes may want it at once
-            if not file.is_file():
-                came = download(Archive(file=name, urls=(url,)), folder / f".{name}", say=log.warning)
-                log.warning("%s: %s", name, _proof(came, name))
-                came.replace(file)
+        if not file.is_file():
+            _download(url, file)
+        return file, _proof(file, name)
     except DataError as error:
-        raise WeightsError(f"{error}; {ELSE}") from error
+        raise WeightsError(f"{error}; it lies at {url}: {ELSE}") from error
     except OSError as error:
         raise WeightsError(f"cannot use {error.filename or file}: {error.strerror or error}; {ELSE}") from error
-    return file, _proof(file, name)
+
+
+def _download(url: str, file: Path) -> None:
+    """Download the file, in a folder beside its place until it is known to be right; several processes may want it."""
+    aside = file.parent / f".{file.name}"
+    with hold(aside):
+        if not file.is_file():
+            came = download(Archive(file=file.name, urls=(url,)), aside, say=log.warning)
+            log.warning("%s: %s", file.name, _proof(came, file.name))
+            came.replace(file)
 
 
 def _proof(file: Path, name: str) -> str:
