@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from browser import CHROMIUM, Page
+from conftest import seal
 
 from reidgen.errors import ReidgenError, RunError
 from reidgen.integrity import with_check
@@ -212,6 +213,7 @@ def make_run(
     (folder / "results.csv").write_text(to_csv(frame({**row(method, "duke", 0.0, seed=seed), **scores})))
     queries = pd.DataFrame({"target": "duke", "split": 0, "path": "x.jpg", "pid": pids or range(len(first)), "camid": 0, "ap": [1 / rank if rank else None for rank in first], "first_match": first, "inp": 0.5})  # fmt: skip
     queries.to_csv(folder / "per_query.csv.gz", index=False)
+    seal(folder / "results.csv", folder / "per_query.csv.gz")
     losses = {
         "epoch": [1, 2],
         "loss": [4.0 + seed, 2.0 + seed],

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import seal
 from rich.console import Console
 from test_significance import simulate
 from test_tables import frame, row
@@ -201,6 +202,7 @@ def test_table_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         queries["first_match"] = (place >= queries["rank1"]).astype(int) + 1
         columns = ["target", "split", "path", "pid", "camid", "ap", "first_match", "inp"]
         queries[columns].to_csv(folder.per_query, index=False, float_format="%.6g")
+        seal(folder.results, folder.per_query)
     made = []
     for _ in range(3):
         text = run("table", "--results", str(tmp_path))
