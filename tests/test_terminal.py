@@ -146,7 +146,14 @@ def test_errors_show_what_they_name(tmp_path: Path) -> None:
 
 
 def test_robustness_tables_show_markup_too() -> None:
-    made = {**dict.fromkeys(STRESS, "0"), "source": "[red]x", "target": "a|b", "method": "[bold]m", "where": "query"}
+    made = {
+        **dict.fromkeys(STRESS, "0"),
+        "source": "[red]x",
+        "target": "a|b",
+        "method": "m",
+        "title": "[bold]m",
+        "where": "query",
+    }
     rows = pd.DataFrame([{**made, "shift": "clean"}]).astype(STRESS)
     table = stress_table(rows)
     console = Console(file=io.StringIO(), width=100)
