@@ -31,7 +31,7 @@ import pandas as pd
 
 from reidgen import __version__
 from reidgen.errors import RecipeError, RunError
-from reidgen.files import read_regular, sha256_file
+from reidgen.files import sha256_file
 from reidgen.integrity import (
     UNSEALED,
     not_as_written,
@@ -349,7 +349,7 @@ class Run:
         """Return the per-query file as it is, nothing where it is missing or not as it was written."""
         with contextlib.suppress(OSError):
             if sealed(self.per_query, by=self.results):
-                return read_regular(self.per_query)
+                return self.per_query.read_bytes()
         return b""
 
 

@@ -299,7 +299,7 @@ def test_plots_stop_at_a_size_and_say_so(tmp_path: Path) -> None:
     [
         ({"files": ["../../../rows.csv"]}, "names no title, alternative text or file"),
         ({"files": []}, "names no title, alternative text or file"),
-        ({"files": ["gone-duke.png"]}, "gone-duke.png is missing; repeat"),
+        ({"files": ["gone-duke.png"]}, "gone-duke.png is missing or cannot be read; repeat"),
         ({"alt": ""}, "names no title, alternative text or file"),
         ({"files": 3}, "is damaged; remove it and repeat"),
         ({"files": [["gates-duke.png"]]}, "is damaged; remove it and repeat"),
@@ -576,6 +576,9 @@ def test_a_picture_and_its_words_are_those_that_were_written(tmp_path: Path) -> 
     about.write_text(json.dumps(with_check(facts)))
     assert "tsne title" in page(tmp_path)
     about.write_text(about.read_text().replace('"cap"', '"cop"'))
+    with pytest.raises(RunError, match=r"tsne-duke\.json is damaged; remove it and repeat"):
+        page(tmp_path)
+    about.write_text(json.dumps(facts))  # the check is lost, though it has been written
     with pytest.raises(RunError, match=r"tsne-duke\.json is damaged; remove it and repeat"):
         page(tmp_path)
     about.write_text(json.dumps(with_check(facts)))
