@@ -103,10 +103,9 @@ def not_as_written(path: Path) -> str:
     return f"{path} is not as it was written: damaged, torn or changed by hand"
 
 
-def without_seal(path: Path, version: str) -> str:
+def without_seal(path: Path) -> str:
     """Return what is to be said of a file that should have a seal."""
-    name = seal_of(path).name
-    return f"{path} has no {name} beside it, as reidgen {version} writes it, so nothing proves its numbers"
+    return f"{path} has no {seal_of(path).name} beside it, as reidgen writes it, so nothing proves its numbers"
 
 
 def seal_anew(path: Path) -> str:

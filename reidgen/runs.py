@@ -476,9 +476,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise RunError(f"{path} is damaged or holds no result rows of this version; {_remedy(path)}") from error
     if what := _impossible(rows):
         raise RunError(f"{path} holds {what}; {_remedy(path)}")
-    later = rows["version"][rows["version"] != UNSEALED]
-    if not whole and len(later):
-        raise RunError(f"{without_seal(path, later.iloc[0])}; {_remedy(path)}")
+    if not whole and {*rows["version"]} != {UNSEALED}:
+        raise RunError(f"{without_seal(path)}; {_remedy(path)}")
     return rows
 
 

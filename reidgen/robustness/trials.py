@@ -69,9 +69,8 @@ def read_trials(path: Path, kind: str) -> pd.DataFrame:
         rows = rows.assign(**dict.fromkeys(_ADDED.keys() - set(rows), ""))[list(columns)]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} holds no {kind} rows of this version; move it away and run again") from error
-    later = rows["version"][rows["version"] != UNSEALED]
-    if not whole and len(later):
-        raise RunError(f"{without_seal(path, later.iloc[0])}; {how}; if it is right as it is: {seal_anew(path)}")
+    if not whole and {*rows["version"]} != {UNSEALED}:
+        raise RunError(f"{without_seal(path)}; {how}; if it is right as it is: {seal_anew(path)}")
     return rows
 
 

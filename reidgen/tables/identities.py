@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from reidgen import __version__
 from reidgen.errors import RunError
 from reidgen.files import sha256_file
 from reidgen.integrity import not_as_written, seal_anew, sealed, without_seal, write_sealed
@@ -127,7 +126,7 @@ def _read(file: Path) -> pd.DataFrame:
     try:
         found = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False, compression="gzip")
         if not whole and "file" in found:
-            raise RunError(f"{without_seal(file, __version__)}; {how}")
+            raise RunError(f"{without_seal(file)}; {how}")
         return found.assign(file=found["file"] if "file" in found else "")[list(COLUMNS)]
     except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
         raise RunError(f"{file} is missing or damaged; remove it") from error
