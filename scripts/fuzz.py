@@ -50,7 +50,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import reidgen
 from reidgen import training
+from reidgen.__main__ import main as command
 from reidgen.cli import app
 from reidgen.data import archives
 from reidgen.data import mat as mat_files
@@ -737,6 +739,7 @@ SIGNALS: dict[str, list[signal.Signals]] = {
     "Ctrl-C twice": [signal.SIGINT, signal.SIGINT],
     "SIGTERM, then Ctrl-C": [signal.SIGTERM, signal.SIGINT],
 }
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 KILLED: dict[str, tuple[list[str], list[str]]] = {  # command -> words, what it writes
     "prepare": (["prepare", "synth-mall"], ["data/synth-mall/index.csv"]),
     "train": (
@@ -782,7 +785,9 @@ def _session(leader: int) -> list[int]:
 def _begin(words: list[str], folder: Path, *, fresh: bool = False) -> multiprocessing.context.ForkProcess:
     """Start a command in a session of its own; fresh: in a Python that has yet to import everything."""
     process = multiprocessing.get_context("fork").Process(target=_child, args=(words, folder, fresh))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # what is this script's is not interrupted
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
@@ -792,11 +797,19 @@ def _child(words: list[str], folder: Path, fresh: bool) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if fresh:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         os.execv(sys.executable, [sys.executable, "-m", "reidgen", *words])
     sys.modules["__main__"].__file__ = None  # whoever is spawned has nothing to import of this script
     training.CHECKPOINT_SECONDS = 0.1
     preparing.draw_domain = draw_domain  # in processes, as a user has it
-    app(words, prog_name="reidgen")
+    sys.argv = ["reidgen", *words]
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        command()
+    except KeyboardInterrupt:  # before its first line or behind its last
+        sys.exit(130)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def _end(process: multiprocessing.context.ForkProcess, folder: Path) -> Ended:
@@ -809,8 +822,13 @@ def _end(process: multiprocessing.context.ForkProcess, folder: Path) -> Ended:
         os.kill(one, signal.SIGKILL)
     process.join()
     printed = neutral((folder.parent / "log").read_text(errors="replace"))
-    fault = "hang" if left else "traceback" if "Traceback" in printed else ""
+    fault = "hang" if left else "traceback" if "Traceback" in printed and not _early(printed) else ""
     return Ended(int(process.exitcode or 0), printed, fault=fault)
+
+
+def _early(printed: str) -> bool:
+    """Tell whether Ctrl-C met Python itself, before the first line of reidgen: nobody can catch that."""
+    return printed.rstrip().endswith("KeyboardInterrupt") and str(Path(reidgen.__file__).parent) not in printed
 
 
 def _wrote(world: World, patterns: list[str]) -> dict[str, str]:
