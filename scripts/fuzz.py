@@ -234,8 +234,9 @@ def damaged(content: bytes, chance: random.Random) -> tuple[str, bytes]:
 
 def misplaced(path: Path, siblings: list[Path], chance: random.Random) -> str:
     """Put something else where a file was: nothing, a folder, a pipe, a link, or another file of its kind."""
-    how = chance.choice(["removed", "a folder", "a pipe", "a link to itself", "a device behind a link", "another one"])
     others = [one for one in siblings if one != path]
+    hows = ["removed", "a folder", "a pipe", "a link to itself", "a device behind a link", "another one"]
+    how = chance.choice(hows if others else hows[:-1])
     content = chance.choice(others).read_bytes() if others else b""
     path.unlink()
     if how == "a folder":
@@ -244,7 +245,7 @@ def misplaced(path: Path, siblings: list[Path], chance: random.Random) -> str:
         os.mkfifo(path)
     elif how.endswith(("itself", "link")):
         path.symlink_to(path.name if how.endswith("itself") else "/dev/zero")
-    elif how == "another one" and others:
+    elif how == "another one":
         path.write_bytes(content)
     return how
 
@@ -398,7 +399,7 @@ class World:
             raise SystemExit(f"reidgen {' '.join(words)} failed undamaged:\n{ended.printed}")
 
     def _stop_a_training(self) -> None:
-        """Leave a training in the middle, as a kill does behind a checkpoint."""
+        """Leave a training in the middle, as a kill does behind a checkpoint, and one of another seed."""
         learn, every = training.Trainer.learn, training.CHECKPOINT_SECONDS
 
         def stop(self: training.Trainer, *inputs: object) -> None:
@@ -408,9 +409,10 @@ class World:
 
         training.Trainer.learn, training.CHECKPOINT_SECONDS = stop, 0.0  # type: ignore[method-assign]
         run(COMMANDS["train (resume)"])
+        run([*COMMANDS["train (resume)"], "--seed", "1"])
         training.Trainer.learn, training.CHECKPOINT_SECONDS = learn, every  # type: ignore[method-assign]
-        if not list((self.folder / "unfinished").rglob("state.pt")):
-            raise SystemExit("the training that was stopped has left no state")
+        if len(list((self.folder / "unfinished").rglob("state.pt"))) != 2:
+            raise SystemExit("the trainings that were stopped have left no state")
 
     def _stop_an_attack(self) -> None:
         """Leave the search for a pattern behind its first epoch."""
