@@ -19,8 +19,8 @@ from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
 from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
-from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
+from reidgen.models.weights import read_state_dict
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.runs import COLUMNS, Progress, Run, now
@@ -48,7 +48,13 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
     try:
-        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]), pooling=recipe.pooling)
+        network = build_network(
+            run.method(),
+            run.backbone(),
+            classes=int(facts["classes"]),
+            size=recipe.size,
+            pooling=recipe.pooling,
+        )
     except RecipeError as error:
         if not recipe.plugins:
             raise

@@ -1,4 +1,5 @@
-"""What can be named: the rows that ship with reidgen, and those of plug-ins. No torch here, but plug-ins import it.
+"""What can be named: the rows that ship with reidgen, those of plug-ins, and timm's backbones. No torch here, but
+plug-ins and timm import it.
 
 A plug-in is a Python file (or an importable module) with a list ROWS of `Method` and `BackboneRow`, and the classes
 that they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an installed
@@ -9,6 +10,8 @@ otherwise.
 import ast
 import contextlib
 import dataclasses
+import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -21,8 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from reidgen.backbones import BACKBONES
 from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
-from reidgen.methods import BACKBONES, GROUPS, METHODS, PAPER_TABLES, WORDS, BackboneRow, Method, Part
+from reidgen.methods import GROUPS, METHODS, PAPER_TABLES, TIMM, WORDS, BackboneRow, Method, Part
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
 SHIPPED = "reidgen."
@@ -31,6 +35,9 @@ PARTS = (  # where shipped parts lie: nothing else is ever imported because a ro
     "reidgen.models.mixing",
     "reidgen.models.gates",
     "reidgen.models.backbones",
+    "reidgen.models.osnet",
+    "reidgen.models.timm_backbone",
+    "reidgen.models.transformers",
     "reidgen.losses",
     "reidgen.balance",
     "reidgen.data.views",
@@ -291,12 +298,51 @@ def get_method(name: str) -> Method:
 
 
 def get_backbone(name: str) -> BackboneRow:
-    """Return the row of BACKBONES called `name`. Raises RecipeError, naming the nearest one."""
+    """Return the row of BACKBONES called `name`, or one made for `timm:NAME`.
+
+    Raises RecipeError, naming the nearest one, or the package that is missing.
+    """
+    if name.startswith(TIMM):
+        return _of_timm(name)
     if name not in BACKBONES:
         _load_installed()
     if name not in BACKBONES:
-        raise RecipeError(f"{unknown('backbone', name, BACKBONES)} (one from a plug-in needs --plugin FILE)")
+        known = [*BACKBONES, f"{TIMM}NAME"]
+        raise RecipeError(f"{unknown('backbone', name, known)} (one from a plug-in needs --plugin FILE)")
     return BACKBONES[name]
+
+
+@functools.cache
+def _of_timm(name: str) -> BackboneRow:
+    """Return the row of one of timm's networks. Raises RecipeError as `import_timm`, and for one that timm has not."""
+    timm = import_timm(name)
+    own, known = name.removeprefix(TIMM), {*timm.list_models(), *timm.list_pretrained()}
+    if own not in known:
+        near = difflib.get_close_matches(own, sorted(known), n=3) or [one for one in sorted(known) if own in one][:3]
+        hint = f"; near it: {', '.join(TIMM + one for one in near)}" if near else ""
+        raise RecipeError(
+            f"timm {timm.__version__} has no {own!r}{hint}; all of its names: python -c "
+            "'import timm; print(timm.list_models())'"
+        )
+    return BackboneRow(
+        name=name,
+        build="reidgen.models.timm_backbone:TimmBackbone",
+        source="timm's network with its own pooling [B]",
+        params={"name": own},
+        origin=f"timm {timm.__version__}",
+    )
+
+
+def import_timm(backbone: str) -> ModuleType:
+    """Return the package timm. Raises RecipeError where it is not installed, or cannot be imported."""
+    try:
+        import timm
+    except ImportError as error:
+        raise RecipeError(
+            f"backbone {backbone} needs timm ({error}); install it: pip install 'reidgen[timm]'"
+        ) from error
+    found: ModuleType = timm
+    return found
 
 
 def all_rows() -> tuple[list[Method], list[BackboneRow]]:

@@ -14,11 +14,12 @@ import torch
 from conftest import SMALL, grid_toml, quiet
 
 from reidgen import grid, registry, training
+from reidgen.backbones import BACKBONES
 from reidgen.contracts import Backbone, Batch, Loss, Module, Output, TestStep, check_test_step
 from reidgen.errors import PluginError, RecipeError
 from reidgen.evaluation import evaluate
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import BACKBONES, IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
+from reidgen.methods import IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
 from reidgen.models.network import build_losses, build_network, check_row
 from reidgen.models.norms import Pooled
 from reidgen.recipe import Recipe, idle, read_recipe
@@ -140,7 +141,7 @@ def test_a_backbone_without_places_takes_no_module_but_trains_baseline() -> None
     BACKBONES["flat"] = BackboneRow(name="flat", build=Flat, source="")
     with pytest.raises(RecipeError, match="snr stands at place 1; backbone flat has none"):
         check_row(METHODS["snr"], "flat", SHARED)
-    with pytest.raises(RecipeError, match="the norm in replaces BatchNorm2d, and there is none"):
+    with pytest.raises(RecipeError, match="a-in: the norm in replaces BatchNorm2d; backbone flat has none"):
         check_row(METHODS["a-in"], "flat", SHARED)
     network = build_network(METHODS["baseline"], "flat", classes=3)
     assert network(torch.randn(4, 3, 8, 4)).feature.shape == (4, 4)

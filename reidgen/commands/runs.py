@@ -88,6 +88,8 @@ def train(
     result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
         note(f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew")
+    if "unverified" in (origin := facts.get("weights_from", "")):
+        note(f"weights: {origin}")
     if unused := facts.get("weights_unused"):
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
         note(f"{chosen.weights}: not used: {', '.join(unused[:3])}{more}")

@@ -14,7 +14,7 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.files import sha256_file
 from reidgen.integrity import not_as_written, seal_anew, sealed, without_seal, write_sealed
-from reidgen.runs import TOLERANCE, Run, is_there
+from reidgen.runs import TOLERANCE, Run, in_folders, is_there
 
 FILE = "identities.csv.gz"
 CELL = ["run", "data", "target", "split"]  # data: as in the result rows; run: the folder below results/runs
@@ -26,7 +26,8 @@ COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64", "file": "str
 def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return for each result row the name of its run folder below results/runs, `<source>/<method>-...`."""
     method = rows["method"].str.split("(").str[0]  # of a variant the row's digest tells which
-    run = rows["source"] + "/" + method + "-" + rows["backbone"] + "-s" + rows["seed"].astype(str) + "-" + rows["hash"]
+    backbone = rows["backbone"].map(in_folders)
+    run = rows["source"] + "/" + method + "-" + backbone + "-s" + rows["seed"].astype(str) + "-" + rows["hash"]
     return run + ("-" + rows["row"]).where(rows["row"] != "", "")
 
 
