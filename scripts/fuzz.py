@@ -456,7 +456,8 @@ class World:
         """Run a command of this world and read what it wrote."""
         found = run(self.commands[name])
         if not found.code and not found.fault:
-            paths = [path for pattern in WRITTEN.get(name, []) for path in sorted(self.folder.glob(pattern))]
+            patterns = WRITTEN.get(name, [])
+            paths = [path for pattern in patterns for path in sorted(self.folder.glob(pattern)) if path.is_file()]
             found.written = {str(path.relative_to(self.folder)): numbers_of(path) for path in paths}
         return found
 
