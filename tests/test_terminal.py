@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,20 @@ def test_latex_has_a_label_no_commands_and_two_hyphens(tmp_path: Path) -> None:
     assert r"\label{tab:reidgen}" in text and "reidgen evaluate" not in text and "--target" not in text
     assert "a-{}-b & " in text and "mycams is no set of the catalogue" in text
     assert r"\label{tab:reidgen-main}" in make_table(frame(*rows), name="main").latex()
+
+
+def test_a_ctrl_c_while_an_object_is_freed_is_neither_shown_nor_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from reidgen.__main__ import _unraisable
+
+    class Freed:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", _unraisable)
+    with pytest.raises(KeyboardInterrupt):
+        freed = Freed()
+        del freed
+        time.sleep(5)
+    assert capsys.readouterr().err == ""
