@@ -13,6 +13,8 @@ from pathlib import Path
 
 from reidgen.errors import ReidgenError
 
+LARGEST = 2**29  # bytes of a picture or a list that is read whole: as many as the most pixels that are decoded take
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -69,8 +71,10 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 
 def read_regular(path: Path) -> bytes:
-    """Return the bytes of a regular file, see `opened`."""
+    """Return the bytes of a regular file, see `opened`. One of more than LARGEST is an OSError before it is read."""
     with opened(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+            raise OSError(errno.EFBIG, f"Has {size:,} bytes, more than the {LARGEST:,} that are read", str(path))
         return file.read()
 
 

@@ -1,19 +1,22 @@
 """Is a stored file the one that was written? Digests inside JSON, beside text, and behind bytes. No torch here.
 
 They guard against accidents (a bad disk, a torn copy, an edit by hand), not against someone who makes them anew.
+What is believed: a file as its seal says; and without a seal only what reidgen 0.1.0 wrote, which had none, so that its
+results, committed or published, can still be read. Whatever later versions write and has lost its seal is damaged.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reidgen.errors import ReidgenError
-from reidgen.files import sha256_file, write_text
+from reidgen.files import replacing, sha256_file, write_text
 
 CHECK = "check"
+UNSEALED = "0.1.0"  # the version of reidgen whose files have no seal
 TRAILER = 32  # bytes of a SHA-256
 
 
@@ -46,40 +49,69 @@ def seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def unseal(path: Path) -> None:
-    """Remove a file's seal; call it before the file is rewritten, so that a crash leaves no wrong one."""
-    try:
-        seal_of(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise ReidgenError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+def write_sealed(path: Path, content: bytes, *, before: Mapping[Path, bytes] | None = None) -> None:
+    """Write a file that `sealed` can prove, and `before` it others of its folder under the same seal.
 
-
-def seal(path: Path, *others: Path) -> None:
-    """Write the digests of a file and of others in its folder beside it; call it when all of them are written."""
-    write_text(seal_of(path), "".join(f"{sha256_file(file)}  {file.name}\n" for file in (path, *others)))
-
-
-def write_sealed(path: Path, text: str) -> None:
-    """Write a text file that `sealed` can prove, or leave the old one as it was."""
-    if sealed(path) and path.read_bytes() == text.encode():
+    A kill leaves each file as it was or as it is meant to be, and the seal proves either: until all are written it
+    holds the old digests and the new ones. Old files without a seal get one: read, and so believe, them first.
+    Raises ReidgenError when the folder cannot be written.
+    """
+    files = {**(before or {}), path: content}
+    old, new = _lines_of(path, files), [_line(hashlib.sha256(files[file]).hexdigest(), file) for file in (path, *files)]
+    new = list(dict.fromkeys(new))
+    if seal_of(path).is_file() and old == new and all(sealed(file, by=path) for file in files):
         return
-    unseal(path)
-    write_text(path, text)
-    seal(path)
+    write_text(seal_of(path), "".join(dict.fromkeys([*new, *old])))
+    for file in files:
+        with replacing(file) as temporary:
+            temporary.write_bytes(files[file])
+    write_text(seal_of(path), "".join(new))
+
+
+def _line(digest: str, file: Path) -> str:
+    return f"{digest}  {file.name}\n"
+
+
+def _lines_of(path: Path, files: Iterable[Path]) -> list[str]:
+    """Return the lines of a seal, or those that the files would have where there is none yet."""
+    try:
+        if seal_of(path).is_file():
+            return seal_of(path).read_text(encoding="utf-8").splitlines(keepends=True)
+        return [_line(sha256_file(file), file) for file in files if file.is_file()]
+    except (OSError, ValueError):
+        return []  # what cannot be read proves nothing
 
 
 def sealed(path: Path, *, by: Path | None = None) -> bool | None:
     """Tell whether a file is as its seal (or that of the file `by`) says; None where there is no seal.
 
-    A file without a seal was made by hand or by reidgen 0.1.0, or its writer was killed.
+    A file without a seal was made by hand or by reidgen 0.1.0, or its seal was lost: see `UNSEALED`.
     """
-    file = seal_of(by or path)
+    file, known = seal_of(by or path), None
     if not file.is_file():
         return None
     with contextlib.suppress(OSError, ValueError):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return any(f"{digest(path)}  {path.name}" in lines for digest in (sha256_file, text_digest))
+        while (lines := file.read_text(encoding="utf-8").splitlines()) != known:  # another process may just be writing
+            if any(f"{digest(path)}  {path.name}" in lines for digest in (sha256_file, text_digest)):
+                return True
+            known = lines
     return False
+
+
+def not_as_written(path: Path) -> str:
+    """Return what is to be said of a file that is not as its seal says."""
+    return f"{path} is not as it was written: damaged, torn or changed by hand"
+
+
+def without_seal(path: Path) -> str:
+    """Return what is to be said of a file that should have a seal."""
+    return f"{path} has no {seal_of(path).name} beside it, as reidgen writes it, so nothing proves its numbers"
+
+
+def seal_anew(path: Path) -> str:
+    """Return the command by which a user vouches for a file as it is."""
+    folder, name = shlex.quote(str(path.parent)), shlex.quote(path.name)
+    return f"(cd {folder} && sha256sum {name} > {shlex.quote(seal_of(path).name)})"
 
 
 def trailer(content: bytes | memoryview) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from reidgen.catalogue import DEFAULT_SYNTH
 from reidgen.errors import RecipeError, unknown
+from reidgen.files import read_regular
 from reidgen.methods import CIRCLE, CROSS_ENTROPY, METHODS, TRIPLET, Method, Part, Value
 from reidgen.registry import get_backbone, get_method, load_plugins
 
@@ -358,7 +359,7 @@ def _flat(parts: object, where: str) -> tuple[tuple[str, Value], ...]:
 def _read_toml(path: Path) -> dict[str, Any]:
     """Return what a TOML file says; a byte order mark before it is passed over."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_regular(path).decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
     except RecursionError as error:

@@ -5,8 +5,9 @@
         results.csv  per_query.csv.gz  results.csv.sha256
 
 `done` is written last in training, with the digests of the files before it and a check of its own. A target's rows
-appear in results.csv after its per-query numbers were written, and last the digests of both. Folders of reidgen 0.1.0
-lack these digests (but that of the weights): there a mean must equal its per-query numbers.
+appear in results.csv after its per-query numbers were written; results.csv.sha256 proves both at any moment, and rows
+without it count as damaged, see `read_csv`. Only folders of reidgen 0.1.0 lack these digests: there a mean must equal
+its per-query numbers, where they are left.
 """
 
 import contextlib
@@ -30,8 +31,17 @@ import pandas as pd
 
 from reidgen import __version__
 from reidgen.errors import RecipeError, RunError
-from reidgen.files import replacing, sha256_file, write_text
-from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, unseal, write_sealed
+from reidgen.files import sha256_file
+from reidgen.integrity import (
+    UNSEALED,
+    not_as_written,
+    passes_check,
+    seal_anew,
+    sealed,
+    text_digest,
+    without_seal,
+    write_sealed,
+)
 from reidgen.locks import hold
 from reidgen.methods import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe
@@ -301,63 +311,66 @@ class Run:
             rows = rows[(rows["target"] == target) & (rows["data"] == digest[:8])]
             if rows.empty or not self.per_query.is_file():
                 return False
-            if sealed(self.per_query, by=self.results):
-                return target in _targets(self, sha256_file(self.per_query))
-            queries = self.queries()
+            return bool(sealed(self.per_query, by=self.results)) and target in _targets(
+                self, sha256_file(self.per_query)
+            )
         except (RunError, OSError):
             return False
-        return not disagreement(rows, queries[queries["target"] == target])
 
     def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame) -> None:
         """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock.
 
         Rows and numbers of other targets stay, but not those of a damaged file, which count as not evaluated again.
+        A kill at any moment leaves both files proven, with the target's rows and numbers or without its rows.
         """
         text = per_query.to_csv(index=False, float_format="%.6g")
         titles, _, lines = text.partition("\n")
-        kept, old = self._queries_but(target, titles), self._rows_but(target)
-        unseal(self.results)
-        with replacing(self.per_query) as temporary:
-            temporary.write_bytes(kept + gzip.compress((lines if kept else text).encode(), mtime=0))
-        write_text(self.results, to_csv(pd.concat([part for part in (old, rows) if len(part)])))
-        seal(self.results, self.per_query)
+        packed, old = self._proven_queries(), self._believed_rows()
+        others = old[old["target"] != target]
+        if len(others) < len(old):  # older rows must not meet the new numbers
+            self._write(others, packed)
+        kept = _queries_but(packed, target, titles)
+        both = pd.concat([part for part in (others, rows) if len(part)])
+        self._write(both, kept + gzip.compress((lines if kept else text).encode(), mtime=0))
 
-    def _rows_but(self, target: str) -> pd.DataFrame:
-        """Return the rows of the other targets, but those that are damaged or differ from their per-query numbers."""
+    def _write(self, rows: pd.DataFrame, packed: bytes) -> None:
+        write_sealed(self.results, to_csv(rows).encode(), before={self.per_query: packed})
+
+    def _believed_rows(self) -> pd.DataFrame:
+        """Return the rows of results.csv; where it is damaged, none, and remove it, so that it gets no seal."""
         try:
-            rows = read_csv(self.results)
+            return read_csv(self.results)
         except RunError:
-            return pd.DataFrame(columns=list(COLUMNS))
-        rows = rows[rows["target"] != target]
-        if sealed(self.results) is None:
-            with contextlib.suppress(RunError):
-                of = dict(list(self.queries().groupby("target")))
-                wrong = [name for name, part in rows.groupby("target") if name in of and disagreement(part, of[name])]
-                rows = rows[~rows["target"].isin(wrong)]
-        return rows
+            with contextlib.suppress(OSError):
+                self.results.unlink(missing_ok=True)
+            return _no_rows()
 
-    def _queries_but(self, target: str, titles: str) -> bytes:
-        """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be
-        joined.
+    def _proven_queries(self) -> bytes:
+        """Return the per-query file as it is, nothing where it is missing or not as it was written."""
+        with contextlib.suppress(OSError):
+            if sealed(self.per_query, by=self.results):
+                return self.per_query.read_bytes()
+        return b""
 
-        Nothing, where it is missing, damaged or of other columns.
-        """
-        try:
-            if sealed(self.per_query, by=self.results) is False:
-                return b""
-            packed = self.per_query.read_bytes()
-            lines = io.StringIO(gzip.decompress(packed).decode()).readlines()
-        except (OSError, EOFError, zlib.error, ValueError):
-            return b""
-        first = lines[0].rstrip("\n") if lines else ""
-        if first != titles and first and titles.startswith(f"{first},"):  # written before there were all columns
-            behind = "," * (titles.count(",") - first.count(",")) + "\n"
-            lines = [f"{titles}\n", *(line.rstrip("\n") + behind for line in lines[1:])]
-            packed = gzip.compress("".join(lines).encode(), mtime=0)
-        if not lines or lines[0].rstrip("\n") != titles:
-            return b""
-        kept = [lines[0], *(line for line in lines[1:] if not line.startswith(f"{target},"))]
-        return packed if len(kept) == len(lines) else gzip.compress("".join(kept).encode(), mtime=0)
+
+def _queries_but(packed: bytes, target: str, titles: str) -> bytes:
+    """Return a per-query file without the rows of a target; as it is where it has none, for gzip files can be joined.
+
+    Nothing, where it is damaged or of other columns.
+    """
+    try:
+        lines = io.StringIO(gzip.decompress(packed).decode()).readlines()
+    except (OSError, EOFError, zlib.error, ValueError):
+        return b""
+    first = lines[0].rstrip("\n") if lines else ""
+    if first != titles and first and titles.startswith(f"{first},"):  # written before there were all columns
+        behind = "," * (titles.count(",") - first.count(",")) + "\n"
+        lines = [f"{titles}\n", *(line.rstrip("\n") + behind for line in lines[1:])]
+        packed = gzip.compress("".join(lines).encode(), mtime=0)
+    if not lines or lines[0].rstrip("\n") != titles:
+        return b""
+    kept = [lines[0], *(line for line in lines[1:] if not line.startswith(f"{target},"))]
+    return packed if len(kept) == len(lines) else gzip.compress("".join(kept).encode(), mtime=0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -444,16 +457,22 @@ def below_runs(results: Path, name: str) -> list[Path]:
     return [folder / name for folder in folders if os.path.lexists(folder / name)]
 
 
+def _no_rows() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """Return the rows of one file, none where it is absent; columns that came later get their default.
 
-    A file that a command wrote must be as it was written; one made by hand, or by reidgen 0.1.0, is read as it is.
-    Raises RunError when it is no file of result rows, torn, or changed since it was written.
+    What is believed: a file that is as its seal says, and without a seal one whose rows are all of reidgen 0.1.0, which
+    wrote none, so that its published rows stay readable. Rows of any later version without a seal are damaged.
+    Raises RunError when it is no file of result rows, torn, changed since it was written, or has lost its seal.
     """
     if not is_there(path):
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-    if sealed(path) is False:
-        raise RunError(f"{path} is not as it was written: damaged, torn or changed by hand; {_remedy(path)}")
+        return _no_rows()
+    whole = sealed(path)
+    if whole is False:
+        raise RunError(f"{not_as_written(path)}; {_remedy(path)}")
     try:
         rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
         missing = {name: value for name, value in ADDED.items() if name not in rows}
@@ -464,6 +483,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise RunError(f"{path} is damaged or holds no result rows of this version; {_remedy(path)}") from error
     if what := _impossible(rows):
         raise RunError(f"{path} holds {what}; {_remedy(path)}")
+    if not whole and {*rows["version"]} != {UNSEALED}:
+        raise RunError(f"{without_seal(path)}; {_remedy(path)}")
     return rows
 
 
@@ -487,7 +508,7 @@ def tie_notes(rows: pd.DataFrame) -> list[str]:
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write a file of rows that `read_csv` can prove."""
-    write_sealed(path, to_csv(rows))
+    write_sealed(path, to_csv(rows).encode())
 
 
 def _impossible(rows: pd.DataFrame) -> str:
@@ -506,8 +527,7 @@ def _remedy(path: Path) -> str:
     run = Run(path.parent)
     if path == run.results and run.recipe_file.exists():
         return f"{run.again()}, and so does reidgen bench"
-    kept = f"; if it is right as it is, remove {seal_of(path)}" if seal_of(path).is_file() else ""
-    return f"restore it from a copy, or move it away and run again{kept}"
+    return f"restore it from a copy, or move it away and run again; if it is right as it is: {seal_anew(path)}"
 
 
 def _unreadable(path: Path, error: OSError) -> RunError:
@@ -517,11 +537,20 @@ def _unreadable(path: Path, error: OSError) -> RunError:
 def read_rows(results: Path) -> pd.DataFrame:
     """Return the rows of every run below `results`, and those of its rows.csv whose run folders are gone."""
     files = [results / "rows.csv", *below_runs(results, "results.csv")]
-    frames = [frame for frame in map(read_csv, files) if len(frame)]
+    frames = [frame for frame in map(_agreeing, files) if len(frame)]
     if not frames:
         return read_csv(results / "rows.csv")
     cell = ["source", "target", "split", "method", "row", "backbone", "seed", "hash", "version", "data", "source_data"]
     return pd.concat(frames).drop_duplicates(cell, keep="last").reset_index(drop=True)
+
+
+def _agreeing(file: Path) -> pd.DataFrame:
+    """Return the rows of one file; without a seal (of reidgen 0.1.0) they must agree with the per-query numbers."""
+    rows, run = read_csv(file), Run(file.parent)
+    if file == run.results and sealed(file) is None and is_there(run.per_query):
+        if what := disagreement(rows, run.queries()):
+            raise RunError(f"{file}: {what}; restore both files from one copy, or move the run away and train it again")
+    return rows
 
 
 @functools.cache

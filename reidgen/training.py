@@ -366,6 +366,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             "version": provenance()["version"],
+            "run": self._name(),
             "step": self.step,
             "seconds": self.seconds,
             "rows": self.rows,
@@ -374,6 +375,9 @@ class Trainer:
             "losses": self.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+
+    def _name(self) -> str:
+        return f"{self.run.folder.parent.name}/{self.run.folder.name}"
 
     def _save(self) -> None:
         """Write a checkpoint, but never of parameters or losses that are no longer finite."""
@@ -400,6 +404,8 @@ class Trainer:
                     f"{self.run.folder} was begun by reidgen {state['version']}, this is {provenance()['version']}; "
                     "remove the folder to begin anew, or finish it with the older version"
                 )
+            if state["run"] != self._name():
+                raise ValueError(f"it is the state of another run, {state['run']}")
             self.network.load_state_dict(state["network"])
             self.losses.load_state_dict(state["losses"])
             self.optimizer.load_state_dict(state["optimizer"])

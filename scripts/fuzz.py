@@ -3,9 +3,10 @@
     python scripts/fuzz.py results/fuzz-cpu-2026-11-26 --minutes 10
 
 Three parts share the time. stored: a file of a small results or data folder is damaged (bits, bytes, cuts, a number
-edited to another plausible one, another file in its place), then a command runs in this process. inputs: archives,
-MATLAB files, lists, CSV and TOML, well-formed and hostile (tests/hostile.py), are damaged and prepared. signals:
-processes are killed or interrupted at random moments, and the command is repeated.
+edited to another plausible one, another file in its place; at times the file of its digests is lost as well), then a
+command runs in this process. inputs: archives, MATLAB files, pictures, lists, CSV and TOML, well-formed and hostile
+(tests/hostile.py), are damaged and prepared. signals: processes are killed or interrupted at random moments; `table`
+must then find nothing damaged, and the command is repeated.
 
 What a trial comes to: noticed (an error in a sentence, exit code not 0), told (exit code 0, and a new line says what
 is missing or damaged), same (the undamaged command's numbers), input (other numbers of a file that is the user's own
@@ -18,6 +19,7 @@ import argparse
 import functools
 import gzip
 import hashlib
+import io
 import multiprocessing
 import multiprocessing.context
 import os
@@ -35,6 +37,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of all processes: other numbers of threads round otherwise
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # its builders of good and of hostile inputs
@@ -44,13 +47,17 @@ import layouts
 import pandas as pd
 import proof
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
+import reidgen
 from reidgen import training
+from reidgen.__main__ import main as command
 from reidgen.cli import app
 from reidgen.data import archives
 from reidgen.data import mat as mat_files
 from reidgen.data import prepare as preparing
+from reidgen.robustness import attack as attack_module
 from reidgen.robustness import stress as stress_module
 from reidgen.robustness.trials import CLEAN
 from reidgen.synth.domains import draw_domain
@@ -73,6 +80,7 @@ FILES: dict[str, list[str]] = {
                      "show/*.json", "show/*.svg", "attack.csv.sha256", "attack/*.json", "attack/*.safetensors")
     },
     "state.pt": ["unfinished/runs/*/*/state.pt"],
+    "attack/*.state.pt": ["results/runs/*/*/attack/*.state.pt"],
     "rows.csv": ["results/rows.csv", "published/rows.csv"],
     "rows.csv.sha256": ["results/rows.csv.sha256", "published/rows.csv.sha256"],
     "identities.csv.gz": ["results/identities.csv.gz", "published/identities.csv.gz"],
@@ -114,6 +122,7 @@ COMMANDS: dict[str, list[str]] = {
         "--device",
         "cpu",
     ],
+    "attack (resume)": ["attack", "snr-tiny-s0", "--target", "synth-night", "--losses", "label", "--device", "cpu"],
     "prepare --check": ["prepare", "--check"],
     "prepare --check --deep": ["prepare", "--check", "--deep"],
     "prepare --list": ["prepare", "--list"],
@@ -225,8 +234,9 @@ def damaged(content: bytes, chance: random.Random) -> tuple[str, bytes]:
 
 def misplaced(path: Path, siblings: list[Path], chance: random.Random) -> str:
     """Put something else where a file was: nothing, a folder, a pipe, a link, or another file of its kind."""
-    how = chance.choice(["removed", "a folder", "a pipe", "a link to itself", "a device behind a link", "another one"])
     others = [one for one in siblings if one != path]
+    hows = ["removed", "a folder", "a pipe", "a link to itself", "a device behind a link", "another one"]
+    how = chance.choice(hows if others else hows[:-1])
     content = chance.choice(others).read_bytes() if others else b""
     path.unlink()
     if how == "a folder":
@@ -235,7 +245,7 @@ def misplaced(path: Path, siblings: list[Path], chance: random.Random) -> str:
         os.mkfifo(path)
     elif how.endswith(("itself", "link")):
         path.symlink_to(path.name if how.endswith("itself") else "/dev/zero")
-    elif how == "another one" and others:
+    elif how == "another one":
         path.write_bytes(content)
     return how
 
@@ -371,6 +381,8 @@ class World:
             self._do("show", "ranks", "snr-tiny-s0", "--target", "synth-night", "--device", "cpu")
         if "train (resume)" in self.commands:
             self._stop_a_training()
+        if "attack (resume)" in self.commands:
+            self._stop_an_attack()
         for name in ("train (finished)", "evaluate", "table", "report"):
             self._do(*COMMANDS[name])
         (folder / "published").mkdir()
@@ -387,7 +399,7 @@ class World:
             raise SystemExit(f"reidgen {' '.join(words)} failed undamaged:\n{ended.printed}")
 
     def _stop_a_training(self) -> None:
-        """Leave a training in the middle, as a kill does behind a checkpoint."""
+        """Leave a training in the middle, as a kill does behind a checkpoint, and one of another seed."""
         learn, every = training.Trainer.learn, training.CHECKPOINT_SECONDS
 
         def stop(self: training.Trainer, *inputs: object) -> None:
@@ -397,9 +409,24 @@ class World:
 
         training.Trainer.learn, training.CHECKPOINT_SECONDS = stop, 0.0  # type: ignore[method-assign]
         run(COMMANDS["train (resume)"])
+        run([*COMMANDS["train (resume)"], "--seed", "1"])
         training.Trainer.learn, training.CHECKPOINT_SECONDS = learn, every  # type: ignore[method-assign]
-        if not list((self.folder / "unfinished").rglob("state.pt")):
-            raise SystemExit("the training that was stopped has left no state")
+        if len(list((self.folder / "unfinished").rglob("state.pt"))) != 2:
+            raise SystemExit("the trainings that were stopped have left no state")
+
+    def _stop_an_attack(self) -> None:
+        """Leave the search for a pattern behind its first epoch."""
+        write = attack_module._write_search
+
+        def stop(*inputs: Any) -> None:
+            write(*inputs)
+            raise KeyboardInterrupt
+
+        attack_module._write_search = stop
+        run(COMMANDS["attack (resume)"])
+        attack_module._write_search = write
+        if not list((self.folder / "results").rglob("attack/*.state.pt")):
+            raise SystemExit("the attack that was stopped has left no state")
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -429,7 +456,8 @@ class World:
         """Run a command of this world and read what it wrote."""
         found = run(self.commands[name])
         if not found.code and not found.fault:
-            paths = [path for pattern in WRITTEN.get(name, []) for path in sorted(self.folder.glob(pattern))]
+            patterns = WRITTEN.get(name, [])
+            paths = [path for pattern in patterns for path in sorted(self.folder.glob(pattern)) if path.is_file()]
             found.written = {str(path.relative_to(self.folder)): numbers_of(path) for path in paths}
         return found
 
@@ -462,6 +490,10 @@ class World:
                     break
             path.write_bytes(other)
             os.utime(path, ns=(facts.st_mtime_ns, facts.st_mtime_ns))  # a disk that rots changes no time
+            for seal in path.parent.glob("*.sha256"):
+                if f"  {path.name}\n".encode() in seal.read_bytes() and chance.random() < 0.3:
+                    seal.unlink()
+                    how += ", and its digest lost"
         left = (path.lstat().st_mtime_ns, path.lstat().st_size) if path.is_file() else None
         try:
             found, truth = self.ended(name), self.truths[name]
@@ -536,8 +568,10 @@ class Tally:
 def fuzz_stored(world: World, tally: Tally, seed: int, go_on: Callable[[int], bool]) -> None:
     """Try all pairs of a file and a command in turn, cheap ones more often.
 
-    A pair whose command does not open the file is tried once.
+    A pair whose command does not open the file is tried once; a file that few commands open is tried with each more
+    often.
     """
+    readers = {kind: sum(world.reads(name, kind) for name in world.commands) for kind in FILES}
     spent = {
         (kind, name): 0.0 if world.reads(name, kind) else 1.0
         for kind in FILES if world.files(kind) for name in world.commands
@@ -550,7 +584,8 @@ def fuzz_stored(world: World, tally: Tally, seed: int, go_on: Callable[[int], bo
         chance = random.Random(f"{seed} {pair} {tried[pair]}")
         began = time.process_time()
         verdict, told = world.trial(*pair, chance)
-        spent[pair] += 1e9 if pair in single else (time.process_time() - began) ** 0.5
+        weight = max(1, readers[pair[0]]) / len(world.commands)
+        spent[pair] += 1e9 if pair in single else weight * (time.process_time() - began) ** 0.5
         tally.add("stored", *pair, verdict, f"seed {seed}, trial {tried[pair]}: {told}")
         tried[pair] += 1
         trials += 1
@@ -588,6 +623,16 @@ def _toml(folder: Path) -> Source:
     return folder / "datasets.toml", ["mine", "--from", str(folder / "in")]
 
 
+def _picture(format: str, folder: Path) -> Source:
+    """One picture of many is damaged; what others say of it must stay."""
+    (folder / "in").mkdir()
+    for name in ("1_c1.png", "1_c2.jpg", "2_c1.jpg", "2_c2.jpg"):
+        (folder / "in" / name).write_bytes(layouts.image(name))
+    file = (folder / "in" / "1_c1.png").rename(folder / "in" / f"1_c1.{format.lower()}")
+    Image.open(io.BytesIO(file.read_bytes())).save(file, format)
+    return file, ["mine", "--from", str(folder / "in")]
+
+
 def _of_layout(name: str, file: str, folder: Path, form: str = "") -> Source:
     root = layouts.build(name, folder / "in", form=form)
     return next(root.rglob(file)), [name, "--from", str(root), "--accept-counts"]
@@ -620,6 +665,7 @@ INPUTS: dict[str, list[Callable[[Path], Source]]] = {
     "zip": [functools.partial(_crops, ".zip")],
     "tar.gz": [functools.partial(_crops, ".tar.gz")],
     "tar": [functools.partial(_crops, ".tar")],
+    "picture": [functools.partial(_picture, format) for format in ("JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP")],
     "CSV of crops": [_csv],
     "datasets.toml": [_toml],
     "cuhk-03.mat": [functools.partial(_of_layout, "cuhk03-detected", "cuhk-03.mat")],
@@ -696,6 +742,7 @@ SIGNALS: dict[str, list[signal.Signals]] = {
     "Ctrl-C twice": [signal.SIGINT, signal.SIGINT],
     "SIGTERM, then Ctrl-C": [signal.SIGTERM, signal.SIGINT],
 }
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 KILLED: dict[str, tuple[list[str], list[str]]] = {  # command -> words, what it writes
     "prepare": (["prepare", "synth-mall"], ["data/synth-mall/index.csv"]),
     "train": (
@@ -708,7 +755,21 @@ KILLED: dict[str, tuple[list[str], list[str]]] = {  # command -> words, what it 
         ["killed/runs/*/*/weights.safetensors", "killed/table.csv", "killed/runs/*/*/per_query.csv.gz"],
     ),
     "table": (COMMANDS["table"], ["results/table.csv", "results/identities.csv.gz"]),
+    "show": (
+        ["show", "distances", "snr-tiny-s0", "--target", "synth-plaza", "--device", "cpu"],
+        ["results/runs/*/snr-*/show/distances-synth-plaza.*"],
+    ),
+    "stress": (
+        ["stress", "snr-tiny-s0", "--target", "synth-plaza", "--device", "cpu"],
+        ["results/runs/*/snr-*/stress.csv"],
+    ),
+    "attack": (
+        ["attack", "snr-tiny-s0", "--target", "synth-night", "--losses", "pair", "--device", "cpu"],
+        ["results/runs/*/snr-*/attack.csv", "results/runs/*/snr-*/attack/pair-*"],
+    ),
+    "report": (COMMANDS["report"], ["results/report.html"]),
 }
+FORKED = ("prepare", "stress")  # which this script makes small: a fresh Python would draw and measure more
 
 
 def _session(leader: int) -> list[int]:
@@ -727,7 +788,9 @@ def _session(leader: int) -> list[int]:
 def _begin(words: list[str], folder: Path, *, fresh: bool = False) -> multiprocessing.context.ForkProcess:
     """Start a command in a session of its own; fresh: in a Python that has yet to import everything."""
     process = multiprocessing.get_context("fork").Process(target=_child, args=(words, folder, fresh))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # what is this script's is not interrupted
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
@@ -737,11 +800,19 @@ def _child(words: list[str], folder: Path, fresh: bool) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if fresh:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         os.execv(sys.executable, [sys.executable, "-m", "reidgen", *words])
     sys.modules["__main__"].__file__ = None  # whoever is spawned has nothing to import of this script
     training.CHECKPOINT_SECONDS = 0.1
     preparing.draw_domain = draw_domain  # in processes, as a user has it
-    app(words, prog_name="reidgen")
+    sys.argv = ["reidgen", *words]
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        command()
+    except KeyboardInterrupt:  # before its first line or behind its last
+        sys.exit(130)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
 def _end(process: multiprocessing.context.ForkProcess, folder: Path) -> Ended:
@@ -754,8 +825,13 @@ def _end(process: multiprocessing.context.ForkProcess, folder: Path) -> Ended:
         os.kill(one, signal.SIGKILL)
     process.join()
     printed = neutral((folder.parent / "log").read_text(errors="replace"))
-    fault = "hang" if left else "traceback" if "Traceback" in printed else ""
+    fault = "hang" if left else "traceback" if "Traceback" in printed and not _early(printed) else ""
     return Ended(int(process.exitcode or 0), printed, fault=fault)
+
+
+def _early(printed: str) -> bool:
+    """Tell whether Ctrl-C met Python itself, before the first line of reidgen: nobody can catch that."""
+    return printed.rstrip().endswith("KeyboardInterrupt") and str(Path(reidgen.__file__).parent) not in printed
 
 
 def _wrote(world: World, patterns: list[str]) -> dict[str, str]:
@@ -781,7 +857,7 @@ def fuzz_signals(world: World, tally: Tally, seed: int, go_on: Callable[[int], b
             truths[name] = time.monotonic() - began, _wrote(world, patterns)
             _forget(world)
         takes, truth = truths[name]
-        fresh = name != "prepare" and chance.random() < 0.3  # which draws more people there
+        fresh = name not in FORKED and chance.random() < 0.3
         process = _begin(words, world.folder, fresh=fresh)
         after = chance.uniform(0, takes + 3 * fresh)
         time.sleep(after)
@@ -795,10 +871,12 @@ def fuzz_signals(world: World, tally: Tally, seed: int, go_on: Callable[[int], b
             f"{'fresh, ' * fresh}after {after:.2f} s of {takes:.2f}:\n    {stopped.printed[-1500:]}",
         )
         if not verdict:
+            table = _end(_begin(COMMANDS["table"], world.folder), world.folder)
             again = _end(_begin(words, world.folder), world.folder)
             wrote = _wrote(world, patterns)
-            verdict = again.fault or ("noticed" if again.code else "same" if wrote == truth else "other")
-            told += f"\n    again: {again.printed[-1500:]}"
+            verdict = table.fault or again.fault
+            verdict = verdict or ("noticed" if table.code or again.code else "same" if wrote == truth else "other")
+            told += f"\n    table: {table.printed[-1500:]}\n    again: {again.printed[-1500:]}"
         tally.add("signals", what, name, verdict, f"seed {seed}, trial {trials}: {told}")
         _forget(world)
         trials += 1

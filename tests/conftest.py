@@ -10,7 +10,7 @@ import pytest
 
 from reidgen.data import prepare as prepare_module
 from reidgen.files import sha256_file
-from reidgen.integrity import text_digest, with_check
+from reidgen.integrity import seal_of, text_digest, with_check
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run
 from reidgen.synth.domains import draw_domain
@@ -31,6 +31,11 @@ def finish(run: Run, **facts: object) -> None:
     if run.log.is_file():
         whole["log_sha256"] = text_digest(run.log)
     run.done.write_text(json.dumps(with_check(whole)))
+
+
+def seal(path: Path, *others: Path) -> None:
+    """Seal what a test wrote by hand, and others of its folder with it, as the command that writes such files would."""
+    seal_of(path).write_text("".join(f"{sha256_file(file)}  {file.name}\n" for file in (path, *others)))
 
 
 def grid_toml(recipe: Recipe) -> str:

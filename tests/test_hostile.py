@@ -2,6 +2,9 @@
 
 import os
 import resource
+import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from reidgen.data import archives, mat
 from reidgen.data.archives import MARKER, is_archive, pieces, unpack
 from reidgen.data.lists import read_list, read_partitions
 from reidgen.data.mat import load_mat
-from reidgen.errors import BrokenArchiveError, DataError
+from reidgen.errors import BrokenArchiveError, DataError, RecipeError
 
 
 @pytest.fixture
@@ -254,3 +257,49 @@ def test_pipes_and_devices_behind_links_are_refused_before_they_are_read(tmp_pat
         with pytest.raises(DataError, match="no regular file"):
             load_mat(tmp_path / name, "x")
         assert not is_archive(tmp_path / name)
+
+
+def test_files_of_absurd_size_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    """50 GB that take no room on the disk, plain and behind a link; read whole they would take it in memory."""
+    from reidgen.data.check import _sha256
+    from reidgen.data.images import decode
+    from reidgen.data.lists import text_of
+    from reidgen.recipe import read_recipe
+
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(50 * 10**9)
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(DataError, match=r"^has 50,000,000,000 bytes, more than the 536,870,912 that are read$"):
+            decode(tmp_path / name)
+        assert _sha256(name, root=tmp_path) == ""
+        with pytest.raises(DataError, match="Has 50,000,000,000 bytes"):
+            text_of(tmp_path / name)
+        with pytest.raises(RecipeError, match=r"cannot read the recipe .*: Has 50,000,000,000 bytes"):
+            read_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize("format", ["BMP", "PNG", "TIFF", "GIF", "PPM", "QOI", "TGA"])
+def test_pictures_that_say_they_are_huge_take_no_memory(format: str, tmp_path: Path) -> None:
+    from reidgen.data.images import decode
+
+    head = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    wide = {  # format -> 40,000 x 40,000 pixels and hardly a byte of them
+        "BMP": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 40_000, 40_000, 1, 24, 0, 0, 0, 0, 0, 0),
+        "PNG": png + struct.pack(">I", 9) + b"IDAT",
+        "TIFF": b"II*\0\x08\0\0\0\x04\0" + b"".join(
+            struct.pack("<HHII", tag, kind, 1, value)
+            for tag, kind, value in ((256, 4, 40_000), (257, 4, 40_000), (262, 3, 1), (273, 4, 8))
+        ) + bytes(4),
+        "GIF": b"GIF89a" + struct.pack("<HHBBB", 40_000, 40_000, 0, 0, 0) + b"," + struct.pack("<HHHHBB", 0, 0, 40_000, 40_000, 0, 2),
+        "PPM": b"P6 40000 40000 255 ",
+        "QOI": b"qoif" + struct.pack(">IIBB", 40_000, 40_000, 3, 0),
+        "TGA": bytes([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]) + struct.pack("<HHBB", 40_000, 40_000, 24, 0),
+    }[format]  # fmt: skip
+    (tmp_path / "x.jpg").write_bytes(wide)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"exceeds limit of .* pixels"):
+        decode(tmp_path / "x.jpg")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()

@@ -5,12 +5,13 @@ import io
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, finish
+from conftest import SMALL, finish, seal
 from test_prepare import crops
 from test_tables import frame, row
 from typer.testing import CliRunner
@@ -19,7 +20,8 @@ from reidgen.cli import app
 from reidgen.data.manifest import read_manifest
 from reidgen.data.prepare import prepare
 from reidgen.errors import ReidgenError, RunError
-from reidgen.integrity import seal, seal_of, sealed, trailer, without_trailer
+from reidgen.integrity import UNSEALED, seal_of, sealed, trailer, without_trailer, write_sealed
+from reidgen.robustness.trials import KINDS, read_trials, write_trials
 from reidgen.runs import Run, disagreement, read_csv, read_rows, to_csv, write_rows
 
 QUERIES = pd.DataFrame(
@@ -131,43 +133,135 @@ def test_no_changed_byte_of_per_query_numbers_is_read_and_all_are_made_again(run
     assert run.per_query.read_bytes() == content and run.evaluated("duke", digest)
 
 
-def test_a_folder_without_digests_must_agree_with_itself(run: Run) -> None:
-    """Of reidgen 0.1.0, or of a command that was killed between its files."""
-    digest = ROWS["data"].iloc[0]
+NOW = ROWS.assign(version="0.2.0")
+
+
+@pytest.mark.parametrize("lost", [("seal",), ("seal", "per_query.csv.gz")])
+@pytest.mark.parametrize("edited", [False, True])
+def test_results_that_have_lost_their_seal_are_damaged_and_made_again(
+    run: Run, lost: tuple[str, ...], edited: bool
+) -> None:
+    run.write_results("duke", NOW, QUERIES)
+    for name in lost:
+        (seal_of(run.results) if name == "seal" else run.folder / name).unlink()
+    if edited:
+        run.results.write_text(to_csv(NOW.assign(mAP=0.48)))
+    assert not run.evaluated("duke", NOW["data"].iloc[0])
+    words = r"has no results\.csv\.sha256 beside it, as reidgen writes it.*reidgen evaluate .* --target duke makes"
+    with pytest.raises(RunError, match=words):
+        read_rows(run.folder.parents[2])
+    result = CliRunner().invoke(app, ["table", "--results", str(run.folder.parents[2])])
+    assert result.exit_code == 1 and "has no results.csv.sha256" in result.output
+    run.write_results("pku", NOW.assign(target="pku"), QUERIES.assign(target="pku"))
+    assert set(read_rows(run.folder.parents[2])["target"]) == {"pku"}  # what was not believed got no seal
+    run.write_results("duke", NOW, QUERIES)
+    assert set(read_rows(run.folder.parents[2])["target"]) == {"duke", "pku"}
+
+
+def test_published_rows_without_their_seal_are_damaged_and_a_user_can_vouch_for_them(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    file = folder / "rows.csv"
+    write_rows(file, pd.concat([ROWS, NOW]))
+    seal_of(file).unlink()
+    with pytest.raises(RunError, match=r"rows\.csv has no rows\.csv\.sha256 .* if it is right as it is: ") as caught:
+        read_rows(folder)
+    subprocess.run(str(caught.value).partition("as it is: ")[2], shell=True, check=True)
+    assert len(read_rows(folder)) == 4
+
+
+def test_a_folder_of_the_version_without_seals_must_agree_with_itself(run: Run) -> None:
+    assert set(ROWS["version"]) == {UNSEALED}
+    results = run.folder.parents[2]
     seal_of(run.results).unlink()
-    assert run.evaluated("duke", digest)
+    assert len(read_rows(results)) == 2
     for name in ("mAP", "mINP", "rank1", "rank5", "rank10", "queries", "unmatched"):
         changed = ROWS.assign(**{name: [ROWS[name][0], 3 if name in ("queries", "unmatched") else 0.48]})
         run.results.write_text(to_csv(changed))
-        assert not run.evaluated("duke", digest)
-        assert disagreement(changed, QUERIES).startswith(f"{name} of duke (split 1) is ")
+        with pytest.raises(RunError, match=rf"{name} of duke \(split 1\) is .*; restore both files from one copy"):
+            read_rows(results)
     run.results.write_text(to_csv(ROWS.iloc[:1]))
-    assert not run.evaluated("duke", digest)
-    assert disagreement(ROWS.iloc[:1], QUERIES) == "split 1 of duke has no row"
+    with pytest.raises(RunError, match="split 1 of duke has no row"):
+        read_rows(results)
     assert disagreement(ROWS, QUERIES.iloc[:3]) == "split 1 of duke has no per-query numbers"
-    run.results.write_text(to_csv(ROWS))
-    assert run.evaluated("duke", digest)
-    run.results.write_text(to_csv(pd.concat([ROWS, ROWS.assign(target="pku", mAP=0.48)])))
-    run.write_results("duke", ROWS, QUERIES)
-    assert sorted(set(read_csv(run.results)["target"])) == ["duke", "pku"]  # nothing says that it is wrong
-    seal_of(run.results).unlink()
-    run.write_results("pku", ROWS.assign(target="pku"), QUERIES.assign(target="pku"))
-    run.results.write_text(run.results.read_text().replace("duke,0,0,snr,tiny,0,0.75", "duke,0,0,snr,tiny,0,0.76"))
-    seal_of(run.results).unlink()
-    run.write_results("pku", ROWS.assign(target="pku"), QUERIES.assign(target="pku"))
-    assert set(read_csv(run.results)["target"]) == {"pku"}
+    run.per_query.unlink()
+    assert len(read_rows(results)) == 1  # nothing is left that could tell
 
 
 def test_a_kill_between_two_files_costs_nothing_but_this_target(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reidgen import runs
+    """Before each of the renames: the seal, the numbers, the rows, the seal, of a new target and of one again."""
+    run.write_results("duke", NOW, QUERIES)
+    digest, results, rename = NOW["data"].iloc[0], run.folder.parents[2], Path.replace
+    other, queries = NOW.assign(target="pku"), QUERIES.assign(target="pku")
+    for again in (False, True):
+        for last in range(8 if again else 4):
+            renames = iter(range(last))
 
-    digest = ROWS["data"].iloc[0]
-    for name in ("write_text", "seal"):
-        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-            context.setattr(runs, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            run.write_results("pku", ROWS.assign(target="pku"), QUERIES.assign(target="pku"))
-        assert run.evaluated("duke", digest) and run.evaluated("pku", digest) == (name == "seal")
-        assert set(read_rows(run.folder.parents[2])["target"]) == {"duke"} | ({"pku"} if name == "seal" else set())
+            def kill(self: Path, target: Path, renames: Iterator[int] = renames) -> Path:
+                if next(renames, None) is None:
+                    raise KeyboardInterrupt
+                return rename(self, target)
+
+            with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+                context.setattr(Path, "replace", kill)
+                run.write_results("pku", other.assign(mAP=0.5) if again else other, queries.assign(ap=0.5))
+            assert run.evaluated("duke", digest)
+            there = read_rows(results)
+            assert set(there["target"]) >= {"duke"} and set(there["target"]) <= {"duke", "pku"}
+            if "pku" in set(there["target"]):  # the rows are those of the numbers
+                mean = run.queries()[run.queries()["target"] == "pku"]["ap"].iloc[3]
+                assert (there[there["target"] == "pku"]["mAP"].iloc[1] == 0.5) == (mean == 0.5) or not again
+            run.write_results("pku", other, queries)
+            assert run.evaluated("pku", digest)
+
+
+def test_a_file_that_is_rewritten_is_proven_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that had no seal, as of reidgen 0.1.0; and a reader meets the old one or the new one, never none."""
+    file, rename = tmp_path / "rows.csv", Path.replace
+    file.write_text("old")
+
+    def look(self: Path, target: Path) -> Path:
+        assert sealed(file) in (None, True)
+        moved = rename(self, target)
+        assert sealed(file)
+        return moved
+
+    monkeypatch.setattr(Path, "replace", look)
+    write_sealed(file, b"new")
+    write_sealed(file, b"newer")
+    assert file.read_bytes() == b"newer" and len(seal_of(file).read_text().splitlines()) == 1
+    times = seal_of(file).stat().st_mtime_ns, file.stat().st_mtime_ns
+    write_sealed(file, b"newer")
+    assert (seal_of(file).stat().st_mtime_ns, file.stat().st_mtime_ns) == times
+    file.write_text("old")
+    assert sealed(file) is False
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_trials_that_have_lost_their_seal_are_damaged(kind: str, tmp_path: Path) -> None:
+    blank = {"str": "x", "int64": 0, "float64": 0.5}
+    rows = pd.DataFrame([{name: blank[dtype] for name, dtype in KINDS[kind].items()}])
+    file = tmp_path / "runs" / "market" / "snr-tiny-s0-0-0" / f"{kind}.csv"
+    for version in ("0.2.0", "9.9"):
+        write_trials(file, rows.assign(version=version), kind)
+        assert len(read_trials(file, kind)) == 1
+        seal_of(file).unlink()
+        for content in (file.read_text(), file.read_text().replace("0.5", "0.48")):
+            file.write_text(content)
+            words = rf"{kind}\.csv has no {kind}\.csv\.sha256 .*or move it away and repeat: reidgen {kind}"
+            with pytest.raises(RunError, match=words):
+                read_trials(file, kind)
+        result = CliRunner().invoke(app, ["table", kind, "--results", str(tmp_path)])
+        assert result.exit_code == 1 and "has no" in result.output
+    older = rows.drop(columns=["title", "row"]).assign(version=UNSEALED)
+    older.to_csv(file, index=False)
+    assert read_trials(file, kind)[["title", "row"]].to_numpy().tolist() == [["", ""]]
+
+
+def test_sums_of_identities_that_have_lost_their_seal_are_damaged(run: Run, tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
+    seal_of(tmp_path / "identities.csv.gz").unlink()
+    result = CliRunner().invoke(app, ["table", "--results", str(tmp_path)])
+    assert result.exit_code == 1 and "identities.csv.gz has no identities.csv.gz.sha256" in result.output
 
 
 def test_rows_that_table_wrote_are_checked_and_others_are_read_as_they_are(tmp_path: Path) -> None:
@@ -177,7 +271,9 @@ def test_rows_that_table_wrote_are_checked_and_others_are_read_as_they_are(tmp_p
     content = file.read_bytes()
     for damaged in changes(content, step=3):
         file.write_bytes(damaged)
-        with pytest.raises(RunError, match=r"rows\.csv is not as it was written.*remove .*rows\.csv\.sha256"):
+        with pytest.raises(
+            RunError, match=r"rows\.csv is not as it was written.*sha256sum rows\.csv > rows\.csv\.sha256"
+        ):
             read_rows(tmp_path)
     file.write_bytes(content.replace(b"\n", b"\r\n"))
     assert len(read_rows(tmp_path)) == 2

@@ -184,8 +184,8 @@ def test_weights_of_other_toolkits_load_and_what_is_not_used_is_named(
     theirs, file = build_backbone(row)[0].state_dict(), tmp_path / "weights.pth"
     state = {f"{prefix}{key}": tensor + 1 for key, tensor in theirs.items()} | {"classifier.weight": torch.ones(2)}
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, file)
-    backbone, unused = build_backbone(row, weights=str(file))
-    assert unused == ["classifier.weight"]
+    backbone, started = build_backbone(row, weights=str(file))
+    assert started.unused == ("classifier.weight",)
     assert all(torch.equal(tensor, theirs[key] + 1) for key, tensor in backbone.state_dict().items())
     state.pop(f"{prefix}{next(iter(theirs))}")
     torch.save(state, file)

@@ -1,5 +1,6 @@
 """The pack: equal to decoding each image by itself, built once, and never taken for whole when it is not."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,19 @@ def test_no_changed_bit_of_a_pack_is_read(mine: Prepared) -> None:
             pixels = load_pack(mine, 12, 6)[1]
         assert np.array_equal(pixels[:], expected) and file.read_bytes() == content
     assert said == 3
+
+
+def test_the_pixels_of_another_set_are_none_of_this_one(mine: Prepared, tmp_path: Path) -> None:
+    """Of as many images, whole, and in the place of its own."""
+    expected = load_pack(mine, 12, 6)[1][:].copy()
+    root = crops(tmp_path / "others")
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        path.write_bytes(picture(500 + number))
+    other = prepare("other", data=tmp_path / "data", source=root)
+    foreign = load_pack(other, 12, 6)[1][:].copy()
+    assert foreign.shape == expected.shape and not np.array_equal(foreign, expected)
+    shutil.copy(other.folder / packs(other)[0], mine.folder / packs(mine)[0])
+    assert np.array_equal(load_pack(mine, 12, 6)[1][:], expected)
 
 
 def test_an_image_is_checked_once(mine: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from reidgen.models.network import build_losses, build_network, check_row
 from reidgen.models.norms import Pooled
 from reidgen.recipe import Recipe, idle, read_recipe
 from reidgen.registry import load_plugins
-from reidgen.runs import COLUMNS, Run, read_rows, to_csv
+from reidgen.runs import COLUMNS, Run, read_rows, write_rows
 from reidgen.tables.compare import make_table
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_parts.py"
@@ -433,7 +433,7 @@ def test_the_latest_of_two_versions_of_a_method_stands_in_the_table(newest: str,
         rows = rows.assign(method="mine", title="Mine", row=digest, source="market", target="duke", mAP=score, date=day)
         folder = tmp_path / "runs" / "market" / f"mine-0-s0-0-{digest}"
         folder.mkdir(parents=True)
-        (folder / "results.csv").write_text(to_csv(rows))
+        write_rows(folder / "results.csv", rows)
     made = make_table(read_rows(tmp_path))
     assert made.cells.loc[made.cells["target"] == "duke", "mAP"].tolist() == [50.0]
     assert any("earlier version" in str(note) for note in made.notes), made.notes

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from browser import CHROMIUM, Page
+from conftest import seal
 
 from reidgen.errors import ReidgenError, RunError
 from reidgen.integrity import with_check
@@ -212,6 +213,7 @@ def make_run(
     (folder / "results.csv").write_text(to_csv(frame({**row(method, "duke", 0.0, seed=seed), **scores})))
     queries = pd.DataFrame({"target": "duke", "split": 0, "path": "x.jpg", "pid": pids or range(len(first)), "camid": 0, "ap": [1 / rank if rank else None for rank in first], "first_match": first, "inp": 0.5})  # fmt: skip
     queries.to_csv(folder / "per_query.csv.gz", index=False)
+    seal(folder / "results.csv", folder / "per_query.csv.gz")
     losses = {
         "epoch": [1, 2],
         "loss": [4.0 + seed, 2.0 + seed],
@@ -297,7 +299,7 @@ def test_plots_stop_at_a_size_and_say_so(tmp_path: Path) -> None:
     [
         ({"files": ["../../../rows.csv"]}, "names no title, alternative text or file"),
         ({"files": []}, "names no title, alternative text or file"),
-        ({"files": ["gone-duke.png"]}, "gone-duke.png is missing; repeat"),
+        ({"files": ["gone-duke.png"]}, "gone-duke.png is missing or cannot be read; repeat"),
         ({"alt": ""}, "names no title, alternative text or file"),
         ({"files": 3}, "is damaged; remove it and repeat"),
         ({"files": [["gates-duke.png"]]}, "is damaged; remove it and repeat"),
@@ -574,6 +576,9 @@ def test_a_picture_and_its_words_are_those_that_were_written(tmp_path: Path) -> 
     about.write_text(json.dumps(with_check(facts)))
     assert "tsne title" in page(tmp_path)
     about.write_text(about.read_text().replace('"cap"', '"cop"'))
+    with pytest.raises(RunError, match=r"tsne-duke\.json is damaged; remove it and repeat"):
+        page(tmp_path)
+    about.write_text(json.dumps(facts))  # the check is lost, though it has been written
     with pytest.raises(RunError, match=r"tsne-duke\.json is damaged; remove it and repeat"):
         page(tmp_path)
     about.write_text(json.dumps(with_check(facts)))

@@ -24,7 +24,14 @@ from reidgen.robustness.trials import ATTACK, CLEAN, STRESS, add_trials, collect
 def row(kind: dict[str, str], **values: object) -> dict[str, object]:
     """Return a row with ordinary values where none is given."""
     blank = {name: {"str": "x", "int64": 0, "float64": 0.5}[dtype] for name, dtype in kind.items()}
-    blank |= {"source": "synth-plaza", "target": "synth-night", "mAP_se": 0.02, "date": "2026-01-01T00:00:00Z"}
+    blank |= {
+        "title": "",
+        "row": "",
+        "source": "synth-plaza",
+        "target": "synth-night",
+        "mAP_se": 0.02,
+        "date": "2026-01-01T00:00:00Z",
+    }
     return blank | values
 
 
@@ -91,6 +98,35 @@ def test_what_is_not_whole_or_not_alike_does_not_count() -> None:
     made = stress_table(pd.concat([rows, other]))
     assert list(made.grids[0].values.columns) == ["baseline", "snr"]
     assert "synth-plaza, x on synth-night: 56 rows left out, made otherwise" in made.notes
+
+
+def test_two_versions_of_a_method_share_no_line_and_the_latest_counts() -> None:
+    """By the date, whatever their digests are; their own name stands above."""
+    mine = {"method": "mine", "title": "Mine"}
+    old = stress_rows({"mine": 0.1}, row="ffffffff", date="2026-01-01T00:00:00Z").assign(**mine)
+    new = stress_rows({"mine": 0.15}, row="aaaaaaaa", date="2026-01-02T00:00:00Z").assign(**mine)
+    for rows in (pd.concat([old, new]), pd.concat([new, old])):
+        made = stress_table(rows)
+        assert made.grids[0].values.loc["drop: blur"].tolist() == pytest.approx([45])
+        assert "synth-plaza: 56 rows of mine left out, made by an earlier version of the method" in made.notes
+        assert "Mine" in made.markdown() and "Mine" in stress_figures(rows)["stress-synth-plaza-synth-night-query"]
+    both = pd.concat([old.assign(row=""), new])  # a row that does not say its version goes with the others
+    assert not any("earlier" in note for note in stress_table(both).notes)
+
+
+def test_patterns_by_an_earlier_version_of_a_method_are_left_out() -> None:
+    cells = {("snr", "duke", "point", "mine"): 0.2, ("snr", "duke", CLEAN, ""): 0.0}
+    old, new = (
+        attack_rows({**cells, ("snr", "duke", "point", "mine"): drop}, date=f"2026-01-0{day}T00:00:00Z")
+        for day, drop in ((1, 0.2), (2, 0.6))
+    )
+    rows = pd.concat([
+        old.assign(maker=old["maker"].replace("s/mine", "synth/mine-tiny-s0-00000000aaaaaaaa-ffffffff")),
+        new.assign(maker=new["maker"].replace("s/mine", "synth/mine-tiny-s0-00000000aaaaaaaa-aaaaaaaa")),
+    ])  # fmt: skip
+    made = attack_table(rows)
+    assert "synth-plaza: 1 rows left out, of patterns by an earlier version of mine" in made.notes
+    assert made.grids[-1].values.loc["mine", "snr"] == pytest.approx(60)
 
 
 def test_the_attack_table_has_own_patterns_and_the_mean_of_the_common_unseen_targets() -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import seal
 from rich.console import Console
 from test_significance import simulate
 from test_tables import frame, row
@@ -165,7 +167,14 @@ def test_errors_show_what_they_name(tmp_path: Path) -> None:
 
 
 def test_robustness_tables_show_markup_too() -> None:
-    made = {**dict.fromkeys(STRESS, "0"), "source": "[red]x", "target": "a|b", "method": "[bold]m", "where": "query"}
+    made = {
+        **dict.fromkeys(STRESS, "0"),
+        "source": "[red]x",
+        "target": "a|b",
+        "method": "m",
+        "title": "[bold]m",
+        "where": "query",
+    }
     rows = pd.DataFrame([{**made, "shift": "clean"}]).astype(STRESS)
     table = stress_table(rows)
     console = Console(file=io.StringIO(), width=100)
@@ -221,6 +230,7 @@ def test_table_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         queries["first_match"] = (place >= queries["rank1"]).astype(int) + 1
         columns = ["target", "split", "path", "pid", "camid", "ap", "first_match", "inp"]
         queries[columns].to_csv(folder.per_query, index=False, float_format="%.6g")
+        seal(folder.results, folder.per_query)
     made = []
     for _ in range(3):
         text = run("table", "--results", str(tmp_path))
@@ -331,3 +341,20 @@ def test_latex_has_a_label_no_commands_and_two_hyphens(tmp_path: Path) -> None:
     assert r"\label{tab:reidgen}" in text and "reidgen evaluate" not in text and "--target" not in text
     assert "a-{}-b & " in text and "mycams is no set of the catalogue" in text
     assert r"\label{tab:reidgen-main}" in make_table(frame(*rows), name="main").latex()
+
+
+def test_a_ctrl_c_while_an_object_is_freed_is_neither_shown_nor_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from reidgen.__main__ import _unraisable
+
+    class Freed:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", _unraisable)
+    with pytest.raises(KeyboardInterrupt):
+        freed = Freed()
+        del freed
+        time.sleep(5)
+    assert capsys.readouterr().err == ""

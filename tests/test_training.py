@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -459,6 +460,19 @@ def test_no_changed_byte_of_a_state_is_resumed_from(
     assert loaded > 0
     run.state.write_bytes(content)
     assert weights(fit(small_recipe, small_data, tmp_path)) == weights(fit(small_recipe, small_data, tmp_path / "2"))
+
+
+def test_the_state_of_another_run_is_not_resumed_from(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, of the same network, and in the place of the run's own."""
+    other = stopped(small_recipe.change(seed=1), small_data, tmp_path / "other", monkeypatch)
+    run = stopped(small_recipe, small_data, tmp_path / "own", monkeypatch)
+    shutil.copy(other.state, run.state)
+    with pytest.raises(
+        RunError, match=r"state\.pt cannot be read; remove it .*it is the state of another run, synth-pl"
+    ):
+        fit(small_recipe, small_data, tmp_path / "own")
 
 
 def full(*_: object) -> None:

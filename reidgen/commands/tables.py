@@ -233,7 +233,10 @@ def _write(results: Path, texts: Mapping[str, str], keep: Callable[[], None] = l
 
     try:
         for name, text in texts.items():
-            (write_sealed if name.endswith("rows.csv") else write_text)(results / name, text)
+            if name.endswith("rows.csv"):
+                write_sealed(results / name, text.encode())
+            else:
+                write_text(results / name, text)
         keep()
     except ReidgenError as error:
         cause = error.__cause__

@@ -14,6 +14,7 @@ from reidgen.data.mat import load_mat
 from reidgen.data.naming import shown
 from reidgen.entries import PARTS
 from reidgen.errors import DataError
+from reidgen.files import read_regular
 
 TABLES = (".csv", ".tsv", ".txt")  # files of own crops that name path, person and camera
 COLUMNS = ("path", "pid", "camid")
@@ -237,10 +238,12 @@ def text_of(file: Path) -> str:
     Raises DataError when it cannot be read or is in another encoding.
     """
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if wide else "utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}; save it as CSV in UTF-8") from error
+    except UnicodeError as error:
         raise DataError(f"cannot read {file}: {error}; save it as CSV in UTF-8") from error
 
 

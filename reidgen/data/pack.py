@@ -1,8 +1,9 @@
 """The pixel cache: all images of a set, decoded and resized once, as one uint8 array on disk.
 
-Behind the array of the .npy file stand the CRC-32 of each image and of these numbers. CRC-32 is no proof against
-intent, but finds every burst of up to 32 bits and misses one accident of four billion; zlib's takes 6 microseconds for
-an image of 128x64, where embedding it takes milliseconds.
+Behind the array of the .npy file stand the CRC-32 of each image, and that of the set's digest and of these numbers, so
+that the pixels of another set are none of this one. CRC-32 is no proof against intent, but finds every burst of up to
+32 bits and misses one accident of four billion; zlib's takes 6 microseconds for an image of 128x64, where embedding it
+takes milliseconds.
 """
 
 import functools
@@ -77,15 +78,15 @@ def load_pack(prepared: Prepared, height: int, width: int, report: Progress | No
     paths, digests = index["path"].tolist(), index["sha256"].tolist()
     shape = (len(paths), height, width, 3)
     file = pack_file(prepared, height, width)
-    if (pixels := _mapped(file, shape)) is None:
+    if (pixels := _mapped(file, shape, prepared.digest)) is None:
         with locked(file.parent):
-            if _mapped(file, shape) is None:
+            if _mapped(file, shape, prepared.digest) is None:
                 for old in file.parent.glob(f"pixels-{height}x{width}-*.npy"):
                     old.unlink()
                 for leftover in file.parent.glob(".pixels-*.part"):
                     leftover.unlink()
                 _build(file, prepared, paths, digests, shape=shape, report=report)
-        pixels = _mapped(file, shape)
+        pixels = _mapped(file, shape, prepared.digest)
     assert pixels is not None
     return paths, pixels
 
@@ -117,7 +118,7 @@ def _cache_folder(prepared: Prepared) -> Path:
 def pack_bytes(prepared: Prepared, height: int, width: int) -> int:
     """Return the bytes that building the set's pixels at this size would write: 0 where they are there."""
     shape = (prepared.counts["all"]["images"], height, width, 3)
-    return _bytes(shape) if _mapped(pack_file(prepared, height, width), shape) is None else 0
+    return _bytes(shape) if _mapped(pack_file(prepared, height, width), shape, prepared.digest) is None else 0
 
 
 def check_packs(prepared: Prepared) -> None:
@@ -128,7 +129,9 @@ def check_packs(prepared: Prepared) -> None:
         sorted(folder.glob(f"pixels-*x*-{prepared.digest[:8]}.npy")) for folder in folders
     ):
         height, _, width = file.name.split("-")[1].partition("x")
-        if (height + width).isdigit() and (pack := _mapped(file, (images, int(height), int(width), 3))):
+        if not (height + width).isdigit():
+            continue
+        if pack := _mapped(file, (images, int(height), int(width), 3), prepared.digest):
             pack.check()
 
 
@@ -143,8 +146,10 @@ def _bytes(shape: tuple[int, ...]) -> int:
     return len(_header(shape)) + math.prod(shape) + 4 * shape[0] + 4
 
 
-def _mapped(file: Path, shape: tuple[int, ...]) -> Pack | None:
-    """Return the pack in `file`, or None when there is none, or not one of this shape with sound checks behind it."""
+def _mapped(file: Path, shape: tuple[int, ...], digest: str) -> Pack | None:
+    """Return the pack in `file`, or None when there is none, or not one of this shape and of the set with this digest
+    with sound checks behind it.
+    """
     header, size, images = _header(shape), math.prod(shape), shape[0]
     try:
         with file.open("rb") as content:
@@ -153,7 +158,7 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> Pack | None:
             content.seek(len(header) + size)
             checks = content.read()
         crc_N = np.frombuffer(checks[:-4], dtype="<u4")
-        if len(crc_N) != images or zlib.crc32(checks[:-4]) != int.from_bytes(checks[-4:], "little"):
+        if len(crc_N) != images or checks[-4:] != _last_check(checks[:-4], digest):
             return None
         return Pack(file, np.memmap(file, dtype=np.uint8, mode="r", offset=len(header), shape=shape), crc_N)
     except (OSError, ValueError):
@@ -184,7 +189,11 @@ def _build(
             assert pixels is not None
             out.write(pixels.tobytes())
             checks += zlib.crc32(pixels.tobytes()).to_bytes(4, "little")
-        out.write(checks + zlib.crc32(checks).to_bytes(4, "little"))
+        out.write(checks + _last_check(checks, prepared.digest))
+
+
+def _last_check(checks: bytes | bytearray, digest: str) -> bytes:
+    return zlib.crc32(checks, zlib.crc32(digest.encode())).to_bytes(4, "little")
 
 
 def _pixels(path: str, *, root: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, str]:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import RunError
+from reidgen.files import read_regular
 from reidgen.integrity import passes_check
 from reidgen.report.plots import Style, bars, curves, heat_map
 from reidgen.runs import Run, is_there
@@ -294,7 +295,8 @@ def _picture_facts(file: Path) -> dict[str, Any]:
         texts = [*names, *(said[key] for key in ("title", "alt", "caption", "command", "date"))]
         if not isinstance(names, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError
-        if passes_check(facts) is False or not isinstance(said["digests"], dict):  # reidgen 0.1.0 wrote neither
+        # reidgen 0.1.0 wrote neither digests nor a check
+        if not (passes_check(facts) or "digests" not in facts) or not isinstance(said["digests"], dict):
             raise ValueError
         images = said["images"] is not False
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -313,9 +315,9 @@ def _picture(folder: Path, names: list[str]) -> Path:
 def _address(file: Path, digest: str | None) -> str:
     """Return a picture as a data address. Raises RunError when it is no PNG or SVG, or not of this SHA-256."""
     try:
-        content = file.read_bytes()
+        content = read_regular(file)
     except OSError as error:
-        raise RunError(f"{file} is missing; repeat its reidgen show command") from error
+        raise RunError(f"{file} is missing or cannot be read; repeat its reidgen show command") from error
     svg = file.suffix == ".svg"
     begins = (b"<?xml", b"<svg") if svg else (b"\x89PNG\r\n\x1a\n",)
     if not content.lstrip().startswith(begins) or (svg and b"<svg" not in content):

@@ -36,6 +36,8 @@ _FACTS = (
     "data",
     "source_data",
     "dtype",
+    "title",
+    "row",
 )
 
 

@@ -5,7 +5,7 @@ rows -> _alike (one recipe and one version of the data) -> means over splits, ta
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from reidgen.report.plots import Style, styles
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS
 from reidgen.robustness.trials import CLEAN, KINDS
 from reidgen.runs import in_folders
+from reidgen.tables.average import titles
+from reidgen.tables.choose import latest_version
 from reidgen.tables.looks import markdown, markup
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ PATTERN_ORDER = (CLEAN, "noise", "blocks", "point", "label", "pair", "list")
 PATTERN_NAMES = {CLEAN: "clean", "noise": "random noise", "blocks": "random blocks"}
 PATTERN_NAMES |= {loss: f"{loss}-wise" for loss in PATTERN_ORDER[3:]}
 UNSEEN = "mean of unseen"
+MAKER_VERSION = r"-s\d+-[0-9a-f]+-([0-9a-f]{8})$"  # of a run's folder; those of reidgen 0.1.0 have none
 SIDES = {"query": "queries", "both": "queries and gallery"}
 STRESS_NOTE = (
     "drop: of mAP, in % of the clean mAP, mean of five severities, below 0 where the shift helps; mAP and Rank-1 in %; "
@@ -43,13 +46,14 @@ class Grid:
     """A small table: numbers in percent, one row per line of `values`, one column per method.
 
     spread: the standard deviation over seeds, NaN with one seed. better: "high" or "" per row: whether the highest is
-    bold.
+    bold. titles: method -> its name in tables.
     """
 
     title: str
     values: pd.DataFrame
     spread: pd.DataFrame
     better: Sequence[str]
+    titles: Mapping[str, str]
 
     def _lines(self, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
         lines = []
@@ -67,7 +71,7 @@ class Grid:
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown, under its title."""
-        head = ["", *(markdown(title_of(method)) for method in self.values.columns)]
+        head = ["", *(markdown(self.titles[method]) for method in self.values.columns)]
         lines = [head, [":--", *["--:"] * (len(head) - 1)], *self._lines("**{}**", markdown)]
         return f"**{markdown(self.title)}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -80,7 +84,7 @@ class Grid:
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         drawn.add_column("", no_wrap=True)
         for method in self.values.columns:
-            drawn.add_column(markup(title_of(method)).replace("-", "-\n", 1), justify="right", overflow="fold")
+            drawn.add_column(markup(self.titles[method]).replace("-", "-\n", 1), justify="right", overflow="fold")
         for line in self._lines("[bold]{}[/bold]", markup):
             drawn.add_row(*line)
         return Group(f"[bold]{markup(self.title)}[/bold]", drawn)
@@ -140,7 +144,7 @@ def stress_table(rows: pd.DataFrame) -> Robustness:
         means = runs[every].groupby(["method", "seed"])[["mAP", "rank1", "drop"]].mean().reset_index()
         every_run, whole_run = (set(zip(part["method"], part["seed"], strict=True)) for part in (block, means))
         notes += [
-            f"{name} on {target}: {title_of(method)} s{seed} lacks shifts; repeat: reidgen stress"
+            f"{name} on {target}: {titles(block)[method]} s{seed} lacks shifts; repeat: reidgen stress"
             for method, seed in sorted(every_run - whole_run)
         ]
         start = 100 * clean.groupby(["method", "seed"])[["mAP", "rank1"]].mean()
@@ -157,7 +161,7 @@ def stress_table(rows: pd.DataFrame) -> Robustness:
             _line("shifted Rank-1", whole_runs["rank1"]),
         ]
         better = ["high", "high", *[""] * (len(lines) - 4), "high", "high"]
-        grids.append(_grid(f"{name} on {target}{_seen(block)}, {SIDES[where]} shifted", lines, better))
+        grids.append(_grid(f"{name} on {target}{_seen(block)}, {SIDES[where]} shifted", lines, better, block))
     return Robustness(grids, notes)
 
 
@@ -243,16 +247,18 @@ def _pattern_grid(title: str, part: pd.DataFrame) -> Grid:
         lines.append(_line(f"{PATTERN_NAMES[name]}: mAP", _run_means(rows, "mAP")))
         if name != CLEAN:
             lines.append(_line(f"{PATTERN_NAMES[name]}: drop", _run_means(rows, "drop")))
-    return _grid(title, lines, [""] * len(lines))
+    return _grid(title, lines, [""] * len(lines), part)
 
 
 def _transfer_grid(title: str, part: pd.DataFrame) -> Grid:
+    names = titles(part)
     same = (part["own"] == 0) & (part["maker_method"] == part["method"])
     part = part.assign(maker_method=part["maker_method"].mask(same, "another run of its method"))
     lines = [
-        _line(title_of(name), _run_means(rows, "drop")) for name, rows in _parts(part, "maker_method", list(METHODS))
+        _line(names.get(name) or title_of(name), _run_means(rows, "drop"))
+        for name, rows in _parts(part, "maker_method", list(METHODS))
     ]
-    return _grid(title, lines, [""] * len(lines))
+    return _grid(title, lines, [""] * len(lines), part)
 
 
 def _run_means(rows: pd.DataFrame, key: str) -> "pd.Series[float]":
@@ -288,7 +294,7 @@ def stress_figure(rows: pd.DataFrame) -> str:
         panels[7].tick_params(labelbottom=True)  # below it is the legend
         figure.supxlabel("severity", fontsize=9)
         figure.supylabel("mAP in %", fontsize=9)
-        _legend(panels[len(SHIFT_ORDER) - 1], style)
+        _legend(panels[len(SHIFT_ORDER) - 1], style, titles(rows))
 
     first = rows.iloc[0]
     band = "± std over seeds" if rows["seed"].nunique() > 1 else "95 % over query identities"
@@ -319,7 +325,7 @@ def attack_figure(groups: dict[str, pd.DataFrame], about: str) -> str:
                 axes.scatter(
                     mean, places, marker=marks[name], color=colours[name], s=34, label=PATTERN_NAMES[name], zorder=3
                 )
-            axes.set_yticks(range(len(methods)), [title_of(method) for method in methods])
+            axes.set_yticks(range(len(methods)), [titles(rows)[method] for method in methods])
             axes.set_xlim(left=0)
             axes.set_ylim(-0.6, len(methods) - 0.4)
             axes.set_title(title if len(title) < 40 else UNSEEN, fontsize=9)
@@ -341,8 +347,8 @@ def _some(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def _alike(rows: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return per source, backbone and target the rows made like most of its rows (of equals, the latest), and what was
-    left out.
+    """Return per source, backbone and target the rows made like most of its rows (of equals, the latest), by the latest
+    version of each method; and what was left out.
     """
     columns = ["hash", "version", "source_data", "data", *[table] * bool(table)]
     key = rows[columns].agg("/".join, axis=1)
@@ -355,7 +361,24 @@ def _alike(rows: pd.DataFrame, table: str) -> tuple[pd.DataFrame, list[str]]:
     )
     alike = key == where.map(best)
     counts = where[~alike].value_counts().sort_index()
-    return rows[alike], [f"{name}: {n} rows left out, made otherwise" for name, n in counts.items()]
+    notes = [f"{name}: {n} rows left out, made otherwise" for name, n in counts.items()]
+    rows, earlier = _of_latest_versions(rows[alike].reset_index(drop=True))
+    return rows, notes + earlier
+
+
+def _of_latest_versions(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the latest version of each method, which made a pattern too, and what was left out."""
+    by_date, notes = rows.sort_values("date", kind="stable"), []
+    current = latest_version(by_date).sort_index()
+    for (source, method), left in rows[~current].groupby(["source", "method"]):
+        notes.append(f"{source}: {len(left)} rows of {method} left out, made by an earlier version of the method")
+    if "maker" in rows:
+        version = by_date["maker"].str.extract(MAKER_VERSION)[0].fillna("")
+        latest = latest_version(by_date.assign(method=by_date["maker_method"], row=version)).sort_index()
+        for (source, maker), left in rows[current & ~latest].groupby(["source", "maker_method"]):
+            notes.append(f"{source}: {len(left)} rows left out, of patterns by an earlier version of {maker}")
+        current &= latest
+    return rows[current], notes
 
 
 def _common_targets(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -371,11 +394,17 @@ def _line(name: str, runs: "pd.Series[float]") -> tuple[str, "pd.Series[float]",
     return name, methods.mean(), methods.std()
 
 
-def _grid(title: str, lines: list[tuple[str, "pd.Series[float]", "pd.Series[float]"]], better: Sequence[str]) -> Grid:
+def _grid(
+    title: str,
+    lines: list[tuple[str, "pd.Series[float]", "pd.Series[float]"]],
+    better: Sequence[str],
+    rows: pd.DataFrame,
+) -> Grid:
+    """Return the grid of named lines; rows: those that they were made of."""
     names = [name for name, *_ in lines]
     values, spread = (pd.DataFrame([line[part] for line in lines], index=names) for part in (1, 2))
     order = _ordered(values.columns, list(METHODS))
-    return Grid(title, values[order], spread[order], better)
+    return Grid(title, values[order], spread[order], better, titles(rows))
 
 
 def _parts(rows: pd.DataFrame, column: str, order: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
@@ -394,9 +423,9 @@ def _style(methods: Iterable[str]) -> dict[str, Style]:
     return styles(_ordered(methods, list(METHODS)))
 
 
-def _legend(axes: "Axes", style: dict[str, Style]) -> None:
+def _legend(axes: "Axes", style: dict[str, Style], names: Mapping[str, str]) -> None:
     for method, (colour, dash) in style.items():
-        axes.plot([], [], color=colour, linestyle=dash, label=title_of(method))
+        axes.plot([], [], color=colour, linestyle=dash, label=names[method])
     axes.set_axis_off()
     axes.legend(loc="center", frameon=False, fontsize=9)
 

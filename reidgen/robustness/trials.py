@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reidgen.errors import RunError
-from reidgen.integrity import seal_of, sealed, write_sealed
+from reidgen.integrity import UNSEALED, not_as_written, seal_anew, sealed, without_seal, write_sealed
 from reidgen.runs import below_runs, is_there
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split.
@@ -28,9 +28,11 @@ _WHO = {
 _MADE = dict.fromkeys(
     ("recipe", "hash", "data", "source_data", "version", "commit", "torch", "device", "dtype", "date"), "str"
 )
+# title, row: as in the result rows; at the end, as files of reidgen 0.1.0 have neither.
+_ADDED = {"title": "str", "row": "str"}
 # where: "query" or "both". shift: a name of SHIFTS, or CLEAN with severity 0. shifts: digest of the table of
 # severities.
-STRESS = {**_WHO, "where": "str", "shift": "str", "severity": "int64", **_SCORES, "shifts": "str", **_MADE}
+STRESS = {**_WHO, "where": "str", "shift": "str", "severity": "int64", **_SCORES, "shifts": "str", **_MADE, **_ADDED}
 # pattern: CLEAN, a control or a loss. maker: the run that made it ("" for clean images and controls); maker_method: its
 # method, with its backbone and source where they differ from the run's; own: whether it is the run itself. bound: grey
 # levels of 255. pattern_digest: of the pattern's values.
@@ -44,31 +46,37 @@ ATTACK = {
     **_SCORES,
     "pattern_digest": "str",
     **_MADE,
+    **_ADDED,
 }
 CLEAN = "clean"
 KINDS = {"stress": STRESS, "attack": ATTACK}
 
 
 def read_trials(path: Path, kind: str) -> pd.DataFrame:
-    """Return the rows of one file, none where it is absent; kind: a name of KINDS. Raises RunError for another file."""
-    columns = KINDS[kind]
+    """Return the rows of one file, none where it is absent; kind: a name of KINDS. Columns that came later are "".
+
+    Believed is what `reidgen.runs.read_csv` believes of result rows. Raises RunError for another file, one that has
+    changed since it was written, and rows of a version later than 0.1.0 without a seal.
+    """
+    columns, how = KINDS[kind], f"restore it from a copy, or move it away and repeat: reidgen {kind}"
     if not is_there(path):
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
-    if sealed(path) is False:
-        raise RunError(
-            f"{path} is not as it was written: damaged, torn or changed by hand; restore it from a copy, or move it "
-            f"away and measure again (if it is right as it is, remove {seal_of(path)})"
-        )
+    whole = sealed(path)
+    if whole is False:
+        raise RunError(f"{not_as_written(path)}; {how}; if it is right as it is: {seal_anew(path)}")
     try:
         rows = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values={"mAP_se": [""]})
-        return rows[list(columns)]
+        rows = rows.assign(**dict.fromkeys(_ADDED.keys() - set(rows), ""))[list(columns)]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} holds no {kind} rows of this version; move it away and run again") from error
+    if not whole and {*rows["version"]} != {UNSEALED}:
+        raise RunError(f"{without_seal(path)}; {how}; if it is right as it is: {seal_anew(path)}")
+    return rows
 
 
 def write_trials(path: Path, rows: pd.DataFrame, kind: str) -> None:
     """Write rows as CSV with the columns in their order and six significant digits, whole or not at all."""
-    write_sealed(path, rows[list(KINDS[kind])].to_csv(index=False, float_format="%.6g"))
+    write_sealed(path, rows[list(KINDS[kind])].to_csv(index=False, float_format="%.6g").encode())
 
 
 def add_trials(path: Path, rows: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -84,6 +92,6 @@ def collect_trials(results: Path, kind: str) -> pd.DataFrame:
     frames = [frame for frame in (read_trials(file, kind) for file in files) if len(frame)]
     if not frames:
         return read_trials(files[0], kind)
-    made = ["source", "method", "backbone", "seed", "hash", "target", "split"]
+    made = ["source", "method", "row", "backbone", "seed", "hash", "target", "split"]
     cell = {"stress": ["where", "shift", "severity"], "attack": ["pattern", "maker", "bound"]}[kind]
     return pd.concat(frames).drop_duplicates([*made, *cell], keep="last").reset_index(drop=True)

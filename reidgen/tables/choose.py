@@ -148,7 +148,7 @@ def comparable(
     notes += _made_otherwise(rows, alike, within, settings or {})
     rows = rows[alike]
 
-    current = _latest_version(rows)
+    current = latest_version(rows)
     for (source, method), others in rows[~current].groupby(["source", "method"]):
         versions = ", ".join(distinct(others["row"]))
         notes.append(
@@ -177,7 +177,7 @@ def _most_rows(rows: pd.DataFrame, within: list[str], key: list[str]) -> "pd.Ser
     return pd.Series(pd.MultiIndex.from_frame(rows[[*within, *key]]).isin(kept), index=rows.index)
 
 
-def _latest_version(rows: pd.DataFrame) -> "pd.Series[bool]":
+def latest_version(rows: pd.DataFrame) -> "pd.Series[bool]":
     """Return which rows are of the latest version of their method; a row that does not say its version counts as such.
 
     rows: by date.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from reidgen.errors import RunError
-from reidgen.files import replacing, sha256_file
-from reidgen.integrity import seal, seal_of, sealed, unseal
+from reidgen.files import sha256_file
+from reidgen.integrity import not_as_written, seal_anew, sealed, without_seal, write_sealed
 from reidgen.runs import TOLERANCE, Run, in_folders, is_there
 
 FILE = "identities.csv.gz"
@@ -89,10 +89,7 @@ def keep_identities(results: Path, identities: pd.DataFrame) -> None:
     if joined.equals(older):
         return
     packed = gzip.compress(joined.to_csv(index=False, float_format="%.6g").encode(), compresslevel=5, mtime=0)
-    unseal(results / FILE)
-    with replacing(results / FILE) as temporary:
-        temporary.write_bytes(packed)  # the same each time: no name and no time in it
-    seal(results / FILE)
+    write_sealed(results / FILE, packed)  # the same each time: no name and no time in it
 
 
 def _kept(results: Path) -> pd.DataFrame:
@@ -122,13 +119,15 @@ def _of_run(run: Run, cells: pd.DataFrame, digest: str) -> pd.DataFrame:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    if sealed(file) is False:
-        raise RunError(
-            f"{file} is not as it was written: damaged, torn or changed by hand; restore it from a copy, or remove it "
-            f"(if it is right as it is, remove {seal_of(file)})"
-        )
+    """Return what a file holds. Without a seal only files of reidgen 0.1.0 are believed, which lack a column `file`."""
+    whole = sealed(file)
+    how = f"restore it from a copy, or remove it; if it is right as it is: {seal_anew(file)}"
+    if whole is False:
+        raise RunError(f"{not_as_written(file)}; {how}")
     try:
         found = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False, compression="gzip")
+        if not whole and "file" in found:
+            raise RunError(f"{without_seal(file)}; {how}")
         return found.assign(file=found["file"] if "file" in found else "")[list(COLUMNS)]
     except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
         raise RunError(f"{file} is missing or damaged; remove it") from error
