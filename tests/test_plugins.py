@@ -159,7 +159,7 @@ def test_refused_rows_touch_no_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: row(modules=[5]), "a module or a loss must be a Part; got 5"),
+        (lambda: row(modules=[5]), "a module, a loss or an augmentation must be a Part; got 5"),
         (lambda: row(norm=[IN]), "norm must be a Part or NoneType"),
         (lambda: row(views=0), "views must be 1 to 8"),
         (lambda: row(views=True), "views must be a int; got True"),
