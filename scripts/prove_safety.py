@@ -21,6 +21,7 @@ from pathlib import Path
 import pandas as pd
 import proof
 import torch
+import torch._dynamo  # which the first optimizer of a process would import
 
 from reidgen import bench, evaluation, training
 from reidgen.cli import app
