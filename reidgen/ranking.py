@@ -3,7 +3,7 @@
 # Q queries, G gallery images, B queries of one block, D features, N rows of either side,
 # M (query, match) pairs of the block, P most matches of any query in the block
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -82,6 +82,7 @@ def rank(
     pid_G: Tensor,
     camid_Q: Tensor,
     camid_G: Tensor,
+    distances: Callable[[slice], Tensor] | None = None,
     block_bytes: int = 256 << 20,
 ) -> Ranking:
     """Return where each query's matches stand when the gallery is sorted by squared Euclidean distance.
@@ -95,6 +96,8 @@ def rank(
     query_QD, gallery_GD: floating (Q, D) and (G, D), compared in float32 (no TF32) on the queries' device; not
         modified. The gallery may lie elsewhere, also in `torch.from_numpy(np.load(path, mmap_mode="c"))`.
     pid_*, camid_*: integer (Q,) or (G,), numbered alike on both sides, on any device.
+    distances: other distances to sort by (see `contracts.TestStep`): a function of a slice of queries that returns
+        float32 (B, G), finite; images with equal embeddings are made equally far there, too.
     block_bytes: size of one block of distances, B queries against the whole gallery (at least one query). Each
         distance is computed once. The peak beside the features is about 3 blocks (0.8 GB for 1,000,000 images). Near
         ties of embeddings that differ may fall otherwise with other blocks or in another order of the gallery, where
@@ -133,13 +136,17 @@ def rank(
     buffer_BG = torch.empty(query_rows, images, device=device)  # one for all blocks: fresh pages are slow
     ranked = []
     for block in _slices(queries, query_rows):
-        query_BD = query_QD[block].float()
-        distance_BG = buffer_BG[: len(query_BD)]
-        for columns in _slices(images, gallery_rows):
-            # The query's own norm is left out: it is the same for its whole row.
-            part_DG = gallery_GD[columns].to(device, torch.float32).T
-            torch.addmm(norm_G[columns], query_BD, part_DG, alpha=-2, out=distance_BG[:, columns])
-        for rows in _slices(len(query_BD), max(1, query_rows // 16)):  # few at a time, for the caches
+        distance_BG = buffer_BG[: block.stop - block.start]
+        if distances:
+            distance_BG.copy_(_checked(distances(block), distance_BG.shape))
+            distance_BG[:, (pid_G == JUNK).to(device)] = torch.inf
+        else:
+            query_BD = query_QD[block].float()
+            for columns in _slices(images, gallery_rows):
+                # The query's own norm is left out: it is the same for its whole row.
+                part_DG = gallery_GD[columns].to(device, torch.float32).T
+                torch.addmm(norm_G[columns], query_BD, part_DG, alpha=-2, out=distance_BG[:, columns])
+        for rows in _slices(len(distance_BG), max(1, query_rows // 16)):  # few at a time, for the caches
             if len(copy_C):  # the matrix library rounds by column
                 distance_BG[rows][:, copy_C] = distance_BG[rows][:, first_C]
             row_M = torch.arange(len(distance_BG[rows])).repeat_interleave(count_Q[block][rows])
@@ -157,6 +164,15 @@ def rank(
             "it has more than one camera, and that pids and cameras are numbered alike on both sides"
         )
     return ranking
+
+
+def _checked(distance_BG: Tensor, shape: torch.Size) -> Tensor:
+    """Return distances that came from elsewhere. Raises DataError when they are of another shape or not finite."""
+    if distance_BG.shape != shape:
+        raise DataError(f"the distances of {shape[0]} queries to {shape[1]} images are {tuple(distance_BG.shape)}")
+    if not distance_BG.isfinite().all():
+        raise DataError(f"some distances of {shape[0]} queries to {shape[1]} images are not finite")
+    return distance_BG
 
 
 def _rank_rows(distance_BG: Tensor, row_M: Tensor, column_M: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
