@@ -148,7 +148,6 @@ def _made(counted: pd.DataFrame) -> str:
         "date": "evaluated",
         "source_data": "source",
         "data": "target",
-        "test": "tested",
     }
     return "\n".join(
         f"{words:<9} {', '.join(str(value) for value in sorted(set(made[field])) if value != '')}"
