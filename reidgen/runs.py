@@ -270,7 +270,7 @@ class Run:
         with contextlib.suppress(OSError, ValueError, KeyError):
             found = pd.read_csv(self.results, usecols=lambda name: name in KEY, dtype="str").dropna()
             targets = _joined(found["target"], r"[\w.+-]+") or targets
-            tests = _joined(found["test"], r"[\w.+-]+(\([^()]*\))?") or tests
+            tests = _joined(found["test"], r"[\w.+@()=,/-]+") or tests
         plugins: tuple[str, ...] = ()
         with contextlib.suppress(RunError, RecipeError):
             plugins = self.recipe().plugins

@@ -121,12 +121,42 @@ def names_in(word: str) -> list[str]:
 
 _ROWS = [
     StepRow(
+        name="bn",
+        build="reidgen.steps:BatchNorm",
+        stage="adapt",
+        source="BatchNorm re-estimated per camera; Zhuang et al., ECCV 2020 [A]",
+        params={"batches": 50, "size": 64, "cameras": True},
+        tags={
+            "batches": "at most, per camera [A]; 10 do [N]",
+            "size": "[A]",
+            "cameras": "false: one estimate over all images, AdaBN [N]",
+        },
+        unlabelled=True,
+        transductive=True,
+    ),
+    StepRow(
+        name="flip",
+        build="reidgen.steps:Flip",
+        stage="views",
+        source="mean of an image's and its mirror image's output behind the neck, then L2 [A]",
+    ),
+    StepRow(
         name="centre",
         build="reidgen.steps:Centre",
         stage="embeddings",
         source="per camera minus the mean, divided by the deviation; arXiv 2502.10195 [N]",
         params={"cameras": True},
         tags={"cameras": "false: one mean and deviation over all images, [N] too"},
+        unlabelled=True,
+        transductive=True,
+    ),
+    StepRow(
+        name="rerank",
+        build="reidgen.steps:Rerank",
+        stage="distances",
+        source="k-reciprocal re-ranking; Zhong et al., CVPR 2017 [A]",
+        params={"k1": 20, "k2": 6, "weight": 0.3},
+        tags={"k1": "[A]", "k2": "1: no query expansion [A]", "weight": "lambda, of the distance itself [A]"},
         unlabelled=True,
         transductive=True,
     ),
