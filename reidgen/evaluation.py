@@ -108,8 +108,18 @@ def _views(images: Tensor, steps: Sequence[TestStep]) -> list[Tensor]:
     views = [images]
     for step in steps:
         with blaming():
-            views = [other for view in views for other in step.views(view)]
+            views = [_alike(other, view, step) for view in views for other in step.views(view)]
     return views
+
+
+def _alike(found: object, given: Tensor, step: TestStep) -> Tensor:
+    """Return what a test step made. Raises RecipeError where it has another shape than what it was given."""
+    if not isinstance(found, Tensor) or found.shape != given.shape:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise RecipeError(
+            f"the test step {type(step).__name__} makes {got} of {tuple(given.shape)}; it must keep the shape"
+        )
+    return found
 
 
 def _autocast(network: ReIDNet, dtype: str) -> torch.autocast:
@@ -149,7 +159,7 @@ def evaluate(
         refuse_shared_images(sources, prepared, tested, data=data)
         network = load_network(run, place)
         common = _common(run, recipe, facts, prepared, seen=is_seen(sources, prepared))
-        tables = []
+        tables: dict[str, pd.DataFrame] = {}
         for embedding in dict.fromkeys(way.embedding for way in ways):
             alike = [way.word for way in ways if way.embedding == embedding]
             rows: dict[str, list[dict[str, Any]]] = {word: [] for word in alike}
@@ -162,9 +172,9 @@ def evaluate(
                         rows[word].append({**common, "test": word, "split": split, **numbers})
                         queries[word].append(per_query.assign(split=split))
             for word in alike:
-                tables.append(pd.DataFrame(rows[word])[list(COLUMNS)].astype(COLUMNS))
-                run.write_results(target, tables[-1], _named(pd.concat(queries[word]), prepared), test=word)
-    return pd.concat(tables, ignore_index=True)
+                tables[word] = pd.DataFrame(rows[word])[list(COLUMNS)].astype(COLUMNS)
+                run.write_results(target, tables[word], _named(pd.concat(queries[word]), prepared), test=word)
+    return pd.concat([tables[way.word] for way in ways], ignore_index=True)
 
 
 def _common(run: Run, recipe: Recipe, facts: Facts, prepared: Prepared, *, seen: bool) -> dict[str, Any]:
@@ -345,7 +355,7 @@ def _rank_split(images: Images, steps: Mapping[str, Sequence[TestStep]]) -> tupl
     query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
     for step in steps["embeddings"]:
         with blaming():
-            embedding_ND = step.embeddings(embedding_ND, images.camid_N)
+            embedding_ND = _alike(step.embeddings(embedding_ND, images.camid_N), embedding_ND, step)
     sides = sides_of(part, images.paths, embedding_ND)
     with blaming():
         others = [step.distances(sides.query_QD, sides.gallery_GD) for step in steps["distances"]]
