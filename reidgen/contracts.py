@@ -1,4 +1,4 @@
-"""What a part must be: the contracts of modules, backbones, losses and test steps, for the shipped ones and for yours.
+"""What a part must be: modules, backbones, losses, augmentations and test steps, the shipped ones and yours.
 
 Shapes: B images of a batch on all ranks, V views of each, N = V B rows (all images of the first view, then of the
 next); C channels, H x W positions, D features, K identities of the source. Under torchrun a rank's network meets its
@@ -12,6 +12,7 @@ to the same bits, and all ranks draw alike.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -69,9 +70,12 @@ class Module(nn.Module):
     take_over(norm): called when the module replaces a BatchNorm2d whose weights are loaded. Here: all that has the same
       name and shape is copied (weight, bias, running statistics).
     look(map_BCHW) -> what `reidgen show` draws; here nothing.
+    rates: by the name of a parameter of its own, how many times the others' learning rate it has; such a parameter has
+      no weight decay. after_step(): called after every step of the optimizer; here nothing.
     """
 
     offers: ClassVar[str] = ""
+    rates: Mapping[str, float] = MappingProxyType({})
     drawn: tuple[Tensor, ...] = ()
     offered: tuple[Tensor, ...] | None = None
 
@@ -86,6 +90,9 @@ class Module(nn.Module):
     def take_over(self, norm: nn.BatchNorm2d) -> None:
         """Start from the weights of the BatchNorm2d that this module replaces."""
         copy_alike(norm, self)
+
+    def after_step(self) -> None:
+        """Bring parameters back to where they may lie."""
 
     def look(self, map_BCHW: Tensor) -> Look:
         """Return what the module makes of the map, for pictures."""
@@ -113,6 +120,7 @@ class Backbone(nn.Module):
     puts in its place takes over its weights, once they are loaded. A backbone without places (channels == ()) gives its
     `dim` and a `forward` of its own; a row whose parts need places is refused there.
 
+    blocks(place): the blocks of a stage, for norms that replace only the first BatchNorm2d of each; here its children.
     put_before_relu(place, module): puts a module before the place's last ReLU; a backbone that cannot, refuses.
     renames: (prefix in this network, prefix in published weight files), by which weights are mapped. imagenet:
     torchvision's name of ImageNet weights, "" for none.
@@ -147,11 +155,33 @@ class Backbone(nn.Module):
                 x = self.pool(x)
         return x
 
+    def blocks(self, place: int) -> list[nn.Module]:
+        """Return the blocks of a place, in order."""
+        return list(self.stages[place].children())
+
     def put_before_relu(self, place: int, module: nn.Module) -> None:
-        """Put a module between the residual sum and the last ReLU of a place. Raises RecipeError where
-        there is none.
+        """Put a module between the residual sum and the last ReLU of a place.
+
+        Raises RecipeError where there is none.
         """
         raise RecipeError(f"{type(self).__name__} has no socket before the ReLU of place {place}")
+
+
+class Augmentation(nn.Module):
+    """Contract of what is done to the images of the second and every further view, beside the recipe's augmentation.
+
+    Built with its parameters as keywords; forward: float32 (n, 3, H, W) in 0..1 -> the same shape, dtype and range: the
+    n rows of one view that this rank embeds. draw: as of a Module; `step` holds the rows of that view alone.
+    """
+
+    drawn: tuple[Tensor, ...] = ()
+
+    def draw(self, step: Step) -> tuple[Tensor, ...]:
+        """Return what the next forward pass needs of chance."""
+        return ()
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -166,8 +196,9 @@ class Given:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss sees of a batch, on the device: int64 (N,) each, as in Step. images: B, the rows of
-    the first view.
+    """What a loss sees of a batch, on the device: int64 (N,) each, as in Step.
+
+    images: B, the rows of the first view.
     """
 
     pid: Tensor
@@ -196,7 +227,9 @@ class Loss(nn.Module):
 
     reads: the name of what modules must offer, "" for nothing; a row without such a module is refused. Parameters are
     trained with the network's, parameters and buffers live in the checkpoint, not in the weights of the model.
-    draw: as of a Module, with `where` empty.
+    draw: as of a Module, with `where` empty. begin(embed): called once, before the first step of a training: `embed()`
+      gives the embeddings of the untrained network, in evaluation mode, of all images of the sources, unit float32
+      (images, D), their identities and their domains, int64 (images,), all on the network's device.
     """
 
     reads: ClassVar[str] = ""
@@ -209,6 +242,9 @@ class Loss(nn.Module):
     def draw(self, step: Step) -> tuple[Tensor, ...]:
         """Return what the next forward pass needs of chance."""
         return ()
+
+    def begin(self, embed: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Start from what the untrained network sees."""
 
     def forward(self, output: Output, batch: Batch) -> Tensor:
         raise NotImplementedError

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from reidgen.catalogue import split_all
 from reidgen.contracts import Batches, TestStep, build_test_step
-from reidgen.data.batches import Origin, one_ahead, standardize, to_float, training_images
+from reidgen.data.augment import standardize, to_float
+from reidgen.data.batches import Origin, one_ahead, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
 from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
@@ -53,7 +54,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
     try:
-        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]))
+        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]), pooling=recipe.pooling)
     except RecipeError as error:
         if not recipe.plugins:
             raise

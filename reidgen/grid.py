@@ -122,7 +122,7 @@ def bench(
     )
     for method in methods:
         row = recipe.change(method=method).row
-        check_row(row, recipe.backbone, recipe.losses, height=recipe.height, width=recipe.width)
+        check_row(row, recipe.backbone, recipe.losses, height=recipe.height, width=recipe.width, pooling=recipe.pooling)
     if untrained := [cell for cell in cells if not cell.trained]:
         check_weights(untrained[0].recipe)
     grid, refused = Grid({}, [], tuple(way.word for way in ways)), set[tuple[str, str]]()

@@ -57,14 +57,36 @@ def hardest(distance_BB: Tensor, pid_B: Tensor) -> tuple[Tensor, Tensor]:
     return positive_B, negative_B
 
 
-def triplet_loss(feature_BD: Tensor, pid_B: Tensor) -> Tensor:
-    """Return the soft-margin batch-hard triplet loss, mean of Softplus(d(a, p) - d(a, n)), a scalar.
+def triplet_loss(feature_BD: Tensor, pid_B: Tensor, *, margin: float = 0.0) -> Tensor:
+    """Return the batch-hard triplet loss, a scalar: the mean of max(0, margin + d(a, p) - d(a, n)).
 
-    p: the anchor's farthest positive, n: its nearest negative; Euclidean distance.
-    Source: Hermans et al., arXiv 1703.07737, Eq. 5 with the soft margin; used by the authors [A].
+    p: the anchor's farthest positive, n: its nearest negative; Euclidean distance. margin: 0 stands for the soft
+    margin, Softplus(d(a, p) - d(a, n)), which the authors of SNR use [A].
+    Source: Hermans et al., arXiv 1703.07737, Eq. 5.
     """
     positive_B, negative_B = hardest(all_distances(feature_BD), pid_B)
-    return functional.softplus(positive_B - negative_B).mean()
+    difference_B = positive_B - negative_B
+    return (functional.relu(difference_B + margin) if margin else functional.softplus(difference_B)).mean()
+
+
+def circle_loss(feature_BD: Tensor, pid_B: Tensor, *, margin: float = 0.25, gamma: float = 128.0) -> Tensor:
+    """Return the pairwise circle loss, the mean over anchors of
+
+        Softplus(logsumexp_p(-gamma a_p (s_p - 1 + margin)) + logsumexp_n(gamma a_n (s_n - margin)))
+
+    s_p, s_n: cosines of an anchor and its other images, and images of others; a_p = max(0, 1 + margin - s_p) and
+    a_n = max(0, s_n + margin), both without gradient. Every identity needs two images, and there must be two.
+    Source: Sun et al., CVPR 2020, as fast-reid has it [A].
+    """
+    unit_BD = functional.normalize(feature_BD, dim=1)
+    cosine_BB = unit_BD @ unit_BD.T
+    same_BB = pid_B[:, None] == pid_B
+    own_BB = torch.eye(len(pid_B), dtype=torch.bool, device=pid_B.device)
+    near_BB = (1 + margin - cosine_BB.detach()).clamp_min(0)
+    far_BB = (cosine_BB.detach() + margin).clamp_min(0)
+    positive_BB = (-gamma * near_BB * (cosine_BB - 1 + margin)).masked_fill(~same_BB | own_BB, -torch.inf)
+    negative_BB = (gamma * far_BB * (cosine_BB - margin)).masked_fill(same_BB, -torch.inf)
+    return functional.softplus(positive_BB.logsumexp(1) + negative_BB.logsumexp(1)).mean()
 
 
 def draw_triplets(pid_B: Tensor, generator: torch.Generator) -> Triplets:
@@ -146,8 +168,24 @@ class CrossEntropy(Loss):
 class Triplet(Loss):
     """`triplet_loss` of the features before the neck, of the first view's images."""
 
+    def __init__(self, given: Given, *, margin: float = 0.0) -> None:
+        super().__init__(given)
+        self.margin = margin
+
     def forward(self, output: Output, batch: Batch) -> Tensor:
-        return triplet_loss(first_view(output.feature, batch), first_view(batch.pid, batch))
+        return triplet_loss(first_view(output.feature, batch), first_view(batch.pid, batch), margin=self.margin)
+
+
+class Circle(Loss):
+    """`circle_loss` of the features before the neck, of the first view's images."""
+
+    def __init__(self, given: Given, *, margin: float = 0.25, gamma: float = 128.0) -> None:
+        super().__init__(given)
+        self.margin, self.gamma = margin, gamma
+
+    def forward(self, output: Output, batch: Batch) -> Tensor:
+        feature, pid = first_view(output.feature, batch), first_view(batch.pid, batch)
+        return circle_loss(feature, pid, margin=self.margin, gamma=self.gamma)
 
 
 class DualCausality(Loss):

@@ -6,7 +6,7 @@ a module stands *after* its place (after the stage's last ReLU), or, with `befor
 that ReLU; at the place IMAGES it meets the standardized images. To try another reading of a paper, add a row.
 
 Evidence tags: [S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,
-[D] recollection of the paper, unconfirmed.
+[C] computed here, [D] recollection of the paper, unconfirmed.
 """
 
 import dataclasses
@@ -23,8 +23,10 @@ from reidgen.errors import RecipeError, unknown
 IMAGES = -1  # the place before the stem: 3 channels, height and width of the recipe
 Value = str | bool | int | float | tuple[float, ...]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-TABLES = ("main", "loss", "stage", "design")
-WORDS = (*TABLES, "all", "ablations")  # that stand for several methods, so that none may be called so
+PAPER_TABLES = ("main", "loss", "stage", "design")
+TABLES = (*PAPER_TABLES, "placement")  # the last: the readings of IN, IBN and SNR beside each other
+GROUPS = ("normalization", "mixing", "losses")  # what kind of thing a row changes, in the order of tables
+WORDS = (*TABLES, *GROUPS, "all", "ablations")  # that stand for several methods, so that none may be called so
 COLUMNS = ("loss", "epoch", "lr", "images_per_s", "seconds")  # of log.csv, so that no loss may be called so
 
 
@@ -49,7 +51,8 @@ class Part:
     build: the class; shipped ones by their path, "reidgen.losses:Triplet", so that this room needs no torch.
     params: every parameter of its own with its value, which the class takes as keywords. tags: parameter -> who says
     so.
-    places: of a module at places; of a norm, (): everywhere. before_relu: see above.
+    places: of a module at places; of a norm, (): everywhere. before_relu: see above. first_of_block: of a norm, that
+    it replaces only the first BatchNorm2d of each block.
     digest: SHA-256 of the plug-in that it comes from, "" for what ships with reidgen.
     """
 
@@ -60,13 +63,15 @@ class Part:
     tags: Mapping[str, str] = field(default_factory=dict)
     places: tuple[int, ...] = ()
     before_relu: bool = False
+    first_of_block: bool = False
     digest: str = ""
 
     def __post_init__(self) -> None:
         _check_name("part", self.name)
         where = f"the part {self.name}"
         fields = {name: (getattr(self, name), str) for name in ("source", "digest")}
-        check_fields(where, {**fields, "build": (self.build, (str, type)), "before_relu": (self.before_relu, bool)})
+        flags = {name: (getattr(self, name), bool) for name in ("before_relu", "first_of_block")}
+        check_fields(where, {**fields, **flags, "build": (self.build, (str, type))})
         check_fields(where, {"params": (self.params, Mapping), "places": (self.places, (tuple, list))})
         if not all(type(place) is int for place in self.places) or len(set(self.places)) < len(self.places):
             raise RecipeError(f"{where}: places must be whole numbers, each once, such as (1, 2); got {self.places!r}")
@@ -105,6 +110,7 @@ class Part:
             "params": params,
             "places": list(self.places),
             "before_relu": self.before_relu,
+            "first_of_block": self.first_of_block,
             "digest": self.digest,
         }
 
@@ -114,8 +120,9 @@ class Method:
     """One row: how a ReID network and its training differ from Baseline.
 
     norm: what stands in the place of BatchNorm2d, at its `places` or everywhere. modules: what is added, each at its
-    places. losses: what is added to the recipe's. views: how many augmented views of each image a batch holds.
-    tables: the paper's tables ("main", "loss", "stage", "design") that hold this row.
+    places. losses: what is added to the recipe's. views: how many augmented views of each image a batch holds;
+    augmentations: what is done to those behind the first, beside the recipe's own augmentation.
+    tables: which of TABLES hold this row. group: which of GROUPS it belongs to.
     changed: parameters that `--set` changed, as "distance=euclidean"; they are part of the name in every table.
     origin: "reidgen", or the plug-in that the row comes from.
     """
@@ -127,7 +134,9 @@ class Method:
     modules: Sequence[Part] = ()
     losses: Sequence[Part] = ()
     views: int = 1
+    augmentations: Sequence[Part] = ()
     tables: Sequence[str] = ()
+    group: str = "normalization"
     changed: tuple[str, ...] = ()
     origin: str = "reidgen"
 
@@ -136,22 +145,26 @@ class Method:
         where = f"the method {self.name}"
         check_fields(where, {name: (getattr(self, name), str) for name in ("title", "source", "origin")})
         check_fields(where, {"norm": (self.norm, (Part, type(None))), "views": (self.views, int)})
-        for name in ("modules", "losses", "tables", "changed"):
+        for name in ("modules", "losses", "augmentations", "tables", "changed"):
             check_fields(where, {name: (getattr(self, name), (tuple, list))})
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for part in [*self.modules, *self.losses]:
-            check_fields(where, {"a module or a loss": (part, Part)})
+        for part in [*self.modules, *self.losses, *self.augmentations]:
+            check_fields(where, {"a module, a loss or an augmentation": (part, Part)})
         check_fields(where, {f"changed[{number}]": (one, str) for number, one in enumerate(self.changed)})
+        if self.group not in GROUPS:
+            raise RecipeError(f"{where}: {unknown('group', str(self.group), GROUPS)}")
         if not 1 <= self.views <= 8:
             raise RecipeError(f"{where}: views must be 1 to 8; got {self.views}")
+        if self.augmentations and self.views == 1:
+            raise RecipeError(f"{where}: augmentations are of further views; give it views=2, or leave them out")
         for part in self.losses:
             if part.name in COLUMNS:
                 raise RecipeError(f"{where}: a loss cannot be called {part.name!r}, as a column of log.csv is")
 
     @property
     def parts(self) -> list[Part]:
-        """All parts: the norm, the modules, the losses."""
-        return [*([self.norm] if self.norm else []), *self.modules, *self.losses]
+        """All parts: the norm, the modules, the losses, the augmentations."""
+        return [*([self.norm] if self.norm else []), *self.modules, *self.losses, *self.augmentations]
 
     @property
     def label(self) -> str:
@@ -167,18 +180,19 @@ class Method:
     def digest(self) -> str:
         """8 hex digits that stand for all parts, places and parameters, and for the plug-ins they come from."""
         facts = self.facts()
-        for key in ("name", "title", "source", "changed", "origin"):
+        for key in ("name", "title", "source", "group", "changed", "origin"):
             del facts[key]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
     def facts(self) -> dict[str, Any]:
         """Return the whole row as JSON has it, for the run folder."""
         return {
-            **{key: getattr(self, key) for key in ("name", "title", "source", "views", "origin")},
+            **{key: getattr(self, key) for key in ("name", "title", "source", "views", "group", "origin")},
             "changed": list(self.changed),
             "norm": self.norm.facts() if self.norm else None,
             "modules": [part.facts() for part in self.modules],
             "losses": [part.facts() for part in self.losses],
+            "augmentations": [part.facts() for part in self.augmentations],
         }
 
     def with_parts(self, change: Callable[[Part], Part]) -> Self:
@@ -188,6 +202,7 @@ class Method:
             norm=change(self.norm) if self.norm else None,
             modules=tuple(map(change, self.modules)),
             losses=tuple(map(change, self.losses)),
+            augmentations=tuple(map(change, self.augmentations)),
         )
 
     def set(self, settings: Mapping[str, Value]) -> Self:
@@ -309,10 +324,73 @@ CROSS_ENTROPY = Part(
     params={"smoothing": 0.1},
 )
 TRIPLET = Part(
-    name="triplet", build="reidgen.losses:Triplet", source="batch-hard, soft margin; Hermans et al., 2017 [A]"
+    name="triplet",
+    build="reidgen.losses:Triplet",
+    source="batch-hard; Hermans et al., 2017 [A]",
+    params={"margin": 0.0},
+    tags={"margin": "0: soft margin [A]"},
+)
+CIRCLE = Part(
+    name="circle",
+    build="reidgen.losses:Circle",
+    source="instead of the triplet loss, where the recipe says so; Sun et al., CVPR 2020; fast-reid [A]",
+    params={"margin": 0.25, "gamma": 128.0},
 )
 
-IN = Part(name="in", build="reidgen.models.norms:InstanceNorm2d", source="affine Instance Norm [A]")
+IN = Part(
+    name="in",
+    build="reidgen.models.norms:InstanceNorm2d",
+    source="Instance Norm; Ulyanov et al., 2016",
+    params={"affine": True},
+    tags={"affine": "with a learned scale and shift of each channel [A]; BAU's has none [A]"},
+)
+IBN_A = Part(
+    name="ibn-a",
+    build="reidgen.models.norms:InstanceBatchNorm2d",
+    source="the first half of the channels IN, the second BN; Pan et al., ECCV 2018 [A]",
+    places=(1, 2, 3),
+    first_of_block=True,
+)
+BIN = Part(
+    name="bin",
+    build="reidgen.models.gates:BatchInstanceNorm2d",
+    source="Choi et al. (MetaBIN), CVPR 2021: the layer without the meta part [A]",
+    params={"rate": 20.0, "eps": 1e-5, "momentum": 0.1},
+    tags={"rate": "of the gate, times the learning rate: 20 on Market, 50 on Duke, 10 with several sources [A]"},
+)
+SE = Part(
+    name="se",
+    build="reidgen.models.gates:SqueezeExcite",
+    source="Hu et al., CVPR 2018, with SNR's gate [A]",
+    params={"reduction": 16},
+)
+MIXING = {"probability": 0.5, "alpha": 0.1}
+MIXING_TAGS = {
+    "probability": "one coin for a layer and step [A]",
+    "alpha": "of Beta(alpha, alpha), a weight for each image [A]",
+    "partner": "random: any image of the batch [A]; camera: one of another camera, the batches as they are",
+}
+MIXSTYLE = Part(
+    name="mixstyle",
+    build="reidgen.models.mixing:MixStyle",
+    source="Zhou et al., ICLR 2021 [A]",
+    params={**MIXING, "partner": "random"},
+    tags=MIXING_TAGS,
+)
+EFDMIX = Part(
+    name="efdmix",
+    build="reidgen.models.mixing:EFDMix",
+    source="Zhang et al., CVPR 2022 [A]",
+    params={**MIXING, "partner": "random"},
+    tags=MIXING_TAGS,
+)
+DSU = Part(
+    name="dsu",
+    build="reidgen.models.mixing:DSU",
+    source="Li et al., ICLR 2022 [A]",
+    params={"probability": 0.5, "factor": 1.0},
+    tags={"probability": "one coin for a layer and step [A]", "factor": "times the deviation over the batch [A]"},
+)
 SN = Part(
     name="sn",
     build="reidgen.models.norms:SwitchableNorm2d",
@@ -328,6 +406,33 @@ SNR = Part(
     tags={"reduction": "[A]", "gates": "1: a and 1 - a [S]; 2: independent [D]"},
 )
 SNR_CONV = Part(name="snr", build="reidgen.models.norms:SNRConv", source="R+ and R- from a 1x1 convolution each [A]")
+STRONG_VIEW = Part(
+    name="strong-view",
+    build="reidgen.data.views:StrongView",
+    source="RandAugment, colour jitter and erasing; Cho et al. (BAU), NeurIPS 2024 [A]",
+    params={"probability": 0.5, "operations": 2, "magnitude": 10.0, "jitter": 2.0, "hue": 0.1},
+    tags={"probability": "of each of the three, per image [A]", "magnitude": "of RandAugment, of 30 [A]"},
+)
+BAU_ALIGN = Part(
+    name="bau-align",
+    build="reidgen.balance:Alignment",
+    source="pairs of both views, by how far their neighbours agree; BAU [A]",
+    params={"weight": 1.5, "neighbours": 10},
+    tags={"weight": "lambda [A]", "neighbours": "k, itself included [A]"},
+)
+BAU_UNIFORM = Part(
+    name="bau-uniform",
+    build="reidgen.balance:Uniformity",
+    source="log mean exp(-2 d^2) of each view; BAU [A]",
+    params={"weight": 1.0},
+)
+BAU_DOMAIN = Part(
+    name="bau-domain",
+    build="reidgen.balance:DomainUniformity",
+    source="the same to the prototypes of the image's own source; BAU [A]",
+    params={"weight": 1.0, "momentum": 0.1},
+    tags={"momentum": "of the prototypes [A]"},
+)
 STAGES = (1, 2, 3, 4)
 STAGE_WEIGHT = dict(zip(STAGES, (0.1, 0.1, 0.5, 0.5), strict=True))
 SNR_LOSS = Part(
@@ -353,14 +458,14 @@ SNR_LOSS = Part(
 )
 
 _ROWS = [
-    Method(name="baseline", title="Baseline", source="[S]", tables=("main", "loss", "stage", "design")),
+    Method(name="baseline", title="Baseline", source="[S]", tables=TABLES),
     Method(name="a-in", title="Baseline-A-IN", source="every BatchNorm2d becomes IN [D]", norm=IN, tables=("main",)),
     Method(
         name="ibn",
         title="Baseline-IBN",
         source="IN at the end of stages 1 and 2, before the ReLU [D]; IBN-b, Pan et al., ECCV 2018",
         modules=[IN.at(1, 2, before_relu=True)],
-        tables=("main",),
+        tables=("main", "placement"),
     ),
     Method(
         name="a-sn",
@@ -374,7 +479,7 @@ _ROWS = [
         title="Baseline-IN",
         source="IN after stages 1, 2, 3 [A]",
         modules=[IN.at(1, 2, 3)],
-        tables=("main",),
+        tables=("main", "placement"),
     ),
     Method(name="snr-no-loss", title="SNR w/o L_SNR", source="[S]", modules=[SNR.at(*STAGES)], tables=("loss",)),
     Method(
@@ -426,7 +531,116 @@ _ROWS = [
         source="[S], places [A]",
         modules=[SNR.at(*STAGES)],
         losses=[SNR_LOSS],
-        tables=("main", "loss", "stage", "design"),
+        tables=TABLES,
+    ),
+    Method(
+        name="dualnorm",
+        title="DualNorm",
+        source="IN after stages 1, 2, 3, before the ReLU, on ResNets; Jia et al., BMVC 2019 [A]; theirs on MobileNetV2 "
+        "has IN for the stem's BN and after every block of stages 1 to 3",
+        modules=[IN.at(1, 2, 3, before_relu=True)],
+        tables=("placement",),
+    ),
+    Method(
+        name="ibn-a",
+        title="IBN-a",
+        source="the first norm of every block of stages 1, 2, 3: half IN, half BN; Pan et al., ECCV 2018 [A]",
+        norm=IBN_A,
+        tables=("placement",),
+    ),
+    Method(
+        name="ibn-b",
+        title="IBN-b",
+        source="IN at the end of the stem and of stages 1 and 2, before the ReLU; Pan et al., ECCV 2018 [A]; there the "
+        "stem's IN replaces its BN: the same but for the sign of BN's weight [C]",
+        modules=[IN.at(0, 1, 2, before_relu=True)],
+        tables=("placement",),
+    ),
+    Method(
+        name="ibn-stem-1",
+        title="IBN (stem, 1)",
+        source='the row ibn read with ResNet\'s own names: "Conv1 and Conv2" are the stem and stage 1 [D]',
+        modules=[IN.at(0, 1, before_relu=True)],
+        tables=("placement",),
+    ),
+    Method(
+        name="in-0123",
+        title="IN (stem, 1-3)",
+        source='the row in read with ResNet\'s own names: "the first four blocks" are the stem and stages 1 to 3 [D]',
+        modules=[IN.at(0, 1, 2, 3)],
+        tables=("placement",),
+    ),
+    Method(
+        name="in-plain",
+        title="IN without affine",
+        source="IN without parameters after stages 1, 2, 3: BAU's backbone; Cho et al., NeurIPS 2024 [A]",
+        modules=[IN.but(affine=False).at(1, 2, 3)],
+        tables=("placement",),
+    ),
+    Method(
+        name="snr-123",
+        title="SNR (1-3)",
+        source="the places of the journal version, TMM 2021, in all its code [A], with the loss of the first",
+        modules=[SNR.at(1, 2, 3)],
+        losses=[SNR_LOSS.but(weights=tuple(STAGE_WEIGHT[place] for place in (1, 2, 3)))],
+        tables=("placement",),
+    ),
+    Method(
+        name="se-stage4",
+        title="SE after stage 4",
+        source="squeeze-and-excitation without loss: all that SNR can do before average pooling [C]",
+        modules=[SE.at(4)],
+    ),
+    Method(
+        name="bin",
+        title="BIN",
+        source="every BatchNorm2d becomes Batch-Instance Norm; Choi et al., CVPR 2021, without the meta part [A]",
+        norm=BIN,
+    ),
+    Method(
+        name="mixstyle",
+        title="MixStyle",
+        source="after stages 1 and 2, in training; Zhou et al., ICLR 2021 [A]",
+        modules=[MIXSTYLE.at(1, 2)],
+        group="mixing",
+    ),
+    Method(
+        name="mixstyle-camera",
+        title="MixStyle (camera)",
+        source="partners of another camera; Zhou et al., ICLR 2021 [A], whose batches hold two cameras",
+        modules=[MIXSTYLE.but(partner="camera").at(1, 2)],
+        group="mixing",
+    ),
+    Method(
+        name="efdmix",
+        title="EFDMix",
+        source="after stages 1 and 2, in training; Zhang et al., CVPR 2022 [A]",
+        modules=[EFDMIX.at(1, 2)],
+        group="mixing",
+    ),
+    Method(
+        name="dsu",
+        title="DSU",
+        source="after the stem and every stage, in training; Li et al., ICLR 2022 [A], who have two at the stem",
+        modules=[DSU.at(0, *STAGES)],
+        group="mixing",
+    ),
+    *(
+        Method(
+            name=name,
+            title=title,
+            source=f"{what}; Cho et al., NeurIPS 2024 [A]; two views: a step costs two forward passes",
+            modules=[IN.but(affine=False).at(1, 2, 3)],
+            losses=losses,
+            views=2,
+            augmentations=[STRONG_VIEW],
+            group="losses",
+        )
+        for name, title, what, losses in (
+            ("bau-align", "BAU, alignment alone", "alignment of two views", [BAU_ALIGN]),
+            ("bau-uniform", "BAU, uniformity alone", "uniformity of two views", [BAU_UNIFORM]),
+            ("bau", "BAU", "alignment and uniformity of two views", [BAU_ALIGN, BAU_UNIFORM, BAU_DOMAIN]),
+        )
     ),
 ]
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
@@ -448,6 +662,7 @@ def method_from(facts: Mapping[str, Any]) -> Method:
                 "norm": part_from(norm) if norm else None,
                 "modules": tuple(map(part_from, facts["modules"])),
                 "losses": tuple(map(part_from, facts["losses"])),
+                "augmentations": tuple(map(part_from, facts["augmentations"])),
             }
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Every setting of a training run in one frozen dataclass; two recipes ship. No torch here.
+"""Every setting of a training run in one frozen dataclass; three recipes ship. No torch here.
 
 A setting has one way: command-line option -> field of Recipe -> train(recipe) -> recipe.toml in the run folder -> the
 hash in every result row. Evidence tags as in `reidgen.methods`: [S] slides, [A] author code, [B] re-implementation,
@@ -18,12 +18,16 @@ from typing import Any, Self
 
 from reidgen.catalogue import DEFAULT_SYNTH
 from reidgen.errors import RecipeError, unknown
-from reidgen.methods import CROSS_ENTROPY, METHODS, TRIPLET, Method, Part, Value
+from reidgen.methods import CIRCLE, CROSS_ENTROPY, METHODS, TRIPLET, Method, Part, Value
 from reidgen.registry import get_backbone, get_method, load_plugins
 
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "sampling": ("concat", "balanced"),
+    "pooling": ("avg", "gem"),
+    "metric": ("triplet", "circle"),
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("steps", "cosine"),
 }
 # key: least, most of its number, or of each of its numbers. Beyond them a run overflows or never ends.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -37,6 +41,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "flip": (0, 1),
     "brightness": (0, 1),
     "contrast": (0, 1),
+    "saturation": (0, 1),
+    "hue": (0, 0.5),
+    "jitter": (0, 1),
+    "pad": (0, 1024),
+    "erasing": (0, 1),
     "epochs": (1, 100_000),
     "batches_per_epoch": (0, 100_000),
     "lr": (0, 1e30),
@@ -44,6 +53,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, 100_000),
     "milestones": (0, 100_000),
     "label_smoothing": (0, 1),
+    "margin": (0, 1e6),
 }
 MILESTONES = 100  # at most
 
@@ -67,6 +77,7 @@ class Recipe:
     width: int = 128  # pixels [A]
     dtype: str = "float32"  # of the forward pass; "bfloat16" uses autocast
     compile: bool = False  # by torch.compile: other rounding, so other bits
+    pooling: str = "avg"  # "gem": generalized mean with a learned exponent (BAU, fast-reid's SBS, AGW [A])
     # the batches
     identities: int = 16  # per batch [A]
     images: int = 4  # per identity [A]
@@ -75,15 +86,24 @@ class Recipe:
     flip: float = 0.5  # probability to mirror [A]
     brightness: float = 0.2  # factor drawn from 1 - b .. 1 + b [A]
     contrast: float = 0.15  # likewise [A]
+    saturation: float = 0.0  # likewise; 0.1 in MetaBIN and fast-reid [A]
+    hue: float = 0.0  # turns, at most to either side; 0.1 in MetaBIN and fast-reid [A]
+    jitter: float = 1.0  # probability that an image gets these four at all; 0.5 where fast-reid uses them [A]
+    pad: int = 0  # pixels of black around, then a crop at random, instead of zoom; 10 nearly everywhere else [A]
+    erasing: float = 0.0  # probability that a rectangle is erased; 0.5 in BoT and fast-reid [A]
     # the schedule
     epochs: int = 60  # [BAU]
     batches_per_epoch: int = 0  # 0: one pass over as many images as the source has
-    lr: float = 3.5e-4  # Adam [BAU]
+    optimizer: str = "adam"  # [BAU]; "sgd", with momentum 0.9: MetaBIN, CBN, TransReID, DualNorm [A]
+    lr: float = 3.5e-4  # [BAU]
     weight_decay: float = 5e-4  # [A]
     warmup_epochs: float = 10.0  # linear [BAU]
-    milestones: tuple[float, ...] = (30.0, 50.0)  # epochs after which the rate is a tenth [BAU]
+    schedule: str = "steps"  # [BAU]; "cosine" to 0 over all epochs: TransReID, OSNet-AIN [A]
+    milestones: tuple[float, ...] = (30.0, 50.0)  # epochs after which the rate is a tenth, of "steps" [BAU]
     # the losses
     label_smoothing: float = 0.1  # [A], behind a flag there
+    metric: str = "triplet"  # [A]; "circle": pairwise circle loss, fast-reid [A]
+    margin: float = 0.0  # of the triplet loss; 0: soft margin [A]; 0.3 in BAU, MetaBIN and BoT [A]
     # the parameters of the method's parts, and where parts from outside come from
     settings: tuple[tuple[str, Value], ...] = ()  # ("part.parameter", value), as `--set` and the table [set] give them
     plugins: tuple[str, ...] = ()  # files and modules, see `reidgen.registry`
@@ -94,6 +114,8 @@ class Recipe:
                 raise RecipeError(unknown(key, str(getattr(self, key)), choices))
         if len(set(self.sources)) < len(self.sources):
             raise RecipeError(f"source {self.source!r} names a data set twice; name each once")
+        if self.pad and self.zoom:
+            raise RecipeError(f"pad = {self.pad} and zoom = {self.zoom:g} are two ways to crop; set one of them to 0")
         if len(self.milestones) > MILESTONES:
             raise RecipeError(f"milestones has {len(self.milestones):,} numbers; give {MILESTONES} at most")
         for key, (least, most) in BOUNDS.items():
@@ -127,13 +149,15 @@ class Recipe:
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate at a moment counted in epochs (1.5: half through the second epoch).
 
-        Linear warm-up from a hundredth, then a tenth at each milestone.
+        Linear warm-up from a hundredth; times a tenth from each milestone on, or times half a cosine to 0.
 
         >>> recipe = Recipe(lr=1.0, warmup_epochs=10, milestones=(30, 50))
         >>> [round(recipe.lr_at(epoch), 3) for epoch in (0, 5, 10, 29.9, 30, 50)]
         [0.01, 0.505, 1.0, 1.0, 0.1, 0.01]
         """
         warm = min(1.0, 0.01 + 0.99 * epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        if self.schedule == "cosine":
+            return self.lr * warm * (1 + math.cos(math.pi * min(epoch / self.epochs, 1))) / 2
         return self.lr * warm * float(0.1 ** sum(epoch >= milestone for milestone in self.milestones))
 
     def known(self) -> Self:
@@ -161,7 +185,8 @@ class Recipe:
     @property
     def losses(self) -> list[Part]:
         """The losses of every row."""
-        return [CROSS_ENTROPY.but(smoothing=self.label_smoothing), TRIPLET]
+        metric = TRIPLET.but(margin=self.margin) if self.metric == "triplet" else CIRCLE
+        return [CROSS_ENTROPY.but(smoothing=self.label_smoothing), metric]
 
     def hash(self, *digests: str) -> str:
         """Return 8 hex digits that stand for every setting but method, source and seed, and for the digests given.
@@ -207,6 +232,19 @@ RECIPES: dict[str, Recipe] = {
         lr=2e-3,
         warmup_epochs=2.0,
         milestones=(14.0, 18.0),
+    ),
+    "modern": Recipe(  # BAU's plain ResNet-50 [BAU]: of 200 to 1,000 batches an epoch there, the least
+        name="modern",
+        identities=64,
+        images=4,
+        zoom=0.0,
+        pad=10,
+        brightness=0.0,
+        contrast=0.0,
+        pooling="gem",
+        margin=0.3,
+        batches_per_epoch=200,
+        dtype="bfloat16",
     ),
 }
 

@@ -24,18 +24,32 @@ from typing import Any, NoReturn, TypeVar
 
 from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
 from reidgen.escapes import split_names
-from reidgen.methods import BACKBONES, METHODS, WORDS, BackboneRow, Method, Part, Value, read_setting
+from reidgen.methods import (
+    BACKBONES,
+    GROUPS,
+    METHODS,
+    PAPER_TABLES,
+    WORDS,
+    BackboneRow,
+    Method,
+    Part,
+    Value,
+    read_setting,
+)
 from reidgen.teststeps import ALONE, PLAIN, STAGES, TEST_STEPS, StepRow, Way, split_word
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
 SHIPPED = "reidgen."
-PARTS = (
+PARTS = (  # where shipped parts lie: nothing else is ever imported because a row names it
     "reidgen.models.norms",
+    "reidgen.models.mixing",
+    "reidgen.models.gates",
     "reidgen.models.backbones",
     "reidgen.losses",
+    "reidgen.balance",
+    "reidgen.data.views",
     "reidgen.steps",
-)  # where shipped parts lie: nothing else is
-# ever imported because a row names it
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,9 +348,9 @@ def all_rows() -> tuple[list[Method], list[BackboneRow], list[StepRow]]:
 
 
 def select_methods(words: str) -> list[str]:
-    """Return the methods that `words` asks for, once each: names, tables' names, "ablations" or "all", joined by
-    commas.
+    """Return the methods that `words` asks for, once each, joined by commas: names, tables, groups, "ablations", "all".
 
+    "ablations": the paper's tables but main. A group comes with Baseline before it.
     Raises RecipeError, naming the nearest method, for an unknown word.
 
     >>> select_methods("main")
@@ -349,7 +363,9 @@ def select_methods(words: str) -> list[str]:
         if word == "all":
             chosen += METHODS
         elif word == "ablations":
-            chosen += [name for name, row in METHODS.items() if set(row.tables) - {"main"}]
+            chosen += [name for name, row in METHODS.items() if set(row.tables) & {*PAPER_TABLES[1:]}]
+        elif word in GROUPS:
+            chosen += [name for name, row in METHODS.items() if name == "baseline" or row.group == word]
         else:
             chosen += [name for name, row in METHODS.items() if word in row.tables] or [get_method(word).name]
     return list(dict.fromkeys(chosen))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from reidgen.data.batches import Source, augment, draw_augmentation, epoch_batches
+from reidgen.data.augment import augment, draw_augmentation, standardize
+from reidgen.data.batches import Source, epoch_batches
 from reidgen.devices import choose_device, memory_format
 from reidgen.evaluation import embed
 from reidgen.ranking import rank
@@ -169,7 +170,7 @@ def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
     def draw() -> None:
         drawn = draw_augmentation(recipe, step=0).to(device, non_blocking=True)
         pixels_BHWC = pixels_NHWC[index_B.to(device, non_blocking=True)]
-        augment(pixels_BHWC, drawn).contiguous(memory_format=memory_format(device))
+        standardize(augment(pixels_BHWC, drawn, recipe)).contiguous(memory_format=memory_format(device))
 
     order = seconds(lambda: epoch_batches(source.label_N, source.domain_N, recipe=recipe, epoch=0), device) / 4
     return order + seconds(draw, device)

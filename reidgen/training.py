@@ -1,6 +1,7 @@
 """The only training loop: every method, backbone and source goes through `train`."""
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import hashlib
@@ -26,22 +27,14 @@ from torch import Tensor
 
 from reidgen import parallel
 from reidgen.contracts import Batch, Step
-from reidgen.data.batches import (
-    Source,
-    augment,
-    batches_per_epoch,
-    draw_augmentation,
-    epoch_batches,
-    feed,
-    load_source,
-    source_digest,
-)
+from reidgen.data.augment import augment, draw_augmentation, standardize, to_float
+from reidgen.data.batches import Source, batches_per_epoch, epoch_batches, feed, load_source, source_digest
 from reidgen.devices import device_name, enough_memory, memory_format
 from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError
 from reidgen.files import fill, replacing, reserve, sha256_file, write_text
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.backbones import weight_file
-from reidgen.models.network import build_losses, build_network, check_row, draw_parts, named_losses
+from reidgen.models.network import build_augmentations, build_losses, build_network, check_row, draw_parts, named_losses
 from reidgen.models.norms import share_batch_norm
 from reidgen.recipe import Recipe
 from reidgen.registry import blaming, load_plugins
@@ -50,6 +43,8 @@ from reidgen.seeds import stream_seed
 
 CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.5
+MOMENTUM = 0.9  # of the optimizer "sgd" [A]
+EMBEDDED = 256  # images at a time, of the sources, before the first step
 LOWER = "lower identities or images (of a batch), height or width in a recipe file, or take a smaller --backbone"
 
 
@@ -66,8 +61,14 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     OutOfMemoryError.
     """
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
-    row = recipe.row
-    check_row(row, recipe.backbone, recipe.losses, height=recipe.height, width=recipe.width)
+    check_row(
+        recipe.row,
+        recipe.backbone,
+        recipe.losses,
+        height=recipe.height,
+        width=recipe.width,
+        pooling=recipe.pooling,
+    )
     with parallel.joined(device) as place:
         parallel.check_share(recipe.identities)
         run = planned_run(recipe, data=data, results=results)
@@ -109,7 +110,7 @@ def check_weights(recipe: Recipe) -> None:
     """Raise WeightsError when the recipe's weights cannot be had or do not fit; they are downloaded where necessary."""
     if recipe.weights != "none":
         with torch.random.fork_rng(devices=[]):
-            build_network(recipe.row, recipe.backbone, classes=1, weights=recipe.weights)
+            build_network(recipe.row, recipe.backbone, classes=1, weights=recipe.weights, pooling=recipe.pooling)
 
 
 def _begin(run: Run, recipe: Recipe) -> None:
@@ -147,8 +148,11 @@ class Trainer:
         domains = len(source.packs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed("weights", recipe.seed))
-            self.network = build_network(self.row, recipe.backbone, classes=source.classes, weights=recipe.weights)
+            self.network = build_network(
+                self.row, recipe.backbone, classes=source.classes, weights=recipe.weights, pooling=recipe.pooling
+            )
             self.losses = build_losses(self.row, recipe.losses, self.network, domains=domains)
+        self.augmentations = build_augmentations(self.row)
         if parallel.count() > 1:
             share_batch_norm(self.network)
         self.network.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
@@ -157,9 +161,7 @@ class Trainer:
         self.parameters = [
             one for part in (self.network, self.losses) for one in part.parameters() if one.requires_grad
         ]
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=device.type == "cuda"
-        )
+        self.optimizer = self._optimizer()
         self.measure = _compiled(self._measure) if recipe.compile else self._measure
         self.share = parallel.share(recipe.batch)
         self.labels = [torch.from_numpy(values) for values in (source.label_N, source.camid_N, source.domain_N)]
@@ -170,9 +172,35 @@ class Trainer:
         if run.state.is_file():
             self._resume()
 
+    def _optimizer(self) -> torch.optim.Optimizer:
+        recipe, fused = self.recipe, self.device.type == "cuda"
+        if recipe.optimizer == "sgd":
+            return torch.optim.SGD(
+                self._groups(), lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay, fused=fused
+            )
+        return torch.optim.Adam(self._groups(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the parameters by how many times the recipe's rate they have; those with a rate of their own have no
+        weight decay.
+        """
+        rates = {
+            parameter: float(module.rates[name])
+            for _, module in self.network.drawing()
+            for name, parameter in module.named_parameters(recurse=False)
+            if name in module.rates
+        }
+        groups: list[dict[str, Any]] = [{"params": [one for one in self.parameters if one not in rates], "rate": 1.0}]
+        for rate in sorted(set(rates.values())):
+            own = [one for one in self.parameters if rates.get(one) == rate]
+            groups.append({"params": own, "rate": rate, "weight_decay": 0.0})
+        return groups
+
     def fit(self, report: Progress) -> None:
         """Train to the end, write weights, then `done`."""
         parallel.first(self._reserve)
+        if self.step == 0:
+            self._begin_losses(report)
         feeding = feed(self.source, self._batches(), share=self.share, device=self.device)
         self.network.train()
         self.losses.train()
@@ -201,6 +229,24 @@ class Trainer:
         if any(parallel.any_rank(stop.is_set())):  # since the last step
             raise InterruptedRunError(f"stopped; {self.run.folder} is complete, the same command goes on behind it")
 
+    def _begin_losses(self, report: Progress) -> None:
+        """Let each loss start from what the untrained network sees; the images are embedded once, if one asks."""
+
+        @functools.cache
+        def embed() -> tuple[Tensor, Tensor, Tensor]:
+            images, parts = len(self.source.label_N), list[Tensor]()
+            for rows in np.split(np.arange(images), range(EMBEDDED, images, EMBEDDED)):
+                pixels = standardize(to_float(self.source.read(rows).to(self.device)))
+                parts.append(self.network(pixels.contiguous(memory_format=memory_format(self.device))).float())
+                report("embedding", int(rows[-1]) + 1, images)
+            label, _, domain = self._move(self.labels)
+            return torch.cat(parts), label, domain
+
+        self.network.eval()
+        with torch.no_grad():
+            for _, loss in named_losses(self.losses):
+                loss.begin(embed)
+
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         """Yield the image numbers of every batch from this step on; a resumed run begins inside an epoch."""
         first, within = divmod(self.step, self.per_epoch)
@@ -217,11 +263,13 @@ class Trainer:
         images, batch = self._load(pixels_BHWC, step)
         losses = self.measure(images, batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr_at(self.step / self.per_epoch)
+            group["lr"] = self.recipe.lr_at(self.step / self.per_epoch) * group["rate"]
         self.optimizer.zero_grad(set_to_none=True)
         losses[0].backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients(self.parameters)
         self.optimizer.step()
+        for _, module in self.network.drawing():
+            module.after_step()
         self.sums += losses.detach()
 
     def _draw(self, images_B: NDArray[np.int64]) -> Step:
@@ -241,9 +289,32 @@ class Trainer:
         views = [draw_augmentation(self.recipe, step=self.step, view=view) for view in range(self.row.views)]
         (drawn,) = self._move((torch.cat([view[self.share] for view in views]),))
         pixels = pixels_BHWC if len(views) == 1 else pixels_BHWC.repeat(len(views), 1, 1, 1)
-        images = augment(pixels, drawn).contiguous(memory_format=memory_format(self.device))
+        images = standardize(self._augment(augment(pixels, drawn, self.recipe), step))
+        images = images.contiguous(memory_format=memory_format(self.device))
         pid, camid, domain, view = self._move((step.pid, step.camid, step.domain, step.view))
         return images, Batch(pid, camid, domain, view, images=self.recipe.batch)
+
+    def _augment(self, images: Tensor, step: Step) -> Tensor:
+        """Return the rows of all views, in 0..1, those behind the first as the row's augmentations leave them."""
+        if not self.augmentations:
+            return images
+        views = list(images.chunk(self.row.views))
+        own = torch.arange(self.recipe.batch)[self.share]
+        for number in range(1, self.row.views):
+            here = step.view == number
+            for order, augmentation in enumerate(self.augmentations):
+                its = dataclasses.replace(
+                    step,
+                    pid=step.pid[here],
+                    camid=step.camid[here],
+                    domain=step.domain[here],
+                    view=step.view[here],
+                    own=own,
+                    where=f"view {number}.{order}",
+                )
+                augmentation.drawn = self._move(augmentation.draw(its))
+                views[number] = augmentation(views[number])
+        return torch.cat(views)
 
     def _move(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)

@@ -19,7 +19,8 @@ import proof
 import torch
 from torch import Tensor, nn
 
-from reidgen.data.batches import Source, augment, draw_augmentation
+from reidgen.data.augment import augment, draw_augmentation
+from reidgen.data.batches import Source
 from reidgen.models.norms import SNR, Pooled
 from reidgen.recipe import Recipe
 from reidgen.runs import Run

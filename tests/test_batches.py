@@ -13,17 +13,8 @@ from conftest import quiet
 from PIL import Image
 from torchvision.transforms import functional as reference
 
-from reidgen.data.batches import (
-    augment,
-    batches_per_epoch,
-    draw_augmentation,
-    epoch_batches,
-    load_source,
-    source_digest,
-    standardize,
-    to_float,
-    training_images,
-)
+from reidgen.data.augment import augment, draw_augmentation, standardize, to_float
+from reidgen.data.batches import batches_per_epoch, epoch_batches, load_source, source_digest, training_images
 from reidgen.data.manifest import load_index, load_prepared
 from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, SharedImagesError
@@ -252,29 +243,70 @@ def test_without_augmentation_the_image_is_only_normalised() -> None:
     expected = reference.normalize(
         images.permute(0, 3, 1, 2) / 255, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]
     )
-    torch.testing.assert_close(augment(images, draw_augmentation(recipe, step=0)), expected, atol=1e-4, rtol=0)
+    found = standardize(augment(images, draw_augmentation(recipe, step=0), recipe))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(standardize(to_float(images)), expected)
 
 
 def test_flip_brightness_and_contrast_equal_torchvision() -> None:
     recipe = RECIPE.change(zoom=0.0, flip=1.0, brightness=0.5, contrast=0.5)
     images, drawn = pixels(recipe.batch), draw_augmentation(recipe, step=7)
-    out = augment(images, drawn)
-    for one, (*_, brightness, contrast), result in zip(images, drawn.tolist(), out, strict=True):
+    out = augment(images, drawn, recipe)
+    for one, (brightness, contrast), result in zip(images, drawn[:, 4:6].tolist(), out, strict=True):
         image = reference.hflip(one.permute(2, 0, 1) / 255)
         image = reference.adjust_contrast(reference.adjust_brightness(image, brightness), contrast)
-        torch.testing.assert_close(result, standardize(image[None])[0], atol=2e-3, rtol=0)
+        torch.testing.assert_close(result, image, atol=2e-3, rtol=0)
 
 
 def test_zoom_shows_a_crop_of_the_enlarged_image() -> None:
     recipe = RECIPE.change(zoom=1.0, flip=0.0, brightness=0.0, contrast=0.0)
     ramp = torch.arange(0, 160, 10, dtype=torch.uint8).view(1, 16, 1, 1).expand(recipe.batch, 16, 8, 3)
     drawn = draw_augmentation(recipe, step=0)
-    rows = (augment(ramp, drawn) * 0.229 + 0.485)[:, 0].mean(2) * 255  # back to levels of red
+    rows = augment(ramp, drawn, recipe)[:, 0].mean(2) * 255
     steps = rows[:, 2:-2].diff(dim=1)
     torch.testing.assert_close(steps, torch.full_like(steps, 10 / 1.125), atol=0.05, rtol=0)
     assert rows[:, 8].std() > 0.5  # at different places
     assert (drawn[:, 2:4].abs() <= 1 - 1 / 1.125 + 1e-6).all()
+
+
+def test_a_padded_crop_moves_the_image_by_whole_pixels_and_shows_black() -> None:
+    recipe = RECIPE.change(zoom=0.0, flip=0.0, brightness=0.0, contrast=0.0, pad=3, height=32, width=16)
+    images, moves = pixels(recipe.batch).repeat(1, 2, 2, 1), set()
+    drawn = draw_augmentation(recipe, step=3)
+    for one, centre, result in zip(images, drawn[:, 2:4], augment(images, drawn, recipe), strict=True):
+        x, y = (centre * torch.tensor([16, 32]) / 2).round().int().tolist()
+        padded = reference.pad(one.permute(2, 0, 1) / 255, 3)
+        torch.testing.assert_close(result, padded[:, 3 + y : 35 + y, 3 + x : 19 + x], atol=1e-4, rtol=0)
+        moves |= {x, y}
+    many = torch.cat([draw_augmentation(recipe, step=step)[:, 2] for step in range(50)]) * 8
+    assert sorted(set(many.round().int().tolist())) == [-3, -2, -1, 0, 1, 2, 3] and len(moves) > 3
+
+
+def test_saturation_hue_and_erasing_equal_torchvision_on_single_images() -> None:
+    recipe = RECIPE.change(zoom=0.0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.5, hue=0.2, erasing=1.0)
+    images, drawn = pixels(recipe.batch), draw_augmentation(recipe, step=7)
+    for one, (saturation, turn, *box), result in zip(
+        images, drawn[:, 6:].tolist(), augment(images, drawn, recipe), strict=True
+    ):
+        image = reference.adjust_saturation(one.permute(2, 0, 1) / 255, saturation)
+        image = reference.adjust_hue(image, turn)
+        inside = [
+            [box[0] <= (x + 0.5) / 8 < box[2] and box[1] <= (y + 0.5) / 16 < box[3] for x in range(8)]
+            for y in range(16)
+        ]
+        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None].expand(3, 16, 8)
+        torch.testing.assert_close(result, torch.where(torch.tensor(inside), mean, image), atol=5e-3, rtol=0)
+
+
+def test_jitter_and_erasing_follow_their_probabilities_and_change_no_older_draw() -> None:
+    recipe = RECIPE.change(saturation=0.5, hue=0.2, jitter=0.3, erasing=0.4)
+    drawn = torch.cat([draw_augmentation(recipe, step=step) for step in range(400)])
+    plain = torch.cat([draw_augmentation(RECIPE, step=step) for step in range(400)])
+    still = (drawn[:, 4:8] == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)
+    assert (~still).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert drawn[:, 8:].any(1).float().mean().item() == pytest.approx(0.4, abs=0.03)
+    assert torch.equal(drawn[:, :4], plain[:, :4]) and torch.equal(drawn[~still, 4:6], plain[~still, 4:6])
+    assert torch.equal(plain[:, 6:], torch.tensor([1.0, 0, 0, 0, 0, 0]).expand(len(plain), 6))
 
 
 def test_augmentation_follows_its_probabilities() -> None:

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from reidgen.losses import all_distances, draw_triplets, dual_causality_loss, hardest, pair_distance, triplet_loss
+from reidgen.losses import (
+    all_distances,
+    circle_loss,
+    draw_triplets,
+    dual_causality_loss,
+    hardest,
+    pair_distance,
+    triplet_loss,
+)
 from reidgen.models.norms import Pooled
 
 PID = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
@@ -37,6 +45,29 @@ def test_triplet_loss_equals_the_enumerated_one() -> None:
     pairs = enumerate_hardest(features.tolist(), PID.tolist(), "euclidean")
     expected = sum(softplus(positive - negative) for positive, negative in pairs) / len(pairs)
     assert triplet_loss(features, PID).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_margin_makes_the_hinge() -> None:
+    features, pids = torch.tensor([[0.0, 0], [3, 4], [1, 0], [6, 8]]), torch.tensor([0, 0, 1, 1])
+    pairs = enumerate_hardest(features.tolist(), pids.tolist(), "euclidean")
+    expected = sum(max(0.0, 0.3 + near - far) for near, far in pairs) / 4
+    assert float(triplet_loss(features, pids, margin=0.3)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_circle_loss_equals_the_enumerated_one() -> None:
+    torch.manual_seed(0)
+    features, pids = torch.randn(6, 3, dtype=torch.float64), [0, 0, 1, 1, 1, 2]
+    pids[5] = 0
+    unit = [[x / math.hypot(*row) for x in row] for row in features.tolist()]
+    total = 0.0
+    for i in range(6):
+        cosine = [sum(a * b for a, b in zip(unit[i], unit[j], strict=True)) for j in range(6)]
+        near = [s for j, s in enumerate(cosine) if pids[j] == pids[i] and j != i]
+        far = [s for j, s in enumerate(cosine) if pids[j] != pids[i]]
+        positive = sum(math.exp(-2 * max(0, 1.25 - s) * (s - 0.75)) for s in near)
+        negative = sum(math.exp(2 * max(0, s + 0.25) * (s - 0.25)) for s in far)
+        total += math.log(1 + positive * negative) / 6
+    assert float(circle_loss(features, torch.tensor(pids), gamma=2.0)) == pytest.approx(total, rel=1e-9)
 
 
 def test_triplet_loss_has_a_finite_gradient_where_images_are_alike() -> None:

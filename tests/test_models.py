@@ -7,12 +7,17 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
+from reidgen.contracts import Step
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import BACKBONES, METHODS
+from reidgen.methods import BACKBONES, GROUPS, METHODS
 from reidgen.models import build_network
 from reidgen.models.backbones import build_backbone
-from reidgen.models.norms import SNR, SNRConv, SwitchableNorm2d
+from reidgen.models.gates import BatchInstanceNorm2d, SqueezeExcite
+from reidgen.models.mixing import DSU, EFDMix, MixStyle
+from reidgen.models.network import GeM, check_row, draw_parts
+from reidgen.models.norms import SNR, InstanceBatchNorm2d, SNRConv, SwitchableNorm2d
+from reidgen.recipe import RECIPES
 from reidgen.registry import get_backbone, select_methods
 
 CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "tiny": 128}
@@ -27,8 +32,13 @@ def test_every_method_on_every_backbone(method: str, backbone: str) -> None:
     network = build_network(row, backbone, classes=7)
     images = torch.randn(8, 3, 64, 32)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | SwitchableNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | SwitchableNorm2d | BatchInstanceNorm2d):
             module.momentum = 1.0  # so that the running averages are those of this batch
+        if isinstance(module, BatchInstanceNorm2d):
+            nn.init.constant_(module.gate, 0.5)  # at its start the half of Instance Norm learns nothing yet
+    zero = torch.zeros_like(PID)
+    step = Step(PID, torch.arange(8) % 2, zero, zero, torch.arange(8), seed=0, number=0)
+    draw_parts(network, nn.ModuleDict(), step, tuple)
     output = network(images)
     feature, logits = output.feature, output.logits
     assert feature.shape == (8, CHANNELS[backbone]) and logits.shape == (8, 7)
@@ -71,8 +81,31 @@ def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
     assert count("a-sn", nn.BatchNorm2d) == 0 and count("a-sn", SwitchableNorm2d) == norms
     assert count("in", nn.InstanceNorm2d) == 3 and count("in", nn.BatchNorm2d) == norms
     assert count("ibn", nn.InstanceNorm2d) == 2 and count("ibn", nn.BatchNorm2d) == norms
+    assert count("dualnorm", nn.InstanceNorm2d) == 3 and count("ibn-b", nn.InstanceNorm2d) == 3
+    assert count("ibn-stem-1", nn.InstanceNorm2d) == 2 and count("in-0123", nn.InstanceNorm2d) == 4
+    assert count("bin", BatchInstanceNorm2d) == norms and count("bin", nn.BatchNorm2d) == 0
+    assert count("mixstyle", MixStyle) == count("efdmix", EFDMix) == 2 and count("dsu", DSU) == 5
+    assert count("snr-123", SNR) == 3 and count("se-stage4", SqueezeExcite) == 1
+    assert all(count(name, nn.BatchNorm2d) == norms for name in ("dualnorm", "mixstyle", "dsu", "bau", "se-stage4"))
+    plain = build_network(METHODS["in-plain"], backbone, classes=2)
+    assert [module.affine for module in plain.modules() if isinstance(module, nn.InstanceNorm2d)] == [False] * 3
     assert count("snr", SNR) == 4 and count("snr", nn.BatchNorm2d) == norms
     assert count("snr-conv", SNRConv) == 4 and count("snr-stage3", SNR) == 1
+
+
+@pytest.mark.parametrize(
+    ("backbone", "blocks"), [("resnet50", [3, 4, 6]), ("resnet18", [2, 2, 2]), ("mobilenet_v2", [3, 3, 7])]
+)
+def test_ibn_a_replaces_the_first_norm_of_every_block_of_stages_1_to_3(backbone: str, blocks: list[int]) -> None:
+    """13 layers in ResNet-50, as in the authors' code; on MobileNetV2 the norm of the expansion."""
+    network = build_network(METHODS["ibn-a"], backbone, classes=2)
+    names = [name for name, module in network.named_modules() if isinstance(module, InstanceBatchNorm2d)]
+    assert len(names) == sum(blocks)
+    if backbone != "mobilenet_v2":
+        where = [f"backbone.stages.{1 + stage}.{b}.bn1" for stage, count in enumerate(blocks) for b in range(count)]
+        assert names == where
+    first = network.get_submodule(names[0])
+    assert isinstance(first, InstanceBatchNorm2d)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -189,8 +222,31 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_methods_table() -> None:
     assert select_methods("main") == ["baseline", "a-in", "ibn", "a-sn", "in", "snr"]
-    assert select_methods("all") == list(METHODS) and len(METHODS) == 15
+    assert select_methods("all") == list(METHODS) and len(METHODS) == 31
+    assert select_methods("mixing") == ["baseline", "mixstyle", "mixstyle-camera", "efdmix", "dsu"]
+    assert select_methods("losses") == ["baseline", "bau-align", "bau-uniform", "bau"]
+    assert set(select_methods("placement")) == {
+        *("baseline", "ibn", "in", "snr", "dualnorm", "ibn-a", "ibn-b", "ibn-stem-1", "in-0123", "in-plain", "snr-123")
+    }
+    assert {row.group for row in METHODS.values()} == set(GROUPS)
     assert "in" not in select_methods("ablations") and "snr-g2" in select_methods("ablations")
-    assert all(any(tag in row.source for tag in ("[S]", "[A]", "[B]", "[D]")) for row in METHODS.values())
+    assert all(any(tag in row.source for tag in ("[S]", "[A]", "[B]", "[C]", "[D]")) for row in METHODS.values())
     with pytest.raises(RecipeError, match="did you mean 'snr'"):
         select_methods("baseline,snrr")
+
+
+def test_gem_equals_its_equation_and_is_refused_behind_a_norm() -> None:
+    torch.manual_seed(0)
+    pool, maps = GeM(), torch.rand(2, 4, 3, 2) - 0.1
+    expected = [
+        [(sum(max(v, 1e-6) ** 3 for v in channel.flatten().tolist()) / 6) ** (1 / 3) for channel in image]
+        for image in maps
+    ]
+    torch.testing.assert_close(pool(maps), torch.tensor(expected))
+    network = build_network(METHODS["baseline"], "tiny", classes=2, pooling="gem")
+    network(torch.randn(4, 3, 32, 16)).feature.sum().backward()
+    assert network.pool is not None and network.pool.p.grad is not None
+    for method, part in (("snr", "snr"), ("snr-stage4", "snr"), ("dsu", "dsu"), ("se-stage4", "se")):
+        with pytest.raises(RecipeError, match=rf"{method}: pooling = gem .* {part} stands behind the last ReLU"):
+            check_row(METHODS[method], "tiny", RECIPES["quick"].losses, pooling="gem")
+    check_row(METHODS["in-plain"], "tiny", RECIPES["quick"].losses, pooling="gem")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reidgen.models import SNR
-from reidgen.models.norms import InstanceNorm2d, SNRConv, SwitchableNorm2d
+from reidgen.models.norms import InstanceBatchNorm2d, InstanceNorm2d, SNRConv, SwitchableNorm2d
 
 NORMS = [SNR, lambda channels: SNR(channels, gates=2), SNRConv, InstanceNorm2d, SwitchableNorm2d]
 
@@ -225,3 +225,43 @@ def test_switchable_norm_equals_torch_at_its_three_extremes(kind: str, training:
     if kind == "IN":
         reference.train()  # has no running statistics
     torch.testing.assert_close(switch(batch), reference(batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_ibn_a_is_instance_norm_of_the_first_half_and_batch_norm_of_the_rest(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    norm, (split, channels) = random_snr(7, InstanceBatchNorm2d(7)), (3, 7)
+    theirs = nn.InstanceNorm2d(split, affine=True), nn.BatchNorm2d(channels - split)
+    theirs[0].load_state_dict(norm.IN.state_dict())
+    theirs[1].load_state_dict(norm.BN.state_dict())
+    map_BCHW = torch.randn(4, channels, 6, 3).to(memory_format=layout)
+    for train in (True, False):
+        wanted = torch.cat(
+            [half.train(train)(x) for half, x in zip(theirs, map_BCHW.split([3, 4], 1), strict=True)], dim=1
+        )
+        found = norm.train(train)(map_BCHW)
+        torch.testing.assert_close(found, wanted)
+        assert found.is_contiguous(memory_format=layout)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        short = norm(map_BCHW.bfloat16())
+    assert short.dtype == torch.bfloat16 and short.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(short.float(), wanted, rtol=0.03, atol=0.03)
+    assert not torch.equal(norm.BN.running_mean, torch.zeros(4))
+    assert set(norm.state_dict()) == {
+        *("IN.weight", "IN.bias", "BN.weight", "BN.bias"),  # the names of published weights
+        *("BN.running_mean", "BN.running_var", "BN.num_batches_tracked"),
+    }
+
+
+def test_ibn_a_takes_over_a_batch_norm_by_halves() -> None:
+    batch_norm = random_snr(6, nn.BatchNorm2d(6))
+    batch_norm(torch.randn(4, 6, 5, 3) + 2)  # so that it has seen a batch
+    norm = InstanceBatchNorm2d(6)
+    norm.take_over(batch_norm)
+    assert torch.equal(norm.IN.weight, batch_norm.weight[:3]) and torch.equal(norm.IN.bias, batch_norm.bias[:3])
+    assert torch.equal(norm.BN.weight, batch_norm.weight[3:]) and torch.equal(norm.BN.bias, batch_norm.bias[3:])
+    assert torch.equal(norm.BN.running_mean, batch_norm.running_mean[3:])
+    map_BCHW = torch.randn(2, 6, 5, 3)
+    torch.testing.assert_close(norm.eval()(map_BCHW)[:, 3:], batch_norm.eval()(map_BCHW)[:, 3:])
+    with pytest.raises(ValueError, match="2 at least; got 1"):
+        InstanceBatchNorm2d(1)

@@ -31,6 +31,7 @@ from conftest import SMALL, quiet
 from reidgen import parallel, training
 from reidgen.contracts import Loss
 from reidgen.errors import ReidgenError
+from reidgen import methods
 from reidgen.methods import METHODS, Method, Part
 from reidgen.registry import load_plugins
 load_plugins([sys.argv[4]])
@@ -46,6 +47,11 @@ class Burst(Loss):
 METHODS["burst"] = Method(name="burst", title="", source="", losses=[Part(name="burst", build=Burst)])
 noise = METHODS["style-noise"].modules
 METHODS["twin"] = Method(name="twin", title="", source="", modules=noise, losses=[Part(name="twin", build=Twin)], views=2)
+METHODS["today"] = Method(
+    name="today", title="", source="", norm=methods.BIN, views=2, augmentations=[methods.STRONG_VIEW],
+    modules=[one.but(probability=1.0).at(place) for place, one in enumerate((methods.MIXSTYLE, methods.EFDMIX, methods.DSU))],
+    losses=[methods.BAU_ALIGN, methods.BAU_UNIFORM, methods.BAU_DOMAIN],
+)
 data, results, rank = Path(sys.argv[2]), Path(sys.argv[3]), os.environ["RANK"]
 training.REPORT_SECONDS = 0.0
 
@@ -66,12 +72,12 @@ def stop_me(what, done, total):
 said = {}
 elastic = os.environ.pop("TORCHELASTIC_RUN_ID")
 if rank == "0":  # alone, as if torchrun were not there
-    alone = {method: fit(method, "alone") for method in ("a-in", "snr", "twin")}
+    alone = {method: fit(method, "alone") for method in ("a-in", "snr", "twin", "today")}
 os.environ["TORCHELASTIC_RUN_ID"] = elastic
 with parallel.joined("cpu"):
     report = stop_me if rank == "1" else quiet
     said["stopped"] = failed("a-in", "shared", report=report)
-    shared = {method: fit(method, "shared") for method in ("a-in", "snr", "twin")}
+    shared = {method: fit(method, "shared") for method in ("a-in", "snr", "twin", "today")}
     said["diverged"] = failed("burst", "diverged")
     said["odd"] = failed("baseline", "odd", identities=3)
     blocked = results / "blocked"
@@ -101,10 +107,11 @@ def said(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dic
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("method", ["a-in", "snr", "twin"])
+@pytest.mark.parametrize("method", ["a-in", "snr", "twin", "today"])
 def test_two_processes_equal_one(method: str, said: list[dict[str, object]]) -> None:
     """Without BatchNorm (a-in), and with its shared moments; a-in was stopped and resumed on the way. twin has two views
-    and a module that draws: the ranks draw alike, and the rows of a view stay together."""
+    and a module that draws: the ranks draw alike, and the rows of a view stay together. today is BIN, MixStyle, EFDMix,
+    DSU and BAU at once."""
     assert said[0][method] < 1e-10  # type: ignore[operator]
 
 

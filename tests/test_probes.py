@@ -9,7 +9,7 @@ from conftest import SMALL, quiet
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from reidgen.data.batches import standardize, to_float
+from reidgen.data.augment import standardize, to_float
 from reidgen.data.manifest import load_index, load_prepared
 from reidgen.errors import DataError
 from reidgen.evaluation import Sides

@@ -94,12 +94,13 @@ def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
 
 def test_hashes_are_those_of_reidgen_0_2() -> None:
     """A setting that comes later counts only where it is used, so that older runs and rows stay comparable."""
-    assert [recipe.hash("a", "none") for recipe in RECIPES.values()] == ["8b3542ae", "389ec7e0"]
+    assert [recipe.hash("a", "none") for recipe in RECIPES.values()] == ["8b3542ae", "389ec7e0", "3fa3082b"]
 
 
 def test_every_setting_counts_in_the_hash_but_what_names_a_run() -> None:
-    base, values = Recipe(), {str: "balanced", int: 77, float: 0.25, bool: True, tuple: (3.0,)}
-    special = {"backbone": "tiny", "weights": "none", "dtype": "bfloat16"}
+    base, values = Recipe(zoom=0.0), {str: "balanced", int: 77, float: 0.25, bool: True, tuple: (3.0,)}
+    special = {"backbone": "tiny", "weights": "none", "dtype": "bfloat16", "pooling": "gem", "metric": "circle"}
+    special |= {"optimizer": "sgd", "schedule": "cosine"}
     for field in dataclasses.fields(Recipe):
         if field.name in ("settings", "plugins"):
             continue
@@ -133,3 +134,12 @@ def test_a_recipe_file_and_an_option_that_differ_are_refused(tmp_path: Path) -> 
     for source, changes in (("synth-plaza", {}), (None, {"method": "snr"}), (None, {"seed": 1})):
         with pytest.raises(RecipeError, match=r"mine\.toml says .* is asked for beside it; leave out one"):
             choose_recipe(str(file), source, **changes)
+
+
+def test_a_cosine_ends_at_zero_and_two_ways_to_crop_are_refused() -> None:
+    recipe = Recipe(schedule="cosine", lr=1.0, warmup_epochs=0.0, epochs=60)
+    assert [round(recipe.lr_at(epoch), 6) for epoch in (0, 20, 30, 60)] == [1.0, 0.75, 0.5, 0.0]
+    with pytest.raises(RecipeError, match=r"pad = 10 and zoom = 0.5 are two ways to crop; set one of them to 0"):
+        Recipe(pad=10)
+    modern = RECIPES["modern"]
+    assert (modern.batch, modern.pad, modern.margin, modern.pooling) == (256, 10, 0.3, "gem")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reidgen import speed as module
-from reidgen.data.batches import standardize
+from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError
 from reidgen.methods import METHODS
 from reidgen.models.network import build_network

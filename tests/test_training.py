@@ -73,9 +73,12 @@ def test_resume_equals_uninterrupted_bit_for_bit(
     assert logs[0]["epoch"].tolist() == [1, 2] and not resumed.state.exists()
 
 
+@pytest.mark.parametrize("method", ["snr", "bin", "bau"])
 def test_a_crash_goes_on_from_the_last_checkpoint(
-    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """bin has a rate of its own, bau a memory."""
+    small_recipe = small_recipe.change(method=method)
     monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     whole = fit(small_recipe, small_data, tmp_path / "whole")
@@ -152,9 +155,17 @@ def test_every_setting_of_a_recipe_and_every_parameter_of_a_row_changes_the_weig
         "milestones": (0.5,),
         "label_smoothing": 0.5,
         "method": "snr-conv",
+        "saturation": 0.5,
+        "hue": 0.3,
+        "jitter": 0.1,
+        "erasing": 1.0,
+        "optimizer": "sgd",
+        "schedule": "cosine",
+        "metric": "circle",
+        "margin": 0.3,
     }
-    # name: no setting; weights, sampling: below; compile: a test of its own
-    aside = {"name", "weights", "sampling", "compile", "settings", "plugins"}
+    # name: no setting; weights, sampling, pad, pooling: below; compile: a test of its own
+    aside = {"name", "weights", "sampling", "pad", "pooling", "compile", "settings", "plugins"}
     assert set(other) | aside == {field.name for field in dataclasses.fields(Recipe)}
     snr = {
         "snr.reduction": 2,
@@ -182,6 +193,10 @@ def test_every_setting_of_a_recipe_and_every_parameter_of_a_row_changes_the_weig
         fit(recipe.change(weights=str(tmp_path / "weights.pth")), small_data, tmp_path),
         fit(together, small_data, tmp_path),
         fit(together.change(sampling="balanced"), small_data, tmp_path),
+        fit(recipe.change(zoom=0.0, pad=3), small_data, tmp_path),
+        fit(recipe.change(zoom=0.0), small_data, tmp_path),
+        fit(recipe.change(method="in", pooling="gem"), small_data, tmp_path),
+        fit(recipe.change(method="in"), small_data, tmp_path),
     ):
         assert weights(run) not in seen
         seen[weights(run)] = run.folder.name
@@ -191,6 +206,43 @@ def test_every_setting_of_a_recipe_and_every_parameter_of_a_row_changes_the_weig
         for some in ((), (("sn.momentum", 0.5),), (("sn.eps", 0.1),))
     ]
     assert len({weights(run) for run in runs}) == 3
+
+
+OTHER = {  # parameter of a part of today's rows: another value
+    "bin.rate": 1.0,
+    "bin.eps": 0.1,
+    "bin.momentum": 0.9,
+    "se.reduction": 2,
+    "mixstyle.alpha": 10.0,
+    "mixstyle.partner": "camera",
+    "dsu.factor": 3.0,
+    "bau-align.weight": 0.1,
+    "bau-align.neighbours": 2,
+    "bau-uniform.weight": 0.1,
+    "bau-domain.weight": 0.1,
+    "bau-domain.momentum": 0.9,
+    "strong-view.operations": 1,
+    "strong-view.magnitude": 30.0,
+    "strong-view.jitter": 1.1,
+    "strong-view.hue": 0.0,
+}
+
+
+@pytest.mark.parametrize("method", ["in", "bin", "se-stage4", "mixstyle", "dsu", "bau"])
+def test_every_parameter_of_todays_rows_changes_the_weights(
+    method: str, small_data: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    defaults = {f"{part.name}.{name}": part.params[name] for part in METHODS[method].parts for name in part.params}
+    always = {key: 1.0 for key in defaults if key.endswith(".probability")}
+    recipe = small_recipe.change(method=method, epochs=1)
+    changes: list[dict[str, Any]] = [{}]
+    for key, value in defaults.items():
+        changes.append({key: not value if isinstance(value, bool) else 0.0 if key in always else OTHER[key]})
+    seen: dict[bytes, object] = {}
+    for change in changes:
+        state = weights(fit(recipe.change(settings=tuple((always | change).items())), small_data, tmp_path))
+        assert state not in seen, f"{change} trains what {seen[state]} does"
+        seen[state] = change
 
 
 def test_a_weight_belongs_to_its_place(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches of P identities x K images, and their augmentation on the device.
+"""The images of the sources, and batches of P identities x K images.
 
 Everything random follows from (seed, epoch, step), never from what ran before: a resumed run draws the same batches,
 and so will any number of processes. Shapes: N images of the source, B = P K images of a batch, H x W pixels.
@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from reidgen.catalogue import ALL, load_catalogue, refuse_relatives, split_all
 from reidgen.data.manifest import Prepared, load_index, load_prepared
@@ -29,11 +28,6 @@ from reidgen.errors import DataError, SharedImagesError
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress
 from reidgen.seeds import stream_seed
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-ZOOM = 1.125
 
 
 class Origin(NamedTuple):
@@ -288,58 +282,3 @@ def one_ahead(
             yield ready()
     finally:  # also where the caller stops early: what is queued is not read
         reader.shutdown(cancel_futures=True)
-
-
-def draw_augmentation(recipe: Recipe, *, step: int, view: int = 0) -> Tensor:
-    """Return the random numbers that augment one view of a batch: float32 (B, 6) on the CPU.
-
-    Columns: half the width of the view (-: mirrored), half its height (1: the whole image), the view's centre x and y
-    (as `affine_grid` counts, 0 is the middle), then brightness factor, contrast factor.
-    """
-    words = ("augment", recipe.seed, step) if view == 0 else ("augment", recipe.seed, step, view)
-    generator = torch.Generator().manual_seed(stream_seed(*words))
-    chance = torch.rand((recipe.batch, 6), generator=generator)
-    zoomed = chance[:, 0] < recipe.zoom
-    half = torch.where(zoomed, 1 / ZOOM, 1.0)
-    mirror = torch.where(chance[:, 1] < recipe.flip, -1.0, 1.0)
-    centre = (2 * chance[:, 2:4] - 1) * (1 - half)[:, None]
-    brightness = 1 + recipe.brightness * (2 * chance[:, 4] - 1)
-    contrast = 1 + recipe.contrast * (2 * chance[:, 5] - 1)
-    return torch.stack([half * mirror, half, centre[:, 0], centre[:, 1], brightness, contrast], dim=1)
-
-
-def to_float(pixels_BHWC: Tensor) -> Tensor:
-    """Return uint8 (B, H, W, 3) images as float32 (B, 3, H, W) in 0..1."""
-    return pixels_BHWC.permute(0, 3, 1, 2).float() / 255
-
-
-def standardize(images: Tensor) -> Tensor:
-    """Return float32 (B, 3, H, W) images in 0..1 normalised with ImageNet's mean and deviation."""
-    mean, std = (_channels(values, images.device, images.dtype) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
-
-
-@functools.cache
-@torch.inference_mode(False)
-def _channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return one number per channel, (3, 1, 1); made once, as a GPU's queue runs dry while it waits for such a copy."""
-    return torch.tensor(values, device=device, dtype=dtype).view(3, 1, 1)
-
-
-def augment(pixels_BHWC: Tensor, drawn_B6: Tensor) -> Tensor:
-    """Return the augmented batch as float32 (B, 3, H, W), normalised with ImageNet's mean and deviation.
-
-    pixels_BHWC: uint8, not modified. drawn_B6: from `draw_augmentation`, on the same device.
-    Zoom, crop and mirror are one bilinear sampling (difference from [A]: a crop need not start at a whole pixel);
-    then brightness, then contrast about the mean grey of the image, each clipped to 0..1 as torchvision does.
-    """
-    images = to_float(pixels_BHWC)
-    theta = images.new_zeros((len(images), 2, 3))
-    theta[:, 0, 0], theta[:, 1, 1] = drawn_B6[:, 0], drawn_B6[:, 1]
-    theta[:, :, 2] = drawn_B6[:, 2:4]
-    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    images = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    brightness, contrast = drawn_B6[:, 4].view(-1, 1, 1, 1), drawn_B6[:, 5].view(-1, 1, 1, 1)
-    images = (images * brightness).clamp_(0, 1)
-    grey = (images * _channels(LUMA, images.device, images.dtype)).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    return standardize((grey + (images - grey) * contrast).clamp_(0, 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen import parallel
-from reidgen.contracts import Backbone, Batch, Given, Loss, Module, Output, Step, copy_alike
+from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Output, Step, copy_alike
 from reidgen.errors import RecipeError
 from reidgen.methods import IMAGES, BackboneRow, Method, Part
 from reidgen.models.backbones import build_backbone
@@ -33,10 +33,13 @@ class ReIDNet(nn.Module):
     Source: the head of the authors' code [A]; BNNeck: Luo et al., CVPR Workshops 2019.
     """
 
-    def __init__(self, backbone: Backbone, *, classes: int, placed: Placed = (), views: int = 1) -> None:
+    def __init__(
+        self, backbone: Backbone, *, classes: int, placed: Placed = (), views: int = 1, pooling: str = "avg"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.images = nn.Sequential(*(module for place, module in placed if place == IMAGES))
+        self.pool = GeM() if pooling == "gem" else None
         self.neck = nn.BatchNorm1d(backbone.dim)
         self.neck.bias.requires_grad_(False)
         self.classifier = nn.Linear(backbone.dim, classes, bias=False)
@@ -57,6 +60,9 @@ class ReIDNet(nn.Module):
         """Return the features of images before the neck, (n, D), float32 or wider."""
         found: Tensor = self.backbone(self.images(images))
         wide = torch.promote_types(found.dtype, torch.float32)
+        if self.pool is not None:
+            pooled: Tensor = self.pool(found.to(wide))
+            return pooled
         return found.mean(dim=(2, 3), dtype=wide) if found.ndim == 4 else found.to(wide)
 
     def describe(self, images: Tensor) -> Tensor:
@@ -81,17 +87,42 @@ class ReIDNet(nn.Module):
                 yield name, module
 
 
-def build_network(row: Method, backbone: str | BackboneRow, *, classes: int, weights: str = "none") -> ReIDNet:
+class GeM(nn.Module):
+    """Generalized-mean pooling: float32 (B, C, H, W) -> (B, C), (mean of max(x, 1e-6)^p)^(1/p), p learned from 3 on.
+
+    It means something for maps that are never negative, that is behind a ReLU. Raises RecipeError for features.
+    Source: Radenovic et al., TPAMI 2018, as in BAU and fast-reid's SBS [A].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        if map_BCHW.ndim != 4:
+            raise RecipeError("pooling = gem pools a map, and this backbone gives features; set pooling = avg")
+        return map_BCHW.clamp_min(1e-6).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+def build_network(
+    row: Method, backbone: str | BackboneRow, *, classes: int, weights: str = "none", pooling: str = "avg"
+) -> ReIDNet:
     """Return the network of a row on one backbone, initialised from torch's global random state.
 
     classes: identities of the source. weights: as in `build_backbone`; what of a file is not used stands in
-    `unused_weights`.
+    `unused_weights`. pooling: "avg" or "gem".
     Raises RecipeError for a row that has no meaning on this backbone, WeightsError for weights that cannot be had or do
     not fit, PluginError for a part whose plug-in is not loaded.
     """
     kind = get_backbone(backbone) if isinstance(backbone, str) else backbone
     body, unused = build_backbone(kind, weights=weights)
     _refuse_places(row, body, kind.name)
+    last = [part.name for part in row.modules if len(body.channels) - 1 in part.places and not part.before_relu]
+    if pooling == "gem" and last:
+        raise RecipeError(
+            f"{row.label}: pooling = gem needs a map that is never negative, and {last[0]} stands behind the last "
+            "ReLU; set pooling = avg"
+        )
     replaced = _replace_norms(row.norm, body) if row.norm else []
     placed = [
         (place, _insert(body, part, place))
@@ -100,7 +131,8 @@ def build_network(row: Method, backbone: str | BackboneRow, *, classes: int, wei
         for part in row.modules
         if place in part.places and part.before_relu == before_relu
     ]
-    network = ReIDNet(body, classes=classes, placed=sorted(placed, key=lambda one: one[0]), views=row.views)
+    placed.sort(key=lambda one: one[0])
+    network = ReIDNet(body, classes=classes, placed=placed, views=row.views, pooling=pooling)
     network.unused_weights, network.replaced = unused, replaced
     return network
 
@@ -129,9 +161,7 @@ def _make(part: Part, channels: int) -> nn.Module:
 
 
 def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
-    """Raise RecipeError when a part stands where the backbone has no place, or two modules offer the
-    same at one place.
-    """
+    """Raise RecipeError when a part stands where the backbone has no place, or two offer the same at one place."""
     last = len(body.channels) - 1
     offers: set[tuple[str, int]] = set()
     for part in [*row.modules, *([row.norm] if row.norm else [])]:
@@ -152,13 +182,17 @@ def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
 
 
 def _replace_norms(part: Part, body: Backbone) -> list[nn.Module]:
-    """Put the part in the place of every BatchNorm2d of its places (all where it names none); return what is there."""
+    """Put the part in the place of every BatchNorm2d of its places (all where it names none); return what is there.
+
+    Of a part that is `first_of_block`, in the place of the first one of each block.
+    """
     places = part.places or range(len(body.channels))
     roots: list[nn.Module] = [body.stages[place] for place in places] if body.channels else [body]
+    first = {id(_first_norm(block)) for place in places for block in body.blocks(place)}
     replaced = list[nn.Module]()
     for root in roots:
         for name, norm in list(root.named_modules()):
-            if type(norm) is nn.BatchNorm2d and name:
+            if type(norm) is nn.BatchNorm2d and name and (id(norm) in first or not part.first_of_block):
                 parent, _, own = name.rpartition(".")
                 module = _make(part, norm.num_features)
                 module.take_over(norm) if isinstance(module, Module) else copy_alike(norm, module)
@@ -167,6 +201,10 @@ def _replace_norms(part: Part, body: Backbone) -> list[nn.Module]:
     if not replaced:
         raise RecipeError(f"the norm {part.name} replaces BatchNorm2d, and there is none at its places")
     return replaced
+
+
+def _first_norm(block: nn.Module) -> nn.Module | None:
+    return next((module for module in block.modules() if type(module) is nn.BatchNorm2d), None)
 
 
 def build_losses(row: Method, shared: list[Part], network: ReIDNet, *, domains: int) -> nn.ModuleDict:
@@ -198,6 +236,21 @@ def build_losses(row: Method, shared: list[Part], network: ReIDNet, *, domains: 
     return losses
 
 
+def build_augmentations(row: Method) -> list[Augmentation]:
+    """Return what is done to a row's further views, in order. Raises RecipeError when a part is none."""
+    found = []
+    for part in row.augmentations:
+        try:
+            with blaming():
+                built = load_class(part.build, part.digest)(**part.params)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{row.label}: the augmentation {part.name} cannot be built: {error}") from error
+        if not isinstance(built, Augmentation):
+            raise RecipeError(f"{row.label}: {part.build} is no reidgen.contracts.Augmentation")
+        found.append(built)
+    return found
+
+
 def named_losses(losses: nn.ModuleDict) -> Iterator[tuple[str, Loss]]:
     """Yield the losses that `build_losses` returned, with their names."""
     for name, loss in losses.items():
@@ -213,7 +266,9 @@ def draw_parts(network: ReIDNet, losses: nn.ModuleDict, step: Step, move: Callab
         loss.drawn = move(loss.draw(step))
 
 
-def check_row(row: Method, backbone: str, shared: list[Part], *, height: int = 64, width: int = 32) -> None:
+def check_row(
+    row: Method, backbone: str, shared: list[Part], *, height: int = 64, width: int = 32, pooling: str = "avg"
+) -> None:
     """Raise RecipeError for a row that cannot mean anything on a backbone, before any data are touched.
 
     All parts are built, without memory. Where a part or the backbone comes from a plug-in, they are built for real, and
@@ -223,10 +278,24 @@ def check_row(row: Method, backbone: str, shared: list[Part], *, height: int = 6
     outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
     where = torch.device("cpu" if outside else "meta")
     with parallel.alone(), torch.random.fork_rng(devices=[]), where, blaming():
-        network = build_network(row, backbone, classes=2)
+        network = build_network(row, backbone, classes=2, pooling=pooling)
         losses = build_losses(row, shared, network, domains=1)
+        augmentations = build_augmentations(row)
         if outside:
+            _try_augmentations(row, augmentations, (3, height, width))
             _try_out(row, network.train(), losses.train(), (3, height, width))
+
+
+def _try_augmentations(row: Method, augmentations: list[Augmentation], shape: tuple[int, int, int]) -> None:
+    pid = torch.tensor([0, 0, 1, 1])
+    zero, images = torch.zeros_like(pid), torch.rand(len(pid), *shape)
+    for number, augmentation in enumerate(augmentations):
+        step = Step(pid, zero, zero, zero + 1, torch.arange(len(pid)), seed=0, number=0, where=f"view.{number}")
+        augmentation.drawn = tuple(augmentation.draw(step))
+        changed = augmentation(images.clone())
+        if not isinstance(changed, Tensor) or changed.shape != images.shape or changed.dtype != images.dtype:
+            got = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+            raise RecipeError(f"{row.label}: {type(augmentation).__name__} makes {got} of {tuple(images.shape)}")
 
 
 def _try_out(row: Method, network: ReIDNet, losses: nn.ModuleDict, shape: tuple[int, int, int]) -> None:

@@ -1,7 +1,8 @@
 """Normalization modules: Instance and Switchable Norm, and Style Normalization and Restitution with its two variants.
 
-Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction, `_moments`, and one multiply-add,
-`_scale_and_shift`, in the layout of the map and without another map kept for the backward pass.
+Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction, `moments`, and one multiply-add,
+`scale_and_shift`, in the layout of the map and without another map kept for the backward pass; so are the modules of
+`reidgen.models.mixing` and `reidgen.models.gates`.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -30,18 +31,19 @@ class Pooled(NamedTuple):
 class _Moments(torch.autograd.Function):
     """A map -> the same map, its spatial mean and 1 / sqrt(variance + eps), the two float32 (B, C).
 
-    What goes on with the map that is returned hands its gradient over, and both are added up here in one pass.
+    The variance is the biased one. What goes on with the map that is returned hands its gradient over, and both are
+    added up here in one pass.
     """
 
     @staticmethod
     def forward(ctx: Any, map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         images, channels, height, width = map_BCHW.shape
         if map_BCHW.is_cuda or not map_BCHW.is_contiguous():
-            variance_BC, mean_BC = torch.var_mean(_wide(map_BCHW), dim=(2, 3), correction=0)
+            variance_BC, mean_BC = torch.var_mean(wide(map_BCHW), dim=(2, 3), correction=0)
             inverse_BC = torch.rsqrt(variance_BC + eps)
         else:  # what Group Norm of single channels finds on its way; on a CPU var_mean takes several times as long
             _, mean_BC, inverse_BC = torch.native_group_norm(
-                _wide(map_BCHW), None, None, images, channels, height * width, channels, eps
+                wide(map_BCHW), None, None, images, channels, height * width, channels, eps
             )
         ctx.save_for_backward(map_BCHW, mean_BC, inverse_BC)
         return map_BCHW.view_as(map_BCHW), mean_BC, inverse_BC
@@ -54,7 +56,7 @@ class _Moments(torch.autograd.Function):
         values = map_BCHW.shape[2] * map_BCHW.shape[3]
         factor_BC = -of_inverse * inverse_BC**3 / values
         shift_BC = of_mean / values - factor_BC * mean_BC
-        return torch.addcmul(_spread(shift_BC), map_BCHW, _spread(factor_BC)).add_(of_map).to(of_map.dtype), None
+        return torch.addcmul(spread(shift_BC), map_BCHW, spread(factor_BC)).add_(of_map).to(of_map.dtype), None
 
 
 class _ScaleAndShift(torch.autograd.Function):
@@ -64,29 +66,32 @@ class _ScaleAndShift(torch.autograd.Function):
     def forward(ctx: Any, map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
         ctx.save_for_backward(map_BCHW, factor_BC)
         out = torch.empty_like(map_BCHW)
-        return torch.addcmul(_spread(shift_BC), map_BCHW, _spread(factor_BC), out=out)
+        return torch.addcmul(spread(shift_BC), map_BCHW, spread(factor_BC), out=out)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         map_BCHW, factor_BC = ctx.saved_tensors
         (grad,) = grads
-        product = _wide(grad) * map_BCHW
+        if not any(ctx.needs_input_grad[1:]):
+            return grad * spread(factor_BC).to(grad.dtype), None, None
+        product = wide(grad) * map_BCHW
         of_factor, of_shift = product.sum((2, 3)), grad.sum((2, 3), dtype=product.dtype)
         of_map = product if grad.dtype == product.dtype else torch.empty_like(grad)
-        return torch.mul(grad, _spread(factor_BC), out=of_map), of_factor, of_shift
+        return torch.mul(grad, spread(factor_BC), out=of_map), of_factor, of_shift
 
 
-def _wide(map_BCHW: Tensor) -> Tensor:
+def wide(map_BCHW: Tensor) -> Tensor:
     """Return the map in float32, a float64 one as it is."""
     return map_BCHW if map_BCHW.dtype == torch.float64 else map_BCHW.float()
 
 
-def _spread(values_BC: Tensor) -> Tensor:
+def spread(values_BC: Tensor) -> Tensor:
+    """Return one number per image and channel, (B, C), as (B, C, 1, 1)."""
     return values_BC[:, :, None, None]
 
 
-def _moments(map_BCHW: Tensor, channels: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def moments(map_BCHW: Tensor, channels: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_Moments` does. Raises ValueError for a map of another shape."""
     if map_BCHW.ndim != 4 or map_BCHW.shape[1] != channels:
         raise ValueError(f"a module for {channels} channels needs (B, {channels}, H, W); got {tuple(map_BCHW.shape)}")
@@ -94,14 +99,15 @@ def _moments(map_BCHW: Tensor, channels: int, eps: float) -> tuple[Tensor, Tenso
     return found
 
 
-def _scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
+def scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
+    """Return what `_ScaleAndShift` does: the map times a factor plus a shift, one of each per image and channel."""
     scaled: Tensor = _ScaleAndShift.apply(map_BCHW, factor_BC, shift_BC)
     return scaled
 
 
-def _as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the map to go on with, its spatial mean, and the scale and shift that are Instance Norm: F~ = F s + t."""
-    map_BCHW, mean_BC, inverse_BC = _moments(map_BCHW, len(weight_C), eps)
+    map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, len(weight_C), eps)
     scale_BC = weight_C * inverse_BC
     return map_BCHW, mean_BC, scale_BC, torch.addcmul(bias_C, scale_BC, mean_BC, value=-1)
 
@@ -109,16 +115,21 @@ def _as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -
 class InstanceNorm2d(Module, nn.InstanceNorm2d):
     """torch's Instance Norm with affine weight 1 and bias 0 at the start, without running statistics [A].
 
-    forward: float (B, C, H, W) -> the same shape and dtype. Differences from torch's: it keeps the map's layout, where
-    torch copies a channels-last map twice, and computes bfloat16 in float32.
+    affine: whether it has that weight and bias. forward: float (B, C, H, W) -> the same shape and dtype. Differences
+    from torch's: it keeps the map's layout, where torch copies a channels-last map twice, and computes bfloat16 in
+    float32.
     """
 
-    def __init__(self, channels: int) -> None:
-        nn.InstanceNorm2d.__init__(self, channels, affine=True)
+    def __init__(self, channels: int, *, affine: bool = True) -> None:
+        nn.InstanceNorm2d.__init__(self, channels, affine=affine)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, _, scale_BC, shift_BC = _as_affine(map_BCHW, self.weight, self.bias, self.eps)
-        return _scale_and_shift(map_BCHW, scale_BC, shift_BC)
+        if self.affine:
+            map_BCHW, _, scale_BC, shift_BC = as_affine(map_BCHW, self.weight, self.bias, self.eps)
+        else:
+            map_BCHW, mean_BC, scale_BC = moments(map_BCHW, self.num_features, self.eps)
+            shift_BC = -scale_BC * mean_BC
+        return scale_and_shift(map_BCHW, scale_BC, shift_BC)
 
     def look(self, map_BCHW: Tensor) -> Look:
         """Return F and F~ = IN(F)."""
@@ -154,7 +165,8 @@ def _instance_norm(module: nn.InstanceNorm2d | _Restitution, map_BCHW: Tensor) -
     return functional.instance_norm(map_BCHW, weight=module.weight, bias=module.bias, eps=module.eps)
 
 
-def _gate(channels: int, reduction: int) -> nn.Sequential:
+def gate_network(channels: int, reduction: int) -> nn.Sequential:
+    """Return the gate of SNR and of squeeze-and-excitation: (B, C) -> (B, C) in 0..1; hidden width at least 4."""
     hidden = max(channels // reduction, 4)
     return nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid())
 
@@ -191,22 +203,22 @@ class SNR(_Restitution):
         super().__init__(channels)
         if reduction < 1 or gates not in (1, 2):
             raise ValueError(f"reduction must be at least 1 and gates 1 or 2; got {reduction} and {gates}")
-        self.gate = _gate(channels, reduction)
-        self.gate_minus = _gate(channels, reduction) if gates == 2 else None
+        self.gate = gate_network(channels, reduction)
+        self.gate_minus = gate_network(channels, reduction) if gates == 2 else None
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_BC, scale_BC, shift_BC = _as_affine(map_BCHW, self.weight, self.bias, self.eps)
+        map_BCHW, mean_BC, scale_BC, shift_BC = as_affine(map_BCHW, self.weight, self.bias, self.eps)
         removed_BC = mean_BC - self.bias
-        keep_BC = _wide(self.gate(removed_BC))
+        keep_BC = wide(self.gate(removed_BC))
         drop_BC = 1 - keep_BC
         self.offered = None
         if self.training:
-            minus_BC = drop_BC if self.gate_minus is None else _wide(self.gate_minus(removed_BC))
+            minus_BC = drop_BC if self.gate_minus is None else wide(self.gate_minus(removed_BC))
             restored_BC, contaminated_BC = (
                 torch.addcmul(self.bias, gate_BC, removed_BC) for gate_BC in (keep_BC, minus_BC)
             )
             self.offered = Pooled(self.bias.expand_as(mean_BC), restored_BC, contaminated_BC)
-        return _scale_and_shift(map_BCHW, torch.addcmul(keep_BC, drop_BC, scale_BC), drop_BC * shift_BC)
+        return scale_and_shift(map_BCHW, torch.addcmul(keep_BC, drop_BC, scale_BC), drop_BC * shift_BC)
 
     def restore(self, removed_BCHW: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         pooled_BC = removed_BCHW.mean(dim=(2, 3))
@@ -214,7 +226,7 @@ class SNR(_Restitution):
         if self.gate_minus is not None:
             gates["R-"] = self.gate_minus(pooled_BC)
         minus_BC = gates["R-"] if "R-" in gates else 1 - gates["a"]
-        return _spread(gates["a"]) * removed_BCHW, _spread(minus_BC) * removed_BCHW, gates
+        return spread(gates["a"]) * removed_BCHW, spread(minus_BC) * removed_BCHW, gates
 
 
 class SNRConv(_Restitution):
@@ -231,8 +243,8 @@ class SNRConv(_Restitution):
         )
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        same_BCHW, mean_BC, scale_BC, shift_BC = _as_affine(map_BCHW, self.weight, self.bias, self.eps)
-        normalized_BCHW = _scale_and_shift(same_BCHW, scale_BC, shift_BC)
+        same_BCHW, mean_BC, scale_BC, shift_BC = as_affine(map_BCHW, self.weight, self.bias, self.eps)
+        normalized_BCHW = scale_and_shift(same_BCHW, scale_BC, shift_BC)
         removed_BCHW = map_BCHW - normalized_BCHW
         plus_BCHW = self.plus(removed_BCHW)
         self.offered = None
@@ -240,8 +252,8 @@ class SNRConv(_Restitution):
             normalized_BC = self.bias.expand_as(mean_BC)
             self.offered = Pooled(
                 normalized_BC,
-                normalized_BC + _wide(plus_BCHW).mean(dim=(2, 3)),
-                normalized_BC + _wide(self.minus(removed_BCHW)).mean(dim=(2, 3)),
+                normalized_BC + wide(plus_BCHW).mean(dim=(2, 3)),
+                normalized_BC + wide(self.minus(removed_BCHW)).mean(dim=(2, 3)),
             )
         restored_BCHW: Tensor = normalized_BCHW + plus_BCHW
         return restored_BCHW.to(map_BCHW.dtype)
@@ -279,7 +291,7 @@ class SwitchableNorm2d(Module):
         self.eps, self.momentum = eps, momentum
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_in, inverse_in = _moments(map_BCHW, len(self.weight), self.eps)
+        map_BCHW, mean_in, inverse_in = moments(map_BCHW, len(self.weight), self.eps)
         var_in = inverse_in**-2 - self.eps  # the variance itself again
         mean_ln = mean_in.mean(dim=1, keepdim=True)
         var_ln = (var_in + (mean_in - mean_ln).square()).mean(dim=1, keepdim=True)
@@ -288,14 +300,14 @@ class SwitchableNorm2d(Module):
             var_bn = average((var_in + (mean_in - mean_bn).square()).mean(dim=0, keepdim=True))
             with torch.no_grad():
                 self.running_mean.lerp_(mean_bn[0], self.momentum)
-                self.running_var.lerp_(var_bn[0] * _unbiased(map_BCHW), self.momentum)
+                self.running_var.lerp_(var_bn[0] * unbiased(map_BCHW), self.momentum)
         else:
             mean_bn, var_bn = self.running_mean[None], self.running_var[None]
         mean_share, var_share = functional.softmax(self.mean_weight, 0), functional.softmax(self.var_weight, 0)
         mean = mean_share[0] * mean_in + mean_share[1] * mean_ln + mean_share[2] * mean_bn
         var = var_share[0] * var_in + var_share[1] * var_ln + var_share[2] * var_bn
         scale = self.weight * torch.rsqrt(var.clamp_min(0) + self.eps)
-        return _scale_and_shift(map_BCHW, scale, self.bias - mean * scale)
+        return scale_and_shift(map_BCHW, scale, self.bias - mean * scale)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -306,16 +318,16 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(map_BCHW)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
-        var_C, mean_C = torch.var_mean(_wide(map_BCHW), dim=(0, 2, 3), correction=0)
+        var_C, mean_C = torch.var_mean(wide(map_BCHW), dim=(0, 2, 3), correction=0)
         own_C, mean_C = mean_C, average(mean_C)
         var_C = average(var_C + (own_C - mean_C).square())
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(var_C * _unbiased(map_BCHW), self.momentum)
+            self.running_var.lerp_(var_C * unbiased(map_BCHW), self.momentum)
         scale_C = self.weight * torch.rsqrt(var_C.clamp_min(0) + self.eps)
         factor_BC, shift_BC = (x_C.expand(map_BCHW.shape[:2]) for x_C in (scale_C, self.bias - mean_C * scale_C))
-        return _scale_and_shift(map_BCHW, factor_BC, shift_BC)
+        return scale_and_shift(map_BCHW, factor_BC, shift_BC)
 
 
 def share_batch_norm(module: nn.Module) -> None:
@@ -329,7 +341,38 @@ def share_batch_norm(module: nn.Module) -> None:
             share_batch_norm(child)
 
 
-def _unbiased(map_BCHW: Tensor) -> float:
+def unbiased(map_BCHW: Tensor) -> float:
     """Return n / (n - 1), n values of a channel in the batch of all ranks: it makes a variance unbiased, as torch's."""
     values = map_BCHW.numel() // map_BCHW.shape[1] * count()
     return values / max(values - 1, 1)
+
+
+class InstanceBatchNorm2d(Module):
+    """IBN-a: Instance Norm of the first half of the channels, BatchNorm of the others, both with affine parameters [A].
+
+    forward: float (B, C, H, W) -> the same shape and dtype; of an odd number of channels, floor(C / 2) are IN's. IN
+    keeps no running statistics. Raises ValueError for fewer than two channels.
+    Source: Pan et al., ECCV 2018; XingangPan/IBN-Net@d167338:ibnnet/modules.py, where the halves are called IN and BN
+    too, so that its weights fit by name.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        if channels < 2:
+            raise ValueError(f"IBN-a splits the channels into halves, so that it needs 2 at least; got {channels}")
+        self.IN = InstanceNorm2d(channels // 2)
+        self.BN = nn.BatchNorm2d(channels - channels // 2)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        first, second = torch.split(map_BCHW, [self.IN.num_features, self.BN.num_features], dim=1)
+        if map_BCHW.is_contiguous():  # of a map in channels-last layout a half is read as it lies
+            first = first.contiguous()
+        return torch.cat([self.IN(first), self.BN(second)], dim=1)
+
+    def take_over(self, norm: nn.BatchNorm2d) -> None:
+        """Start from a BatchNorm2d: each half takes its weight and bias, BN its running statistics as well."""
+        state = norm.state_dict()
+        split = self.IN.num_features
+        for half, part in ((self.IN, slice(0, split)), (self.BN, slice(split, None))):
+            own = half.state_dict().keys() & state.keys()
+            half.load_state_dict({name: state[name][part] if state[name].ndim else state[name] for name in own})

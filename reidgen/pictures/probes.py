@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reidgen.contracts import Look, Module
-from reidgen.data.batches import LUMA, standardize, to_float
+from reidgen.data.augment import LUMA, standardize, to_float
 from reidgen.data.manifest import Prepared
 from reidgen.data.pack import load_pack
 from reidgen.errors import DataError

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reidgen.catalogue import split_all
-from reidgen.data.batches import standardize, to_float
+from reidgen.data.augment import standardize, to_float
 from reidgen.data.images import decode, file_of
 from reidgen.data.manifest import Prepared, load_prepared, prepared_names
 from reidgen.devices import choose_device

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from reidgen.data.batches import Source, load_source, source_digest, standardize, to_float
+from reidgen.data.augment import standardize, to_float
+from reidgen.data.batches import Source, load_source, source_digest
 from reidgen.data.images import decode
 from reidgen.data.manifest import load_prepared
 from reidgen.devices import choose_device, device_name, enough_memory, memory_format

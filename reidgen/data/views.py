@@ -1,0 +1,156 @@
+"""What is done to the images of a further view: BAU's strong augmentation.
+
+Shapes: n images of one view on this rank out of B of the batch, H x W pixels. Images arrive behind the recipe's own
+augmentation, float32 (n, 3, H, W) in 0..1, before ImageNet's mean and deviation are taken out.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from reidgen.contracts import Augmentation, Step
+from reidgen.data.augment import IMAGENET_MEAN, IMAGENET_STD, draw_boxes, enhance, erase, grey_of, turn_hue
+from reidgen.errors import RecipeError
+
+FILL = [mean + mean * std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]  # standardized, the mean [A]
+MOST = 30  # the magnitude of RandAugment that is the strongest
+
+
+def _affine(turn: float = 0, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> "Operation":
+    """Return an operation that turns (degrees), shifts (shares of width and height) or shears (a slope) images.
+
+    Each is taken times the magnitude's share and a sign; nearest pixel, black outside, about the centre.
+    """
+
+    def apply(images: Tensor, share: float) -> Tensor:
+        height, width = images.shape[-2:]
+        moved: Tensor = functional.affine(
+            images,
+            angle=turn * share,
+            translate=[round(shift[0] * share * width), round(shift[1] * share * height)],
+            scale=1.0,
+            shear=[math.degrees(math.atan(slope * share)) for slope in shear],
+            interpolation=InterpolationMode.NEAREST,
+        )
+        return moved
+
+    return apply
+
+
+def _enhance(change: Callable[[Tensor, float], Tensor]) -> "Operation":
+    """Return an operation by a factor of 0.1 to 1.9, which the sign does not touch."""
+    return lambda images, share: change(images, 0.1 + 1.8 * abs(share))
+
+
+def _solarize(images: Tensor, share: float) -> Tensor:
+    threshold = 256 * abs(share)
+    solarized: Tensor = functional.solarize(images, threshold) if threshold <= 255 else images
+    return solarized
+
+
+def _solarize_add(images: Tensor, share: float) -> Tensor:
+    brighter = (images.int() + int(110 * abs(share))).clamp_(0, 255).to(torch.uint8)
+    solarized: Tensor = functional.solarize(brighter, 128)
+    return solarized
+
+
+Operation = Callable[[Tensor, float], Tensor]  # uint8 (m, 3, H, W), the magnitude's share in -1..1 with a sign
+OPERATIONS: dict[str, Operation] = {
+    "identity": lambda images, share: images,
+    "shift x": _affine(shift=(0.45, 0)),
+    "shift y": _affine(shift=(0, 0.45)),
+    "shear x": _affine(shear=(0.3, 0)),
+    "shear y": _affine(shear=(0, 0.3)),
+    "rotate": _affine(turn=30),
+    "autocontrast": lambda images, share: functional.autocontrast(images),
+    "equalize": lambda images, share: functional.equalize(images),
+    "posterize": lambda images, share: functional.posterize(images, 2),
+    "saturation": _enhance(functional.adjust_saturation),
+    "contrast": _enhance(functional.adjust_contrast),
+    "brightness": _enhance(functional.adjust_brightness),
+    "sharpness": _enhance(functional.adjust_sharpness),
+    "invert": lambda images, share: functional.invert(images),
+    "solarize": _solarize,
+    "solarize add": _solarize_add,
+}
+
+
+class StrongView(Augmentation):
+    """RandAugment, then colour jitter, then random erasing, each with the probability given, per image.
+
+    RandAugment: `operations` drawn from OPERATIONS with replacement, at magnitude 0..30 of 30, a sign for each that has
+    one [A]. Jitter: factors of brightness, contrast and saturation in 1 / jitter .. jitter, hue within +-hue of a
+    turn [A: 2 and 0.1]. Erasing: a rectangle of 2 to 40 % of the image, aspect 0.3 to 1 / 0.3, filled with what the
+    authors write into the standardized image: ImageNet's mean itself [A].
+    Source: Cho et al. (BAU), NeurIPS 2024, and the authors' code [A]. Differences: RandAugment meets the image behind
+    mirror and crop, not before; jitter's factors are drawn evenly in the logarithm and its four steps keep one
+    order; a rectangle that does not fit is cut, where they try a hundred times.
+    """
+
+    def __init__(
+        self,
+        *,
+        probability: float = 0.5,
+        operations: int = 2,
+        magnitude: float = 10.0,
+        jitter: float = 2.0,
+        hue: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not (0 <= probability <= 1 and 0 <= operations <= 16 and 0 <= magnitude <= MOST):
+            raise RecipeError("probability must lie within 0..1, operations within 0..16, magnitude within 0..30")
+        if not (1 <= jitter <= 100 and 0 <= hue <= 0.5):
+            raise RecipeError(f"jitter must be at least 1 and hue within 0..0.5; got {jitter} and {hue}")
+        self.probability, self.operations, self.share = probability, operations, magnitude / MOST
+        self.jitter, self.hue = jitter, hue
+        self.plan: list[list[tuple[int, float]]] = []  # of RandAugment: known to the host, which sorts images by it
+
+    def draw(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the jitter, float32 (n, 4), and the rectangle, float32 (n, 4), of this rank's images."""
+        rows, chance = len(step.pid), step.generator("strong view")
+        coins = torch.rand((3, rows), generator=chance) < self.probability
+        picks = torch.randint(len(OPERATIONS), (rows, self.operations), generator=chance)
+        signs = torch.where(torch.rand((rows, self.operations), generator=chance) < 0.5, -1.0, 1.0)
+        own = step.own.tolist()
+        self.plan = [
+            [(int(picks[row, turn]) if coins[0, row] else 0, float(signs[row, turn]) * self.share) for row in own]
+            for turn in range(self.operations)
+        ]
+        even = 2 * torch.rand((rows, 4), generator=chance) - 1
+        factors = torch.cat([self.jitter ** even[:, :3], self.hue * even[:, 3:]], dim=1)
+        still = torch.tensor([1.0, 1.0, 1.0, 0.0])
+        factors = torch.where(coins[1, :, None], factors, still)
+        return factors[step.own], draw_boxes(coins[2], chance)[step.own]
+
+    def forward(self, images: Tensor) -> Tensor:
+        factors, boxes = self.drawn
+        return erase(_jitter(self._rand_augment(images), factors), boxes, FILL)
+
+    def _rand_augment(self, images: Tensor) -> Tensor:
+        pixels = (images * 255).round().to(torch.uint8)
+        for plan in self.plan:
+            groups: dict[tuple[int, float], list[int]] = {}
+            for row, (pick, share) in enumerate(plan):
+                if pick:
+                    groups.setdefault((pick, share), []).append(row)
+            operations = list(OPERATIONS.values())
+            for (pick, share), rows in groups.items():
+                pixels[rows] = operations[pick](pixels[rows], share)
+        changed = torch.tensor([any(plan[row][0] for plan in self.plan) for row in range(len(images))])
+        return torch.where(changed.to(images.device)[:, None, None, None], pixels.to(images.dtype) / 255, images)
+
+
+def _jitter(images: Tensor, factors_B4: Tensor) -> Tensor:
+    """Return the images with brightness, contrast and saturation times a factor each, and the hue moved by turns.
+
+    Clipped to 0..1 after each, as torchvision does; factors of 1, 1, 1 and 0 leave an image as it is.
+    """
+    brightness, contrast, saturation, turn = factors_B4[:, :, None, None, None].unbind(1)
+    still = (factors_B4 == factors_B4.new_tensor([1.0, 1.0, 1.0, 0.0])).all(1)[:, None, None, None]
+    out = (images * brightness).clamp(0, 1)
+    out = enhance(out, grey_of(out).mean((2, 3), keepdim=True), contrast)
+    return torch.where(still, images, turn_hue(enhance(out, grey_of(out), saturation), turn))
