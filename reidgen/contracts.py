@@ -70,6 +70,9 @@ class Module(nn.Module):
     take_over(norm): called when the module replaces a BatchNorm2d whose weights are loaded. Here: all that has the same
       name and shape is copied (weight, bias, running statistics).
     look(map_BCHW) -> what `reidgen show` draws; here nothing.
+    running_mean, running_var, momentum: what a norm knows of its inputs, kept in training as torch's BatchNorm2d does
+    it;
+      by these names the test step `bn` finds it and estimates it anew.
     rates: by the name of a parameter of its own, how many times the others' learning rate it has; such a parameter has
       no weight decay. after_step(): called after every step of the optimizer; here nothing.
     """

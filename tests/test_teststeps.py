@@ -14,7 +14,7 @@ from test_tables import MEAN, frame, row
 
 from reidgen import evaluation, registry
 from reidgen.contracts import TestStep, build_test_step
-from reidgen.data.batches import standardize, to_float
+from reidgen.data.augment import standardize, to_float
 from reidgen.data.manifest import load_prepared
 from reidgen.data.pack import load_pack
 from reidgen.errors import RecipeError
@@ -201,6 +201,19 @@ def test_bn_finds_every_norm_that_keeps_statistics_and_refuses_a_network_without
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with pytest.raises(RecipeError, match="re-estimates BatchNorm, and the network has none"):
         BatchNorm().adapt(torch.nn.Linear(2, 2), lambda size, most: images)
+
+
+@pytest.mark.parametrize("method", ["baseline", "a-in", "bin", "ibn-a", "dsu", "snr"])
+def test_bn_moves_the_statistics_of_every_kind_of_norm_and_nothing_else(method: str) -> None:
+    network = build_network(get_method(method), "tiny", classes=2).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = torch.rand(4, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        BatchNorm().adapt(network, lambda size, most: [images, images])
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    kept = {name for name in before if name.endswith(("running_mean", "running_var"))}
+    assert moved - {name for name in before if name.endswith("num_batches_tracked")} == kept
+    assert len(kept) == 2 if method == "a-in" else len(kept) > 2
 
 
 def test_flip_is_the_mean_of_both_sides_and_nothing_on_symmetric_images(run: Run) -> None:
