@@ -10,23 +10,28 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, quiet
+from test_evaluation import crops
 from test_tables import MEAN, frame, row
 
 from reidgen import evaluation, registry
-from reidgen.contracts import TestStep, build_test_step
+from reidgen.contracts import Batches, TestStep, build_test_step
 from reidgen.data.augment import standardize, to_float
 from reidgen.data.manifest import load_prepared
 from reidgen.data.pack import load_pack
-from reidgen.errors import RecipeError
+from reidgen.data.prepare import prepare
+from reidgen.errors import RecipeError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.integrity import seal
 from reidgen.models.network import build_network
 from reidgen.models.norms import SwitchableNorm2d
 from reidgen.registry import get_method, select_ways
-from reidgen.runs import Run, read_csv, read_rows
+from reidgen.report.page import make_report
+from reidgen.robustness.subject import load_subject
+from reidgen.runs import Run, read_csv, read_rows, write_rows
 from reidgen.steps import BatchNorm, Centre, Flip
 from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table
+from reidgen.tables.explain import explain
 from reidgen.tables.identities import read_identities
 from reidgen.teststeps import TEST_STEPS
 from reidgen.training import train
@@ -294,3 +299,99 @@ def test_numbers_from_before_there_were_tests_are_plain(run: Run, small_data: Pa
     found = old.queries()
     assert found.groupby("test", sort=False).size().to_dict() == {"plain": 16, "flip": 16}
     assert set(read_identities(tmp_path, read_csv(old.results))["test"]) == {"plain", "flip"}
+
+
+def test_a_step_sees_the_images_of_one_split_each_once(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets.toml").write_text(
+        "[halls]\npattern = '(?P<pid>[^/]+)/c(?P<camid>\\d+)_.*'\nsplits = 3\ntest_identities = 3\n"
+    )
+    prepared = prepare("halls", data=small_data, source=crops(tmp_path / "crops", identities=6, cameras=2))
+    centred: list[list[int]] = []
+    adapted: list[int] = []
+    real_centre, real_bn = Centre.embeddings, BatchNorm.adapt
+
+    def embeddings(self: Centre, embedding_ND: torch.Tensor, camid_N: torch.Tensor) -> torch.Tensor:
+        centred.append(camid_N.bincount()[camid_N.unique()].tolist())
+        return real_centre(self, embedding_ND, camid_N)
+
+    def adapt(self: BatchNorm, network: torch.nn.Module, batches: Batches) -> None:
+        adapted.append(sum(map(len, batches(64, 50))))
+        real_bn(self, network, batches)
+
+    monkeypatch.setattr(Centre, "embeddings", embeddings)
+    monkeypatch.setattr(BatchNorm, "adapt", adapt)
+    rows = scored(run, small_data, "centre,bn,bn(cameras=false)", target="halls")
+    assert rows.groupby("test")["split"].agg(list).map(sorted).tolist() == [[0, 1, 2]] * 3
+    part = evaluation.tested_part(prepared).drop_duplicates(["split", "path"])
+    counts = [group.groupby("camid").size().tolist() for _, group in part.groupby("split")]
+    assert centred == counts and adapted == [n for one in counts for n in one] + [sum(one) for one in counts]
+    queries = run.queries()
+    means = queries[queries["target"] == "halls"].groupby(["test", "split"])["ap"].mean()
+    np.testing.assert_allclose(means, rows.set_index(["test", "split"]).sort_index()["mAP"], atol=1e-5)
+
+
+def test_stress_and_attack_start_from_the_plain_row(run: Run, small_data: Path) -> None:
+    scored(run, small_data, "flip,plain")
+    subject = load_subject(run, "synth-night", data=small_data, device="cpu", report=quiet)
+    assert subject.results["test"].tolist() == ["plain"]
+
+
+def both_tests(**more: object) -> pd.DataFrame:
+    return frame(
+        *(
+            row(method, target, mAP=mAP + gain, test=test, **more)
+            for method, mAP in (("baseline", 0.2), ("snr", 0.3))
+            for target in ("duke", "prid")
+            for test, gain in (("plain", 0.0), ("flip+rerank(k1=30,k2=3)", 0.1))
+        )
+    )
+
+
+def test_explain_leads_to_the_plain_number_unless_a_test_is_named(tmp_path: Path) -> None:
+    rows = both_tests()
+    table = make_table(rows)
+    plain = explain(table, "snr duke", rows=rows, results=tmp_path)
+    assert plain.startswith("SNR, market → duke\n") and "mAP     30.00" in plain and "--test" not in plain
+    tested = explain(table, "snr duke rerank(k1=30,k2=3)+flip", rows=rows, results=tmp_path)
+    assert tested.startswith("SNR, market → duke, tested with flip+rerank(k1=30,k2=3)\n") and "mAP     40.00" in tested
+    assert "--target duke --test 'flip+rerank(k1=30,k2=3)'" in tested
+    with pytest.raises(ReidgenError, match="several cells are 'snr'; say METHOD SOURCE TARGET TEST, one of: snr"):
+        explain(table, "snr", rows=rows, results=tmp_path)
+
+
+def test_the_papers_numbers_stand_beside_plain_tests_only() -> None:
+    cells = make_table(both_tests(), paper=True).cells
+    assert cells.loc[cells["test"] == "plain", "paper_mAP"].notna().any()
+    assert cells.loc[cells["test"] != "plain", ["paper_mAP", "diff_mAP"]].isna().all(axis=None)
+
+
+def test_what_lacks_of_a_test_is_said_with_its_command_and_an_unknown_step_is_named() -> None:
+    rows = both_tests()
+    lacking = rows.drop(index=rows.index[(rows["test"] != "plain") & (rows["target"] == "prid")][-1])
+    notes = [str(note) for note in make_table(lacking).notes]
+    assert any(
+        "tested with flip" in note and "--target prid --test 'flip+rerank(k1=30,k2=3)'" in note for note in notes
+    )
+    assert not any(note.startswith("market: prid is not") for note in notes)  # the plain block has it
+    assert "test steps that use no other image of the target: flip" in notes
+    strange = [str(note) for note in make_table(rows.assign(test="flip+mine@1a2b3c4d")).notes]
+    assert any(note.startswith("what these test steps use of the target is not known here: mine (") for note in strange)
+
+
+def test_rows_of_two_versions_of_a_method_do_not_meet_in_two_tests() -> None:
+    rows = both_tests(row="aaaaaaaa", date="2026-05-01T10:00:00")
+    newer = both_tests(row="bbbbbbbb", date="2026-06-01T10:00:00")
+    table = make_table(pd.concat([rows, newer[newer["test"] == "plain"]], ignore_index=True))
+    assert set(table.rows["row"]) == {"bbbbbbbb"} and set(table.cells["test"]) == {"plain"}
+
+
+def test_the_report_has_a_block_for_every_test(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", both_tests())
+    text = make_report(tmp_path).read_text()
+    assert "market, tested with flip+rerank(k1=30,k2=3)" in text
+    assert "Trained on market, SNR has the highest mAP on the mean of 2 unseen targets: 30.0" in text
+    assert "transductive test steps" in text and "rerank" in text
+    assert "2 (8 rows)" in text  # two runs, each tested twice
