@@ -24,6 +24,7 @@ from reidgen.evaluation import evaluate
 from reidgen.integrity import seal
 from reidgen.models.network import build_network
 from reidgen.models.norms import SwitchableNorm2d
+from reidgen.recipe import load_recipe
 from reidgen.registry import get_method, select_ways
 from reidgen.report.page import make_report
 from reidgen.robustness.subject import load_subject
@@ -103,6 +104,7 @@ def test_tests_are_blocks_of_the_table_and_never_meet() -> None:
         ("plain", "baseline"): 20, ("plain", "snr"): 30, ("centre", "baseline"): 30, ("centre", "snr"): 40,
     }  # fmt: skip
     assert list(table.blocks()) == ["market", "market, tested with centre"]
+    assert str(table.findings[0]).startswith("market (plain, centre): mean of unseen: over the 2 targets")
     notes = [str(note) for note in table.notes]
     assert "test steps that use the target's unlabelled images: centre" in notes
     assert any(note.startswith("transductive test steps") and note.endswith(": centre") for note in notes)
@@ -244,6 +246,12 @@ def test_steps_act_in_one_order_whatever_is_written() -> None:
     assert select_ways("rerank", {"rerank.weight": 0})[0].word == "rerank(weight=0)"
     with pytest.raises(RecipeError, match=r"--set rerank.k1: --test names no step rerank"):
         select_ways("flip", {"rerank.k1": 20})
+
+
+def test_a_recipe_holds_no_test_step(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('base = "quick"\n[set]\nrerank.k1 = 30\n')
+    with pytest.raises(RecipeError, match=r"\[set\] holds rerank.k1, of a test step, and a recipe says how to train"):
+        load_recipe(str(tmp_path / "mine.toml"))
 
 
 def test_shipped_steps_name_every_parameter_and_have_the_method_of_their_stage() -> None:

@@ -49,7 +49,8 @@ def methods(
     for sentence in broken():
         note(f"note: an installed package's rows are left out: {sentence}")
     out().print("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
-    out().print("[D] recollection of the paper, unconfirmed. One method with its parameters: reidgen methods snr")
+    out().print("[N] a secondary note that names the paper's table, [D] recollection of the paper, unconfirmed.")
+    out().print("One method, or one test step, with its parameters: reidgen methods snr")
 
 
 def _everything() -> "Iterator[Table]":

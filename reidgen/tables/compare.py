@@ -5,6 +5,8 @@ rows -> choose (asked for, comparable) -> average (splits, then seeds, the mean 
 cells, rows -> notes (what to know), findings (what the statistics say)
 """
 
+from typing import Any
+
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
@@ -13,7 +15,7 @@ from reidgen.registry import get_method
 from reidgen.tables import findings, notes
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean, average, means_of, titles
-from reidgen.tables.choose import CELL, GROUP, Note, Selection, Settings, comparable, distinct, group_names, select
+from reidgen.tables.choose import CELL, GROUP, Note, Selection, Settings, comparable, distinct, names_together, select
 from reidgen.tables.looks import SHOWN, Table
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.significance import differences
@@ -192,14 +194,13 @@ def _corrected(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _caption(rows: pd.DataFrame) -> str:
     """Return one line that says how, with what and when the rows were made."""
-    names = group_names(rows)
-    how: dict[str, list[str]] = {}
+    how: dict[str, list[tuple[Any, ...]]] = {}
     order = in_order(rows["source"], "source")
     for key, block in sorted(rows.groupby(GROUP), key=lambda group: order.index(str(group[0][0]))):
         first = block.iloc[0]
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
-        how.setdefault(made, []).append(names[key])
-    parts = [f"{' and '.join(same)}: {made}" for made, same in how.items()]
+        how.setdefault(made, []).append(tuple(key))
+    parts = [f"{names_together(rows, same)}: {made}" for made, same in how.items()]
     told = rows["device"].str.contains("thread")  # the device's name says it
     threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else "").mask(told, ""))
     for word, column in {
