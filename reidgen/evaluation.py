@@ -23,8 +23,8 @@ from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
 from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
-from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
+from reidgen.models.weights import read_state_dict
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.registry import blaming
@@ -54,7 +54,13 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
     try:
-        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]), pooling=recipe.pooling)
+        network = build_network(
+            run.method(),
+            run.backbone(),
+            classes=int(facts["classes"]),
+            size=recipe.size,
+            pooling=recipe.pooling,
+        )
     except RecipeError as error:
         if not recipe.plugins:
             raise
@@ -142,7 +148,7 @@ def evaluate(
 
     A target of a source's family is marked as seen; one whose queries or gallery were trained on is refused, see
     `refuse_shared_images`. mAP, CMC and mINP by the Market-1501 rule, see `reidgen.ranking`.
-    ways: as `reidgen.registry.select_ways` returns them. What a step learns of the target, it learns of the images of
+    ways: as `reidgen.ways.select_ways` returns them. What a step learns of the target, it learns of the images of
     one split (queries and gallery, each once): that is all that whoever has this gallery would have. Ways that embed
     alike share the embeddings.
     Raises DataError (target not prepared, no query, no match), SharedImagesError, RunError (unfinished, in use),

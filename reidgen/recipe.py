@@ -139,6 +139,11 @@ class Recipe:
         return self.identities * self.images
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self.height, self.width
+
+    @property
     def sources(self) -> list[str]:
         """The source data sets, each with "-all" where all its images are trained on."""
         return self.source.split("+")

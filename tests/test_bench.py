@@ -22,10 +22,10 @@ from reidgen.errors import DataError, InterruptedRunError, RunError, WeightsErro
 from reidgen.forecast import forecast
 from reidgen.grid import bench, rows_of
 from reidgen.recipe import Recipe
-from reidgen.registry import select_ways
 from reidgen.runs import Run, read_rows
 from reidgen.tables.compare import make_table
 from reidgen.training import planned_run
+from reidgen.ways import select_ways
 
 GOLDEN = Path(__file__).parent / "golden" / "end_to_end.md"
 

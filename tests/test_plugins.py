@@ -14,11 +14,12 @@ import torch
 from conftest import SMALL, grid_toml, quiet
 
 from reidgen import grid, registry, training
+from reidgen.backbones import BACKBONES
 from reidgen.contracts import Backbone, Batch, Loss, Module, Output
 from reidgen.errors import PluginError, RecipeError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import BACKBONES, IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
+from reidgen.methods import IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
 from reidgen.models.network import build_losses, build_network, check_row
 from reidgen.models.norms import Pooled
 from reidgen.recipe import Recipe, idle, read_recipe
@@ -27,6 +28,7 @@ from reidgen.runs import COLUMNS, Run, read_rows, to_csv
 from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table
 from reidgen.teststeps import TEST_STEPS
+from reidgen.ways import select_ways
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_parts.py"
 SHARED = Recipe().losses
@@ -143,7 +145,7 @@ def test_a_backbone_without_places_takes_no_module_but_trains_baseline() -> None
     BACKBONES["flat"] = BackboneRow(name="flat", build=Flat, source="")
     with pytest.raises(RecipeError, match="snr stands at place 1; backbone flat has none"):
         check_row(METHODS["snr"], "flat", SHARED)
-    with pytest.raises(RecipeError, match="the norm in replaces BatchNorm2d, and there is none"):
+    with pytest.raises(RecipeError, match="a-in: the norm in replaces BatchNorm2d; backbone flat has none"):
         check_row(METHODS["a-in"], "flat", SHARED)
     network = build_network(METHODS["baseline"], "flat", classes=3)
     assert network(torch.randn(4, 3, 8, 4)).feature.shape == (4, 4)
@@ -328,7 +330,7 @@ def test_the_example_runs_in_two_processes_and_stands_in_the_table(
     log = pd.read_csv(next(tmp_path.glob("runs/*/spread-*/log.csv")))
     assert {"loss", "cross_entropy", "triplet", "spread"} <= set(log)
     run = Run(next(tmp_path.glob("runs/*/style-*/")))
-    ways = registry.select_ways("plain,root,root(power=0.25),root(power=1)+flip,flip")
+    ways = select_ways("plain,root,root(power=0.25),root(power=1)+flip,flip")
     evaluated = evaluate(run, "synth-night", ways=ways, data=small_data, report=quiet)
     digits = registry.PLUGINS["own_parts.py"].digest[:8]
     words = ["plain", f"root@{digits}", f"root(power=0.25)@{digits}", f"flip+root(power=1)@{digits}", "flip"]
@@ -572,7 +574,7 @@ def test_a_test_step_that_breaks_its_contract_is_one_sentence(
 ) -> None:
     with pytest.raises(ReidgenError, match=message):
         load_plugins([write(tmp_path / "mine.py", STEP.replace("{rows}", rows))])
-        evaluate(trained, "synth-night", ways=registry.select_ways(word), data=small_data, report=quiet)
+        evaluate(trained, "synth-night", ways=select_ways(word), data=small_data, report=quiet)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from reidgen.integrity import seal
 from reidgen.models.network import build_network
 from reidgen.models.norms import SwitchableNorm2d
 from reidgen.recipe import load_recipe
-from reidgen.registry import get_method, select_ways
+from reidgen.registry import get_method
 from reidgen.report.page import make_report
 from reidgen.robustness.subject import load_subject
 from reidgen.runs import Run, read_csv, read_rows, write_rows
@@ -36,6 +36,7 @@ from reidgen.tables.explain import explain
 from reidgen.tables.identities import read_identities
 from reidgen.teststeps import TEST_STEPS
 from reidgen.training import train
+from reidgen.ways import select_ways
 
 
 @pytest.fixture(scope="module")
