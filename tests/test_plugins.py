@@ -171,6 +171,8 @@ def test_refused_rows_touch_no_data(tmp_path: Path) -> None:
         (lambda: Method(name="a", title=5, source=""), "title must be a str; got 5"),  # type: ignore[arg-type]
         (lambda: Method(name="x" * 255, title="", source=""), "cannot name a method"),
         (lambda: Part(name="a", build=print), "build must be a str or type"),  # type: ignore[arg-type]
+        (lambda: BackboneRow(name="b", build=Odd, source="", params={"x": {1}}), "the backbone b: x must be a text"),  # type: ignore[dict-item]
+        (lambda: BackboneRow(name="b", build=Odd, source="", params=[1]), "params must be a Mapping"),  # type: ignore[arg-type]
         (lambda: Part(name="l.x", build=Odd), "'l.x' cannot name a part"),
         (lambda: Part(name="a", build=Odd, places=1), "places must be a tuple or list; got 1"),  # type: ignore[arg-type]
         (lambda: Part(name="a", build=Odd, places=("1",)), "places must be whole numbers"),  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from reidgen.errors import ReidgenError
-from reidgen.methods import METHODS
+from reidgen.methods import METHODS, PAPER_TABLES
 from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables import compare, looks
 from reidgen.tables.choose import Note, Selection
@@ -554,7 +554,7 @@ def of_paper(name: str, **more: Any) -> pd.DataFrame:
     return frame(*rows, *(row(m, "pku", source=s) for m, s in set(zip(own["method"], own["source"], strict=True))))
 
 
-@pytest.mark.parametrize("name", compare.TABLES)
+@pytest.mark.parametrize("name", PAPER_TABLES)
 def test_named_tables_show_what_the_paper_shows_and_equal_it(name: str) -> None:
     other = [row("my-norm", "duke"), row("snr-conv" if name != "design" else "ibn", "duke")]
     table = make_table(pd.concat([of_paper(name), frame(*other)]), name=name, paper=True)

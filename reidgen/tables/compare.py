@@ -5,17 +5,29 @@ rows -> choose (asked for, comparable) -> average (splits, then seeds, the mean 
 cells, rows -> notes (what to know), findings (what the statistics say)
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import TABLES
+from reidgen.methods import PAPER_TABLES, TABLES
 from reidgen.registry import get_method
 from reidgen.tables import findings, notes
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean, average, means_of, titles
-from reidgen.tables.choose import CELL, GROUP, Note, Selection, Settings, comparable, distinct, names_together, select
+from reidgen.tables.choose import (
+    CELL,
+    GROUP,
+    Note,
+    Selection,
+    Settings,
+    comparable,
+    distinct,
+    names_together,
+    only_of_paper,
+    select,
+)
 from reidgen.tables.looks import SHOWN, Table
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.significance import differences
@@ -96,10 +108,14 @@ def make_table(
     )
 
 
-def paper_table(name: str = "main") -> Table:
-    """Return one of the paper's TABLES with the paper's own numbers, which needs no run."""
+def paper_table(name: str = "main", selection: Selection = Selection()) -> Table:
+    """Return one of the paper's TABLES with the paper's own numbers, which needs no run; of a `selection` its targets,
+    methods and backbones count. Raises ReidgenError for a table or name that the paper has not.
+    """
     if name not in TABLES:
         raise ReidgenError(unknown("table", name, TABLES))
+    if name not in PAPER_TABLES:
+        raise EmptyTableError(f"there is no table {name} in the paper, which has {', '.join(PAPER_TABLES)}")
     numbers = papers.numbers()
     numbers = numbers[numbers["table"] == name].drop(columns="table")
     numbers = numbers.rename(columns={"paper_mAP": "mAP", "paper_rank1": "rank1"})
@@ -118,6 +134,7 @@ def paper_table(name: str = "main") -> Table:
         **dict.fromkeys(METRICS[2:]),
     )
     rows = rows.assign(mAP=rows["mAP"] / 100, rank1=rows["rank1"] / 100).astype(dict.fromkeys(METRICS, "float64"))
+    rows = select(rows, replace(selection, recipes=(), seeds=()))
     means = means_of(rows, asked=True)
     cells = average(rows, means)
     if name != "main":
@@ -150,11 +167,19 @@ def _choose(
 
     The other methods count in the differences, which are so the same in every table: they tell of the seeds.
     """
-    shown, said = select(rows, selection), list[Note]()
+    said: list[Note] = []
+    if narrow:
+        selection, said = only_of_paper(rows, selection, papers.numbers())
+    shown = select(rows, selection)
     if name and (shown := papers.select(shown, name)).empty:
         raise EmptyTableError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
-    if narrow and not selection.targets and not name:
+    if narrow and not selection.targets:
         shown, others = papers.beside_paper(shown)
+        if shown.empty:
+            raise EmptyTableError(
+                f"the paper has no numbers for any of the results' sources and targets: {', '.join(others)} (to show "
+                "them, leave out --paper, or name them: --target NAME,NAME)"
+            )
         if others:
             hint = "to show them too, name the targets: --target NAME,NAME"
             said.append(Note(f"not shown, as the paper has no numbers for them: {', '.join(others)}", hint))
