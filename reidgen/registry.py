@@ -1,10 +1,10 @@
 """What can be named: the rows that ship with reidgen, those of plug-ins, and timm's backbones. No torch here, but
 plug-ins and timm import it.
 
-A plug-in is a Python file (or an importable module) with a list ROWS of `Method` and `BackboneRow`, and the classes
-that they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an installed
-package with an entry point of the group "reidgen"; of these the last are imported only when a name is not known
-otherwise.
+A plug-in is a Python file (or an importable module) with a list ROWS of `Method`, `BackboneRow` and `StepRow`, and the
+classes that they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an
+installed package with an entry point of the group "reidgen"; of these the last are imported only when a name is not
+known otherwise.
 """
 
 import ast
@@ -22,11 +22,21 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from reidgen.backbones import BACKBONES
 from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
-from reidgen.methods import GROUPS, METHODS, PAPER_TABLES, TIMM, WORDS, BackboneRow, Method, Part
+from reidgen.methods import (
+    GROUPS,
+    METHODS,
+    PAPER_TABLES,
+    TIMM,
+    WORDS,
+    BackboneRow,
+    Method,
+    Part,
+)
+from reidgen.teststeps import PLAIN, TEST_STEPS, StepRow
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
 SHIPPED = "reidgen."
@@ -42,6 +52,7 @@ PARTS = (  # where shipped parts lie: nothing else is ever imported because a ro
     "reidgen.losses",
     "reidgen.balance",
     "reidgen.data.views",
+    "reidgen.steps",
 )
 
 
@@ -56,6 +67,13 @@ class Plugin:
 
 
 PLUGINS: dict[str, Plugin] = {}  # by the file's name, or the module's
+P = TypeVar("P", bound=Part)
+Row = Method | BackboneRow | StepRow
+_KINDS: dict[type, tuple[str, dict[str, Any]]] = {  # of a row: what it is called, and where it stands
+    Method: ("method", METHODS),
+    BackboneRow: ("backbone", BACKBONES),
+    StepRow: ("test step", TEST_STEPS),
+}
 BROKEN: dict[str, str] = {}  # installed modules that could not be used, and why
 
 
@@ -106,8 +124,7 @@ def _load_file(path: Path) -> None:
 
 def _forget(plugin: Plugin) -> None:
     del PLUGINS[plugin.name]
-    tables: list[dict[str, Any]] = [METHODS, BACKBONES]
-    for table in tables:
+    for _, table in _KINDS.values():
         for name in [name for name, row in table.items() if row.origin == plugin.name]:
             del table[name]
 
@@ -168,15 +185,14 @@ def blaming() -> Iterator[None]:
 def _register(plugin: Plugin) -> None:
     """Add a plug-in's rows, or none of them. Raises PluginError for what is no row and for a name that is taken."""
     rows = getattr(plugin.module, "ROWS", None)
+    allowed = "Method, BackboneRow and StepRow"
     if not isinstance(rows, list | tuple) or not rows:
-        raise PluginError(f"{plugin.file}, line 1: a plug-in needs a list ROWS of Method and BackboneRow; it has none")
-    made: list[Method | BackboneRow] = []
+        raise PluginError(f"{plugin.file}, line 1: a plug-in needs a list ROWS of {allowed}; it has none")
+    made: list[Row] = []
     for row in rows:
-        if not isinstance(row, Method | BackboneRow):
-            raise PluginError(
-                f"{plugin.file}, {_line(plugin, 'ROWS')}: ROWS holds {row!r}; it may hold Method and BackboneRow"
-            )
-        kind, table = ("method", METHODS) if isinstance(row, Method) else ("backbone", BACKBONES)
+        if type(row) not in _KINDS:
+            raise PluginError(f"{plugin.file}, {_line(plugin, 'ROWS')}: ROWS holds {row!r}; it may hold {allowed}")
+        kind, table = _KINDS[type(row)]
         known = {**table, **{other.name: other for other in made if type(other) is type(row)}}
         if row.name in known:
             owner = known[row.name].origin
@@ -190,25 +206,36 @@ def _register(plugin: Plugin) -> None:
                 "for another one; choose others"
             )
         made.append(_own(row, plugin))
+    if both := _named_twice(made):
+        raise PluginError(
+            f"{plugin.file}, {_line(plugin, both)}: a test step and a part of a method are both called {both!r}, so "
+            f"--set {both}... would mean two things; rename one of them"
+        )
     PLUGINS[plugin.name] = plugin
     for row in made:
-        if isinstance(row, Method):
-            METHODS[row.name] = row
-        else:
-            BACKBONES[row.name] = row
+        _KINDS[type(row)][1][row.name] = row
 
 
-def _own(row: Method | BackboneRow, plugin: Plugin) -> Method | BackboneRow:
+def _named_twice(made: list[Row]) -> str:
+    """Return a name that is that of a test step and of a method's part, with these rows too; "" where there is none."""
+    steps = {*TEST_STEPS, *(row.name for row in made if isinstance(row, StepRow))}
+    methods = [*METHODS.values(), *(row for row in made if isinstance(row, Method))]
+    return min(steps & {part.name for row in methods for part in row.parts}, default="")
+
+
+def _own(row: Row, plugin: Plugin) -> Row:
     """Return a plug-in's row with its classes as paths, its parameters complete, and where it comes from."""
     if isinstance(row, BackboneRow):
         build, digest = _path_of(row.build, plugin, row.name)
         return dataclasses.replace(row, build=build, digest=digest, origin=plugin.name)
 
-    def own(part: Part) -> Part:
+    def own(part: P) -> P:
         build, digest = _path_of(part.build, plugin, part.name)
         defaults = parameters_of(part.build) if isinstance(part.build, type) else {}
         return dataclasses.replace(part, build=build, digest=digest, params={**defaults, **part.params})
 
+    if isinstance(row, StepRow):
+        return dataclasses.replace(own(row), origin=plugin.name)
     return dataclasses.replace(row.with_parts(own), origin=plugin.name, tables=())
 
 
@@ -313,6 +340,17 @@ def get_backbone(name: str) -> BackboneRow:
     return BACKBONES[name]
 
 
+def get_test_step(name: str) -> StepRow:
+    """Return the row of TEST_STEPS called `name`. Raises RecipeError, naming the nearest one."""
+    if name not in TEST_STEPS:
+        _load_installed()
+    if name not in TEST_STEPS:
+        raise RecipeError(
+            f"{unknown('test step', name, [PLAIN, *TEST_STEPS])} (one from a plug-in needs --plugin FILE)"
+        )
+    return TEST_STEPS[name]
+
+
 @functools.cache
 def _of_timm(name: str) -> BackboneRow:
     """Return the row of one of timm's networks. Raises RecipeError as `import_timm`, and for one that timm has not."""
@@ -346,10 +384,10 @@ def import_timm(backbone: str) -> ModuleType:
     return found
 
 
-def all_rows() -> tuple[list[Method], list[BackboneRow]]:
-    """Return every method and every backbone, those of installed packages too."""
+def all_rows() -> tuple[list[Method], list[BackboneRow], list[StepRow]]:
+    """Return every method, every backbone and every test step, those of installed packages too."""
     _load_installed()
-    return list(METHODS.values()), list(BACKBONES.values())
+    return list(METHODS.values()), list(BACKBONES.values()), list(TEST_STEPS.values())
 
 
 def select_methods(words: str) -> list[str]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from reidgen.methods import Method, Part
+    from reidgen.teststeps import StepRow
 
 
 @one_sentence
@@ -20,9 +21,9 @@ def methods(
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
-    """List methods, backbones, losses and recipes.
+    """List methods, backbones, losses, test steps and recipes.
 
-    Of a method or a backbone that is named, its parts and their parameters.
+    Of a method, a backbone or a test step that is named, its parts and their parameters.
 
     Example: reidgen methods
 
@@ -33,11 +34,15 @@ def methods(
     from reidgen.backbones import BACKBONES
     from reidgen.methods import TIMM, words_of
     from reidgen.registry import broken, get_backbone, get_method
+    from reidgen.teststeps import TEST_STEPS
 
     if name in BACKBONES or name.startswith(TIMM):
         row = get_backbone(name)
         params = ", ".join(f"{key} {words_of(value)}" for key, value in row.params.items())
         result(f"{row.name}: a backbone; {row.source}{f'; {params}' if params else ''} (from {row.origin})")
+        return
+    if name in TEST_STEPS:
+        _show_step(TEST_STEPS[name])
         return
     if name:
         _show(get_method(name))
@@ -47,7 +52,8 @@ def methods(
     for sentence in broken():
         note(f"note: an installed package's rows are left out: {sentence}")
     note("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
-    note("[D] recollection of the paper, unconfirmed. One method with its parameters: reidgen methods snr")
+    note("[N] a secondary note that names the paper's table, [D] recollection of the paper, unconfirmed.")
+    note("One method, or one test step, with its parameters: reidgen methods snr")
 
 
 def _everything() -> "Iterator[Table]":
@@ -55,7 +61,7 @@ def _everything() -> "Iterator[Table]":
     from reidgen.recipe import RECIPES
     from reidgen.registry import all_rows
 
-    rows, backbones = all_rows()
+    rows, backbones, steps = all_rows()
     losses = {part.name: (part, "every method") for part in (CROSS_ENTROPY, TRIPLET)}
     modules: dict[str, tuple[Part, str]] = {}
     for row in rows:
@@ -67,6 +73,7 @@ def _everything() -> "Iterator[Table]":
     yield _table("backbone", "", [*((row.name, "", row.source, row.origin) for row in backbones), timm])
     yield _table("module", "of", ((one.name, of, one.source, _origin(one)) for one, of in modules.values()))
     yield _table("loss", "of", ((one.name, of, one.source, _origin(one)) for one, of in losses.values()))
+    yield _table("test step", "uses", ((one.name, _uses(one), one.source, one.origin) for one in steps))
     described = (f"{one.backbone}, {one.height}x{one.width}, {one.epochs} epochs" for one in RECIPES.values())
     yield _table("recipe", "", ((one, "", words, "reidgen") for one, words in zip(RECIPES, described, strict=True)))
 
@@ -104,6 +111,24 @@ def _show(row: "Method") -> None:
         out().print(f"  {row.views} views of each image: a step costs {row.views} forward passes", soft_wrap=True)
     if not row.parts:
         out().print("  no parts of its own: it is what the others are compared with")
+
+
+def _show_step(row: "StepRow") -> None:
+    """Print a test step, what it uses of the target, and every parameter with its value and who says so."""
+    from reidgen.methods import words_of
+
+    out().print(f"{row.name}: a test step (--test {row.name}); {row.source} (from {row.origin})", soft_wrap=True)
+    out().print(f"  uses {_uses(row)}", soft_wrap=True)
+    for parameter, value in row.params.items():
+        tag = row.tags.get(parameter, "")
+        words = words_of(value).replace("/", ",")
+        out().print(f"    --set {row.name}.{parameter}={words}{'   ' + tag if tag else ''}", soft_wrap=True)
+
+
+def _uses(row: "StepRow") -> str:
+    """Return what a test step needs of the target beside the image itself."""
+    uses = "unlabelled target images" if row.unlabelled else "no other image"
+    return f"{uses}, other queries too" if row.transductive else uses
 
 
 def _where(part: "Part") -> str:

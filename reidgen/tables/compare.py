@@ -6,6 +6,7 @@ cells, rows -> notes (what to know), findings (what the statistics say)
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +24,7 @@ from reidgen.tables.choose import (
     Settings,
     comparable,
     distinct,
-    group_names,
+    names_together,
     only_of_paper,
     select,
 )
@@ -31,6 +32,7 @@ from reidgen.tables.looks import SHOWN, Table
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.significance import differences
 from reidgen.tables.statistics import holm
+from reidgen.teststeps import PLAIN
 
 __all__ = ["COLUMNS", "MEAN", "METRICS", "SHOWN", "TABLES", "Selection", "Table", "make_table", "paper_table"]
 
@@ -39,7 +41,7 @@ COLUMNS += [f"{metric}{part}" for metric in METRICS for part in ("", "_std_seeds
 COLUMNS += [f"{part}_{metric}" for metric in SHOWN for part in ("paper", "diff")] + ["recipe", "backbone", "version"]
 COLUMNS += ["against", "gain_seeds"]
 COLUMNS += [f"gain_{metric}{part}" for metric in SHOWN for part in ("", "_low", "_high", "_p", "_holm")]
-COLUMNS += ["average_rank", "hash", "title"]
+COLUMNS += ["average_rank", "hash", "title", "test"]
 
 
 def make_table(
@@ -55,10 +57,10 @@ def make_table(
 ) -> Table:
     """Return the comparison table of result rows: group x method by target, of everything there is or as asked for.
 
-    A group holds what is compared with each other: one source, backbone and recipe. A cell is the mean over the splits
-    of a run, then over seeds (std with ddof 1). The mean of unseen is over the targets that all methods of a group
-    share, as `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection` names its
-    targets. Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
+    A group holds what is compared with each other: one source, backbone, recipe and test. A cell is the mean over the
+    splits of a run, then over seeds (std with ddof 1). The mean of unseen is over the targets that all methods of a
+    group share, as `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection`
+    names its targets. Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
 
     name: one of the paper's TABLES: its methods and, of its sources, its targets. paper: the paper's numbers for the
     same method and families of sets, and ours minus theirs. narrow: only sources and targets that the paper has, or
@@ -121,7 +123,15 @@ def paper_table(name: str = "main", selection: Selection = Selection()) -> Table
         seen=[int(t in s.split("+")) for s, t in zip(numbers["source"], numbers["target"], strict=True)]
     )
     rows = rows.assign(
-        backbone="resnet50", hash="", recipe="", version="", title="", seed=0, split=0, **dict.fromkeys(METRICS[2:])
+        backbone="resnet50",
+        hash="",
+        test=PLAIN,
+        recipe="",
+        version="",
+        title="",
+        seed=0,
+        split=0,
+        **dict.fromkeys(METRICS[2:]),
     )
     rows = rows.assign(mAP=rows["mAP"] / 100, rank1=rows["rank1"] / 100).astype(dict.fromkeys(METRICS, "float64"))
     rows = select(rows, replace(selection, recipes=(), seeds=()))
@@ -209,14 +219,13 @@ def _corrected(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _caption(rows: pd.DataFrame) -> str:
     """Return one line that says how, with what and when the rows were made."""
-    names = group_names(rows)
-    how: dict[str, list[str]] = {}
+    how: dict[str, list[tuple[Any, ...]]] = {}
     order = in_order(rows["source"], "source")
     for key, block in sorted(rows.groupby(GROUP), key=lambda group: order.index(str(group[0][0]))):
         first = block.iloc[0]
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
-        how.setdefault(made, []).append(names[key])
-    parts = [f"{' and '.join(same)}: {made}" for made, same in how.items()]
+        how.setdefault(made, []).append(tuple(key))
+    parts = [f"{names_together(rows, same)}: {made}" for made, same in how.items()]
     told = rows["device"].str.contains("thread")  # the device's name says it
     threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else "").mask(told, ""))
     for word, column in {
