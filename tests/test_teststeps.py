@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, quiet
+from conftest import SMALL, quiet, seal
 from test_evaluation import crops
 from test_tables import MEAN, frame, row
 
@@ -21,7 +21,6 @@ from reidgen.data.pack import load_pack
 from reidgen.data.prepare import prepare
 from reidgen.errors import OutOfMemoryError, RecipeError, ReidgenError
 from reidgen.evaluation import evaluate
-from reidgen.integrity import seal
 from reidgen.models.network import build_network
 from reidgen.models.norms import SwitchableNorm2d
 from reidgen.recipe import load_recipe
