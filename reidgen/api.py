@@ -14,10 +14,11 @@ from reidgen.catalogue import expand
 from reidgen.errors import DataError, RunError
 from reidgen.protocols import get_protocol
 from reidgen.recipe import Recipe, choose_recipe, idle
-from reidgen.registry import load_plugins, select_methods
+from reidgen.registry import load_plugins, of_steps, select_methods, select_ways
 from reidgen.runs import Run, find_run, read_rows
 from reidgen.terminal import note
 from reidgen.terminal import progress as shown
+from reidgen.teststeps import PLAIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,17 +99,22 @@ def evaluate(
     run: str | Path | Run,
     target: Names,
     *,
+    test: Names = PLAIN,
+    settings: Mapping[str, Any] = {},
     plugins: Names = (),
     data: str | Path = DATA,
     results: str | Path = RESULTS,
     device: str = "auto",
     progress: bool | None = None,
 ) -> "pd.DataFrame":
-    """Return the result rows of a run on targets, one per target and split, fractions in 0..1; see `runs.COLUMNS`.
+    """Return the result rows of a run on targets, one per target, test and split, fractions in 0..1; see
+    `runs.COLUMNS`.
 
-    run: what `train` returned, a folder, or the beginning of a name. Raises DataError, RunError, SharedImagesError.
+    run: what `train` returned, a folder, or the beginning of a name. test: one word or several, as "flip+rerank";
+    settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError, RecipeError.
     """
     load_plugins(_several(plugins))
+    ways = select_ways(",".join(_several(test)), settings)
     found = _find(run, results)
     import pandas as pd
 
@@ -118,7 +124,9 @@ def evaluate(
     if not targets:
         raise DataError("evaluate needs a target, such as synth-night")
     with _reporting(progress) as report:
-        rows = [rank_target(found, name, data=_folder(data), device=device, report=report) for name in targets]
+        rows = [
+            rank_target(found, name, ways=ways, data=_folder(data), device=device, report=report) for name in targets
+        ]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -129,6 +137,7 @@ def bench(
     seeds: int | Sequence[int] = 3,
     protocol: str | None = None,
     targets: Names = (),
+    tests: Names = PLAIN,
     recipe: str | Recipe | None = None,
     settings: Mapping[str, Any] = {},
     plugins: Names = (),
@@ -140,13 +149,17 @@ def bench(
 ) -> "pd.DataFrame":
     """Train and evaluate what is missing of methods x seeds, and return the table's cells as `table` does.
 
+    tests: the words of the tests that each run is put to. settings: also of their steps, "step.parameter" -> value.
     Raises RunError when a run failed, once the others have ended, and what `train` and `evaluate` raise.
     """
     cells = get_protocol(protocol) if protocol else None
     first = next(iter(cells.cells)) if cells else source
-    chosen = choose_recipe(recipe, first, grid=True, plugins=_several(plugins), settings=settings, **changes)
+    plugins = load_plugins(_several(plugins))
+    asked, asked_of_steps = of_steps(settings.items())
+    ways = select_ways(",".join(_several(tests)), asked_of_steps)
+    chosen = choose_recipe(recipe, first, grid=True, plugins=plugins, settings=asked, **changes)
     names = select_methods(",".join(_several(methods)))
-    idle(settings.items(), names)
+    idle(asked.items(), names)
     from reidgen.grid import bench as run
     from reidgen.grid import rows_of
 
@@ -159,13 +172,14 @@ def bench(
             results=_folder(results),
             protocol=cells,
             targets=expand(_several(targets)) if targets else (),
+            ways=ways,
             device=device,
             report=report,
             say=note if progress is not False else lambda line: None,
         )
     if grid.failures:
         raise RunError("; ".join(f"{one.recipe.method} s{one.recipe.seed}: {one.sentence}" for one in grid.failures))
-    return _cells(_folder(results), rows_of(grid.sources, read_rows(_folder(results)), alone=cells is not None))
+    return _cells(_folder(results), rows_of(grid, read_rows(_folder(results)), alone=cells is not None))
 
 
 def table(
@@ -178,12 +192,15 @@ def table(
     recipes: Names = (),
     backbones: Names = (),
     seeds: Sequence[int] = (),
+    tests: Names = (),
     plugins: Names = (),
     results: str | Path = RESULTS,
 ) -> "pd.DataFrame":
-    """Return the cells of a comparison table, in percent, one row per source, method and target; nothing is written.
+    """Return the cells of a comparison table, in percent, one row per source, test, method and target; nothing is
+    written.
 
-    name: "" or a paper's table. targets, methods, recipes, backbones, seeds: select, as the command's options do.
+    name: "" or a paper's table. targets, methods, recipes, backbones, seeds, tests: select, as the command's options
+    do.
     Raises ReidgenError when there are no results, or none of what was asked for.
     """
     load_plugins(_several(plugins))
@@ -195,6 +212,7 @@ def table(
         recipes=tuple(_several(recipes)),
         backbones=tuple(_several(backbones)),
         seeds=tuple(seeds),
+        tests=tuple(_several(tests)),
     )
     rows = read_rows(_folder(results))
     return _cells(_folder(results), rows, name=name, paper=paper, against=against, selection=chosen)

@@ -10,7 +10,7 @@ A class is built with what it stands on, then with its parameters as keywords: `
 to the same bits, and all ranks draw alike.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from reidgen.errors import RecipeError
+from reidgen.registry import blaming, load_class
 from reidgen.seeds import stream_seed
+from reidgen.teststeps import STAGES, StepRow
+
+Batches = Callable[[int, int], Iterable[Tensor]]  # (size, most) -> images, see TestStep.adapt
+Distances = Callable[[slice], Tensor]  # a slice of queries -> float32 (B, G), see TestStep.distances
 
 
 @dataclass(frozen=True)
@@ -246,34 +251,59 @@ class Loss(nn.Module):
 
 
 class TestStep:
-    """Contract of a test step: what stands between the network and the ranking. Built with its parameters as keywords.
+    """Contract of a test step: what stands between a trained network and its ranking; built with its parameters as
+    keywords. It sees no identity.
 
-    embeddings(embedding_ND, camid_N, gallery_N): of all images of a split, queries and gallery: unit float32 (N, D),
-    their
-      cameras int64, and whether each is of the gallery, bool -> embeddings of the same shape, again of unit length.
-    distances(distance_QG, query_QD, gallery_GD): squared Euclidean distances, float32 in 0..4, of Q queries and the
-      gallery (unit vectors) -> what the ranking sorts by, float32 (Q, G), smaller is closer.
-    A class has one of the two, or both. It sees no identity. uses_target: whether an image's result depends on other,
-    unlabelled images of the target, which every table must then say.
+    A class has one of these methods, which is the `stage` of its row (`reidgen.teststeps.StepRow`):
+
+    adapt(network, batches): change the network, a copy that is in evaluation mode, before it embeds a group of images.
+      batches(size, most) -> the group's images in batches, float (B, 3, H, W), ImageNet-normalised, on the device: the
+      fewest batches of at most `size` images, alike in size, the first `most` of them; by the SHA-256 of the files, an
+      order that says nothing of people and that file names do not move; with other views of each batch behind it.
+      A group is the images of one camera, or, where the step's `cameras` is False, all.
+    views(images_BCHW) -> the images, each (B, 3, H, W), to embed in the place of these: what the network makes of them
+      behind its neck is averaged before it is L2-normalised.
+    embeddings(embedding_ND, camid_N): unit float32 (N, D) on the device and int64 (N,) on the CPU, of all images of a
+      split, queries and gallery, each once -> embeddings of the same shape, again of unit length.
+    distances(query_QD, gallery_GD): the unit embeddings of a split's queries and gallery -> a function of a slice of
+      queries that returns their distances to the gallery, float32 (B, G), smaller is closer; it is asked once for every
+      query, in order, and never for all at once.
     """
 
-    uses_target: ClassVar[bool] = False
     __test__: ClassVar[bool] = False  # for pytest, that this is no test
+    cameras: bool = True
 
-    def embeddings(self, embedding_ND: Tensor, camid_N: Tensor, gallery_N: Tensor) -> Tensor:
-        return embedding_ND
+    def adapt(self, network: nn.Module, batches: Batches) -> None:
+        raise NotImplementedError
 
-    def distances(self, distance_QG: Tensor, query_QD: Tensor, gallery_GD: Tensor) -> Tensor:
-        return distance_QG
+    def views(self, images_BCHW: Tensor) -> Sequence[Tensor]:
+        raise NotImplementedError
+
+    def embeddings(self, embedding_ND: Tensor, camid_N: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def distances(self, query_QD: Tensor, gallery_GD: Tensor) -> Distances:
+        raise NotImplementedError
 
 
-def check_test_step(build: object, params: Mapping[str, Any]) -> TestStep:
-    """Return the test step, built. Raises RecipeError when it is none, changes nothing, or a parameter does not fit."""
-    if not isinstance(build, type) or not issubclass(build, TestStep):
-        raise RecipeError(f"{build!r} is no reidgen.contracts.TestStep")
-    if build.embeddings is TestStep.embeddings and build.distances is TestStep.distances:
-        raise RecipeError(f"the test step {build.__name__} changes neither embeddings nor distances")
+def build_test_step(row: StepRow) -> TestStep:
+    """Return the test step of a row, built.
+
+    Raises RecipeError when it is none, lacks the method of its stage or has another one's, or a parameter does not fit;
+    PluginError for a plug-in that is not loaded.
+    """
+    build = load_class(row.build, row.digest)
+    if not issubclass(build, TestStep):
+        raise RecipeError(f"the test step {row.name} is built by {row.build}, which is no reidgen.contracts.TestStep")
+    has = [stage for stage in STAGES if getattr(build, stage) is not getattr(TestStep, stage)]
+    if has != [row.stage]:
+        raise RecipeError(
+            f"the test step {row.name} is of the stage {row.stage}, and its class has {' and '.join(has) or 'none'} of "
+            f"{', '.join(STAGES)}; it must have that one"
+        )
     try:
-        return build(**params)
-    except TypeError as error:
-        raise RecipeError(f"the test step {build.__name__} cannot be built: {error}") from error
+        with blaming():
+            step: TestStep = build(**row.params)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"the test step {row.name} cannot be built: {error}") from error
+    return step

@@ -1,7 +1,9 @@
 """A trained run on a target: embeddings, ranking, result rows and per-query numbers."""
 
+import copy
+import functools
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +12,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from reidgen.catalogue import split_all
+from reidgen.contracts import Batches, TestStep, build_test_step
 from reidgen.data.augment import standardize, to_float
 from reidgen.data.batches import Origin, one_ahead, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
@@ -23,7 +27,9 @@ from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
-from reidgen.runs import COLUMNS, Progress, Run, now
+from reidgen.registry import blaming
+from reidgen.runs import COLUMNS, Facts, Progress, Run, now
+from reidgen.teststeps import STAGES, Way
 
 BATCH = 256
 
@@ -71,71 +77,208 @@ def embed(
     *,
     rows_N: NDArray[np.int64],
     dtype: str = "float32",
+    steps: Sequence[TestStep] = (),
     report: Progress,
 ) -> Tensor:
     """Return the embeddings of the images `rows_N`, float32 (N, D), L2-normalised, on the network's device.
 
     pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch, one ahead. dtype: "float32" or
-    "bfloat16" (autocast).
+    "bfloat16" (autocast). steps: test steps that make several views of an image; what the network makes of them behind
+    its neck is averaged before it is normalised.
     """
-    device = next(network.parameters()).device
-    blocks, parts, done = np.split(rows_N, range(BATCH, len(rows_N), BATCH)), [], 0
-    for rows_B, block in one_ahead(lambda rows_B: torch.from_numpy(pixels[rows_B]), blocks, device):
-        images = standardize(to_float(block)).contiguous(memory_format=memory_format(device))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            parts.append(network(images).float())
-        report("embedding", done := done + len(rows_B), len(rows_N))
+    parts, done = [], 0
+    for images in _batches(network, pixels, np.split(rows_N, range(BATCH, len(rows_N), BATCH))):
+        views = _views(images, steps)
+        with _autocast(network, dtype):
+            found = functools.reduce(torch.add, map(network.describe, views)) / len(views)
+            parts.append(functional.normalize(found, dim=1).float())
+        report("embedding", done := done + len(images), len(rows_N))
     return torch.cat(parts)
 
 
-def evaluate(run: Run, target: str, *, data: Path, device: str = "auto", report: Progress) -> pd.DataFrame:
-    """Return the result rows of a finished run on a target, one per split, and write them into the run folder.
+def _batches(
+    network: ReIDNet, pixels: Pack | NDArray[np.uint8], blocks: Sequence[NDArray[np.int64]]
+) -> Iterator[Tensor]:
+    """Yield each block of images as the network takes them, float (B, 3, H, W) on its device."""
+    device = next(network.parameters()).device
+    for _, block in one_ahead(lambda rows_B: torch.from_numpy(pixels[rows_B]), blocks, device):
+        yield standardize(to_float(block)).contiguous(memory_format=memory_format(device))
+
+
+def _views(images: Tensor, steps: Sequence[TestStep]) -> list[Tensor]:
+    views = [images]
+    for step in steps:
+        with blaming():
+            views = [other for view in views for other in step.views(view)]
+    return views
+
+
+def _autocast(network: ReIDNet, dtype: str) -> torch.autocast:
+    kind = next(network.parameters()).device.type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def evaluate(
+    run: Run,
+    target: str,
+    *,
+    ways: Sequence[Way] = (Way(),),
+    data: Path,
+    device: str = "auto",
+    report: Progress,
+) -> pd.DataFrame:
+    """Return the result rows of a finished run on a target, one per way to test and split, and write them into the run
+    folder.
 
     A target of a source's family is marked as seen; one whose queries or gallery were trained on is refused, see
     `refuse_shared_images`. mAP, CMC and mINP by the Market-1501 rule, see `reidgen.ranking`.
-    Raises DataError (target not prepared, no query, no match), SharedImagesError, RunError (unfinished, in use).
+    ways: as `reidgen.registry.select_ways` returns them. What a step learns of the target, it learns of the images of
+    one split (queries and gallery, each once): that is all that whoever has this gallery would have. Ways that embed
+    alike share the embeddings.
+    Raises DataError (target not prepared, no query, no match), SharedImagesError, RunError (unfinished, in use),
+    RecipeError, PluginError (a step of a plug-in).
     """
     prepared = load_prepared(target, data)
     place = choose_device(device)
+    acting = {
+        way.word: {stage: [build_test_step(row) for row in way.of_stage(stage)] for stage in STAGES} for way in ways
+    }
     with run.lock():
-        recipe, facts, method = run.recipe(), run.facts(), run.method()
+        recipe, facts = run.recipe(), run.facts()
         tested = tested_part(prepared)
         sources = origins_of(facts)
         refuse_shared_images(sources, prepared, tested, data=data)
         network = load_network(run, place)
-        paths, embedding_ND = embed_tested(network, prepared, tested, recipe=recipe, report=report)
-        common = {
-            "source": recipe.source,
-            "target": target,
-            "seen": int(is_seen(sources, prepared)),
-            "method": method.label,
-            "backbone": recipe.backbone,
-            "seed": recipe.seed,
-            "recipe": recipe.name,
-            "hash": facts["hash"],
-            "data": prepared.digest[:8],
-            "source_data": str(facts["source_data"])[:8],
-            **{key: facts[key] for key in ("version", "commit", "torch", "device")},
-            "dtype": recipe.dtype,
-            "date": now(),
-            "title": method.full_title,
-            "row": method.digest,
-            "threads": facts["threads"],
-        }
-        rows, queries = [], []
-        for split, part in tested.groupby("split", sort=True):
-            numbers, per_query = _rank_split(part, paths, embedding_ND)
-            rows.append({**common, "split": split, **numbers})
-            queries.append(per_query.assign(target=target, split=split))
-        table = pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)
-        per_query = pd.concat(queries)[["target", "split", "path", "pid", "camid", "ap", "first_match", "inp"]]
-        per_query = per_query.assign(
-            path=per_query["path"].map(shown),  # a name of several lines stays one
-            person=per_query["pid"].map(prepared.person),
-            camera=per_query["camid"].map(prepared.camera),
+        common = _common(run, recipe, facts, prepared, seen=is_seen(sources, prepared))
+        tables = []
+        for embedding in dict.fromkeys(way.embedding for way in ways):
+            alike = [way.word for way in ways if way.embedding == embedding]
+            rows: dict[str, list[dict[str, Any]]] = {word: [] for word in alike}
+            queries: dict[str, list[pd.DataFrame]] = {word: [] for word in alike}
+            with torch.inference_mode():
+                first = acting[alike[0]]
+                for split, images in _embedded(network, prepared, tested, first, recipe=recipe, report=report):
+                    for word in alike:
+                        numbers, per_query = _rank_split(images, acting[word])
+                        rows[word].append({**common, "test": word, "split": split, **numbers})
+                        queries[word].append(per_query.assign(split=split))
+            for word in alike:
+                tables.append(pd.DataFrame(rows[word])[list(COLUMNS)].astype(COLUMNS))
+                run.write_results(target, tables[-1], _named(pd.concat(queries[word]), prepared), test=word)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _common(run: Run, recipe: Recipe, facts: Facts, prepared: Prepared, *, seen: bool) -> dict[str, Any]:
+    """Return what all result rows of a run on a target have in common."""
+    method = run.method()
+    return {
+        "source": recipe.source,
+        "target": prepared.name,
+        "seen": int(seen),
+        "method": method.label,
+        "backbone": recipe.backbone,
+        "seed": recipe.seed,
+        "recipe": recipe.name,
+        "hash": facts["hash"],
+        "data": prepared.digest[:8],
+        "source_data": str(facts["source_data"])[:8],
+        **{key: facts[key] for key in ("version", "commit", "torch", "device")},
+        "dtype": recipe.dtype,
+        "date": now(),
+        "title": method.full_title,
+        "row": method.digest,
+        "threads": facts["threads"],
+    }
+
+
+def _named(queries: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
+    """Return the per-query numbers as they are written, with people and cameras as the user's names say them."""
+    return queries[["split", "path", "pid", "camid", "ap", "first_match", "inp"]].assign(
+        path=queries["path"].map(shown),  # a name of several lines stays one
+        person=queries["pid"].map(prepared.person),
+        camera=queries["camid"].map(prepared.camera),
+    )
+
+
+class Images(NamedTuple):
+    """The rows of one split, and its embeddings: of `paths`, sorted, each once; camid_N: their cameras, on the CPU."""
+
+    part: pd.DataFrame
+    paths: NDArray[np.str_]
+    camid_N: Tensor
+    embedding_ND: Tensor
+
+
+def _embedded(
+    network: ReIDNet,
+    prepared: Prepared,
+    tested: pd.DataFrame,
+    steps: Mapping[str, Sequence[TestStep]],
+    *,
+    recipe: Recipe,
+    report: Progress,
+) -> Iterator[tuple[int, Images]]:
+    """Yield each split with its embeddings: embedded once for all splits, or anew where a step adapts the network."""
+    if not steps["adapt"]:
+        paths, embedding_ND = embed_tested(
+            network, prepared, tested, recipe=recipe, steps=steps["views"], report=report
         )
-        run.write_results(target, table, per_query)
-    return table
+    for split, part in tested.groupby("split", sort=True):
+        own = part.drop_duplicates("path").sort_values("path")
+        names, camid_N = own["path"].to_numpy(dtype=str), torch.tensor(own["camid"].to_numpy(), dtype=torch.int64)
+        if steps["adapt"]:
+            own_ND = _embed_adapted(network, prepared, own, steps, recipe=recipe, report=report)
+        else:
+            numbers = torch.from_numpy(np.searchsorted(paths, names))
+            own_ND = embedding_ND[numbers.to(embedding_ND.device)]
+        yield int(str(split)), Images(part, names, camid_N, own_ND)
+
+
+def _embed_adapted(
+    network: ReIDNet,
+    prepared: Prepared,
+    own: pd.DataFrame,
+    steps: Mapping[str, Sequence[TestStep]],
+    *,
+    recipe: Recipe,
+    report: Progress,
+) -> Tensor:
+    """Return the embeddings of some rows of the index, each group of them by a copy of the network adapted to it."""
+    (step,) = steps["adapt"]
+    parts = []
+    groups = own.groupby("camid", sort=True) if step.cameras else [(0, own)]
+    for _, group in groups:
+        adapted = copy.deepcopy(network)
+        with blaming(), _autocast(network, recipe.dtype):
+            step.adapt(adapted, _unlabelled(network, prepared, group, steps["views"], recipe=recipe, report=report))
+        paths, embedding_ND = embed_tested(
+            adapted.eval(), prepared, group, recipe=recipe, steps=steps["views"], report=report
+        )
+        parts.append((paths, embedding_ND))
+    order = np.argsort(np.concatenate([paths for paths, _ in parts]))
+    return torch.cat([embedding_ND for _, embedding_ND in parts])[torch.from_numpy(order).to(parts[0][1].device)]
+
+
+def _unlabelled(
+    network: ReIDNet,
+    prepared: Prepared,
+    group: pd.DataFrame,
+    views: Sequence[TestStep],
+    *,
+    recipe: Recipe,
+    report: Progress,
+) -> Batches:
+    """Return what gives a group's images to a step that adapts the network: see `TestStep.adapt`."""
+    paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
+    order = group.sort_values(["sha256", "path"])["path"].to_numpy(dtype=str)
+    rows_N = np.searchsorted(paths, order)
+
+    def batches(size: int, most: int) -> Iterator[Tensor]:
+        blocks = np.array_split(rows_N, -(-len(rows_N) // size))[:most]
+        for images in _batches(network, pack, blocks):
+            yield from _views(images, views)
+
+    return batches
 
 
 def tested_part(prepared: Prepared) -> pd.DataFrame:
@@ -148,7 +291,13 @@ def tested_part(prepared: Prepared) -> pd.DataFrame:
 
 
 def embed_tested(
-    network: ReIDNet, prepared: Prepared, tested: pd.DataFrame, *, recipe: Recipe, report: Progress
+    network: ReIDNet,
+    prepared: Prepared,
+    tested: pd.DataFrame,
+    *,
+    recipe: Recipe,
+    steps: Sequence[TestStep] = (),
+    report: Progress,
 ) -> tuple[NDArray[np.str_], Tensor]:
     """Return the different paths of `tested`, sorted, and their embeddings in that order, as `embed` gives them."""
     paths, pack = load_pack(prepared, recipe.height, recipe.width, report)
@@ -159,6 +308,7 @@ def embed_tested(
         pack,
         rows_N=np.searchsorted(paths, wanted),
         dtype=recipe.dtype,
+        steps=steps,
         report=lambda _, done, of: report(what, done, of),
     )
     # Equal files are equally far from all, but a batch may round the same image otherwise at another place.
@@ -191,11 +341,16 @@ def sides_of(part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor) 
     )
 
 
-def _rank_split(
-    part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor
-) -> tuple[dict[str, float], pd.DataFrame]:
+def _rank_split(images: Images, steps: Mapping[str, Sequence[TestStep]]) -> tuple[dict[str, float], pd.DataFrame]:
+    part, embedding_ND = images.part, images.embedding_ND
     query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
-    ranking = rank(**sides_of(part, paths, embedding_ND)._asdict())
+    for step in steps["embeddings"]:
+        with blaming():
+            embedding_ND = step.embeddings(embedding_ND, images.camid_N)
+    sides = sides_of(part, images.paths, embedding_ND)
+    with blaming():
+        others = [step.distances(sides.query_QD, sides.gallery_GD) for step in steps["distances"]]
+        ranking = rank(**sides._asdict(), distances=others[0] if others else None)
     numbers = {
         "mAP": ranking.mAP,
         "rank1": ranking.rank(1),

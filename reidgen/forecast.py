@@ -12,13 +12,15 @@ from reidgen.devices import devices_of
 from reidgen.grid import Cell, GridProgress
 from reidgen.recipe import Recipe
 from reidgen.speed import pace
+from reidgen.teststeps import PLAIN, Way
 
 
 def forecast(cells: list[Cell], *, data: Path, device: str, report: GridProgress) -> list[str]:
     """Return lines: one per cell, one on the disk, one on the time. cells: of `bench.plan_cells`.
 
     The time is that of training and embedding, at the pace of this machine, which is measured on noise for each method
-    that has something to do; decoding and ranking come on top. Raises DataError when a set is not prepared any more.
+    that has something to do; decoding, ranking and re-ranking come on top, and where a step adapts the network, further
+    splits. Raises DataError when a set is not prepared any more.
     """
     lines = [f"{cell.name} {cell.recipe.method} s{cell.recipe.seed}: {_lacks(cell)}" for cell in cells]
     todo = [cell for cell in cells if cell.unevaluated or not cell.trained]
@@ -33,7 +35,7 @@ def forecast(cells: list[Cell], *, data: Path, device: str, report: GridProgress
         paces[method] = pace(recipe, device=devices[0])
     seconds = sum(_seconds(cell, paces[cell.recipe.method], data) for cell in todo)
     untrained = sum(not cell.trained for cell in cells)
-    evaluations = sum(len(cell.unevaluated) for cell in cells)
+    evaluations = sum(len(ways) for cell in cells for ways in cell.unevaluated.values())
     each = f" on {len(devices)} devices, one run each" if len(devices) > 1 else ""
     lines.append(
         f"{len(cells)} runs: {untrained} to train, {evaluations} evaluations; about {_span(seconds / len(devices))} of "
@@ -48,8 +50,13 @@ def _lacks(cell: Cell) -> str:
     training = "goes on from its checkpoint" if cell.run.state.is_file() else "to train"
     parts = [] if cell.trained else [training]
     if cell.unevaluated:
-        parts.append(f"to evaluate on {', '.join(cell.unevaluated)}")
+        parts.append(f"to evaluate on {', '.join(_named(*lack) for lack in cell.unevaluated.items())}")
     return ", ".join(parts)
+
+
+def _named(target: str, ways: list[Way]) -> str:
+    words = [way.word for way in ways]
+    return target if words == [PLAIN] else f"{target} ({', '.join(words)})"
 
 
 def _sets(cell: Cell, data: Path) -> list[Prepared]:
@@ -82,8 +89,16 @@ def _disk(cells: Iterable[Cell], data: Path) -> str:
 def _seconds(cell: Cell, pace_of: tuple[float, float], data: Path) -> float:
     training, embedding = pace_of
     images = 0 if cell.trained else _images_to_train(cell.recipe, data)
-    targets = sum(load_prepared(name, data).counts["all"]["images"] for name in cell.unevaluated)
-    return images / training + targets / embedding
+    embedded = 0
+    for name, ways in cell.unevaluated.items():
+        passes = sum(_passes(way) for way in {way.embedding: way for way in ways}.values())
+        embedded += passes * load_prepared(name, data).counts["all"]["images"]
+    return images / training + embedded / embedding
+
+
+def _passes(way: Way) -> int:
+    """Return how often the network sees each image: again to adapt it, and twice where a step makes views."""
+    return (1 + len(way.of_stage("adapt"))) << len(way.of_stage("views"))
 
 
 def _images_to_train(recipe: Recipe, data: Path) -> int:

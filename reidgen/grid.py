@@ -13,6 +13,7 @@ import pandas as pd
 from torch.distributed import is_torchelastic_launched
 
 from reidgen.catalogue import family_of, load_catalogue, split_all
+from reidgen.contracts import build_test_step
 from reidgen.data.manifest import Prepared, load_prepared
 from reidgen.devices import devices_of
 from reidgen.entries import Protocol
@@ -23,6 +24,7 @@ from reidgen.pool import spread
 from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, read_csv, tie_notes
+from reidgen.teststeps import PLAIN, Way
 from reidgen.training import check_weights, planned_run, stop_signals, train
 
 # what is being done, runs that are done (of the present one a part), runs in all
@@ -33,27 +35,29 @@ WAIT = 10.0  # seconds between two looks at runs that another process holds
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid: what it is called, its recipe, its folder, and target -> digest of what it
-    is evaluated on.
+    """One run of the grid: what it is called, its recipe, its folder, target -> digest of what it is evaluated on,
+    and the ways in which it is tested there.
     """
 
     name: str
     recipe: Recipe
     run: Run
     targets: dict[str, str]
+    ways: tuple[Way, ...] = (Way(),)
 
     @property
     def trained(self) -> bool:
         return self.run.done.is_file()
 
     @property
-    def unevaluated(self) -> list[str]:
-        """The targets whose rows are missing."""
-        return [
-            target
+    def unevaluated(self) -> dict[str, list[Way]]:
+        """The targets whose rows are missing, and the ways to test of which they are."""
+        trained = self.trained
+        lacks = {
+            target: [way for way in self.ways if not (trained and self.run.evaluated(target, digest, way.word))]
             for target, digest in self.targets.items()
-            if not (self.trained and self.run.evaluated(target, digest))
-        ]
+        }
+        return {target: ways for target, ways in lacks.items() if ways}
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a bench left behind. sources: source -> the hash its rows carry, its targets; of those with
-    a finished run.
+    """What a bench left behind. sources: source -> the hash its rows carry, its targets; of those with a finished run.
+    tests: the words of its tests.
     """
 
     sources: dict[str, tuple[str, list[str]]]
     failures: list[Failure]
+    tests: tuple[str, ...] = (PLAIN,)
 
 
 def bench(
@@ -83,31 +88,44 @@ def bench(
     results: Path,
     protocol: Protocol | None = None,
     targets: Sequence[str] = (),
+    ways: Sequence[Way] = (Way(),),
     device: str = "auto",
     report: GridProgress,
     say: Callable[[str], None],
 ) -> Grid:
     """Train and evaluate every missing cell of methods x seeds; return what there is then, and what failed.
 
-    See `plan_cells` for the sources and targets. Safe to stop and repeat at any moment: finished runs and evaluated
-    targets are skipped, an unfinished run goes on. With several GPUs ("auto", "cuda" or "cuda:0,1") each run has one to
-    itself, in a process of its own. A run that ends in an error is noted and the others go on; a run that another
-    process holds is put off until nothing else is left. A target that shares images with a source is left out. `say`
-    gets one line per run, and one for whatever is not prepared, left out, put off or failed. `report` counts runs, the
-    present one in part. Raises what `plan_cells` raises, and InterruptedRunError.
+    See `plan_cells` for the sources and targets. ways: how each run is tested on each target, see `evaluate`. Safe to
+    stop and repeat at any moment: finished runs and evaluated targets are skipped, test by test, an unfinished run goes
+    on. With several GPUs ("auto", "cuda" or "cuda:0,1") each run has one to itself, in a process of its own. A run that
+    ends in an error is noted and the others go on; a run that another process holds is put off until nothing else is
+    left. A target that shares images with a source is left out. `say` gets one line per run and test, and one for
+    whatever is not prepared, left out, put off or failed. `report` counts runs, the present one in part. Raises what
+    `plan_cells` raises, InterruptedRunError, and RecipeError or PluginError for a test step that cannot be built.
     """
     if is_torchelastic_launched():
         raise RecipeError("bench uses every GPU of the machine by itself, one run each; repeat it without torchrun")
     devices = devices_of(device)
+    for way in ways:
+        for step in way.steps:
+            build_test_step(step)
     cells = plan_cells(
-        recipe, methods=methods, seeds=seeds, data=data, results=results, protocol=protocol, targets=targets, say=say
+        recipe,
+        methods=methods,
+        seeds=seeds,
+        data=data,
+        results=results,
+        protocol=protocol,
+        targets=targets,
+        ways=ways,
+        say=say,
     )
     for method in methods:
         row = recipe.change(method=method).row
         check_row(row, recipe.backbone, recipe.losses, height=recipe.height, width=recipe.width, pooling=recipe.pooling)
     if untrained := [cell for cell in cells if not cell.trained]:
         check_weights(untrained[0].recipe)
-    grid, refused = Grid({}, []), set[tuple[str, str]]()
+    grid, refused = Grid({}, [], tuple(way.word for way in ways)), set[tuple[str, str]]()
     for cell, ended in _ended(cells, refused, data=data, results=results, devices=devices, report=report, say=say):
         source = cell.recipe.source
         if isinstance(ended, ReidgenError):
@@ -122,9 +140,10 @@ def bench(
                 refused.add((source, target))
                 say(f"left out: {sentence}")
         grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
-        say(f"{cell.name} {_summary(run, list(cell.targets))}")
+        for line in _summary(run, list(cell.targets), grid.tests):
+            say(f"{cell.name} {line}")
         rows = read_csv(run.results)
-        for note in tie_notes(rows[rows["target"].isin(cell.targets)]):
+        for note in tie_notes(rows[rows["target"].isin(cell.targets) & rows["test"].isin(grid.tests)]):
             say(f"{cell.name} {note}")
     return grid
 
@@ -138,6 +157,7 @@ def plan_cells(
     results: Path,
     protocol: Protocol | None,
     targets: Sequence[str],
+    ways: Sequence[Way] = (Way(),),
     say: Callable[[str], None],
 ) -> list[Cell]:
     """Return the cells of the grid, those that are finished too, having trained, packed and downloaded nothing.
@@ -161,6 +181,7 @@ def plan_cells(
                 chosen,
                 planned_run(chosen, data=data, results=results),
                 {target: sound[target].digest for target in sources[source]},
+                tuple(ways),
             )
         )
     for line in remarks:
@@ -256,12 +277,11 @@ def _run(cell: Cell, device: str, *, data: Path, results: Path, report: Progress
     """Train a cell and evaluate it on what it lacks; return its run, and target -> why it was refused."""
     run = train(cell.recipe, data=data, results=results, device=device, report=report)
     refused = {}
-    for target, digest in cell.targets.items():
-        if not run.evaluated(target, digest):
-            try:
-                evaluate(run, target, data=data, device=device, report=report)
-            except SharedImagesError as error:
-                refused[target] = str(error)
+    for target, ways in replace(cell, run=run).unevaluated.items():
+        try:
+            evaluate(run, target, ways=ways, data=data, device=device, report=report)
+        except SharedImagesError as error:
+            refused[target] = str(error)
     return run, refused
 
 
@@ -298,29 +318,35 @@ def _cells(
     return {recipe.source: targets}
 
 
-def rows_of(sources: Mapping[str, tuple[str, list[str]]], rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
+def rows_of(grid: Grid, rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
     """Return the rows that belong to a grid's sources as `bench` returns them: of its sources only those that carry its
     hash.
 
-    alone: nothing else, and only the grid's targets; without it the rows of other sources stay as they are.
+    alone: nothing else, and only the grid's targets and tests; without it the rows of other sources stay as they are.
     """
+    sources = grid.sources
     digest = rows["source"].map({source: digest for source, (digest, _) in sources.items()})
+    tested = rows["test"].isin(grid.tests)
     if not alone:
         return rows[digest.isna() | (digest == rows["hash"])]
     cells = [(source, target) for source, (_, targets) in sources.items() for target in targets]
-    return rows[(digest == rows["hash"]) & pd.MultiIndex.from_frame(rows[["source", "target"]]).isin(cells)]
+    return rows[tested & (digest == rows["hash"]) & pd.MultiIndex.from_frame(rows[["source", "target"]]).isin(cells)]
 
 
-def _summary(run: Run, targets: list[str]) -> str:
-    """Return one line for a finished run: training time, and mAP on each target, seen ones first."""
-    rows = read_csv(run.results)
-    means = rows[rows["target"].isin(targets)].groupby(["seen", "target"], as_index=False)["mAP"].mean()
+def _summary(run: Run, targets: list[str], tests: Sequence[str]) -> Iterator[str]:
+    """Yield lines for a finished run: training time, and for each test its mAP on each target, seen ones first."""
+    rows, recipe = read_csv(run.results), run.recipe()
+    head = f"{run.method().label} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; "
+    for test in tests:
+        own = rows[rows["target"].isin(targets) & (rows["test"] == test)]
+        yield f"{head}{'' if test == PLAIN else f'{test}: '}mAP {_means(own)}"
+        head = f"{run.method().label} s{recipe.seed}: "
+
+
+def _means(rows: pd.DataFrame) -> str:
+    means = rows.groupby(["seen", "target"], as_index=False)["mAP"].mean()
     unseen = means[means["seen"] == 0]["mAP"]
     known = means[means["seen"] == 1]
     seen = ", ".join(f"{target} {100 * value:.1f}" for target, value in zip(known["target"], known["mAP"], strict=True))
     mean = f"mean of {len(unseen)} unseen {100 * unseen.mean():.1f}" if len(unseen) else "no unseen target"
-    recipe = run.recipe()
-    return (
-        f"{run.method().label} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; mAP "
-        f"{f'{seen} (seen), ' if seen else ''}{mean}"
-    )
+    return f"{f'{seen} (seen), ' if seen else ''}{mean}"

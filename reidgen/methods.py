@@ -30,7 +30,7 @@ WORDS = (*TABLES, *GROUPS, "all", "ablations")  # that stand for several methods
 COLUMNS = ("loss", "epoch", "lr", "images_per_s", "seconds")  # of log.csv, so that no loss may be called so
 
 
-def _check(where: str, kinds: Mapping[str, tuple[object, type | tuple[type, ...]]]) -> None:
+def check_fields(where: str, kinds: Mapping[str, tuple[object, type | tuple[type, ...]]]) -> None:
     """Raise RecipeError when a field is not of its kind; kinds: field -> its value and kind."""
     for name, (value, kind) in kinds.items():
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
@@ -71,8 +71,8 @@ class Part:
         where = f"the part {self.name}"
         fields = {name: (getattr(self, name), str) for name in ("source", "digest")}
         flags = {name: (getattr(self, name), bool) for name in ("before_relu", "first_of_block")}
-        _check(where, {**fields, **flags, "build": (self.build, (str, type))})
-        _check(where, {"params": (self.params, Mapping), "places": (self.places, (tuple, list))})
+        check_fields(where, {**fields, **flags, "build": (self.build, (str, type))})
+        check_fields(where, {"params": (self.params, Mapping), "places": (self.places, (tuple, list))})
         if not all(type(place) is int for place in self.places) or len(set(self.places)) < len(self.places):
             raise RecipeError(f"{where}: places must be whole numbers, each once, such as (1, 2); got {self.places!r}")
         object.__setattr__(self, "places", tuple(self.places))
@@ -89,6 +89,16 @@ class Part:
     def but(self, **params: Value) -> Self:
         """Return the part with some of its parameters changed."""
         return dataclasses.replace(self, params={**self.params, **params})
+
+    def with_value(self, parameter: str, value: Value) -> Self:
+        """Return the part with one parameter changed, in the kind that it has.
+
+        Raises RecipeError when there is no such parameter (the nearest is named) or the value is of another kind.
+        """
+        key = f"{self.name}.{parameter}"
+        if parameter not in self.params:
+            raise RecipeError(f"--set {key}: {unknown(f'parameter of {self.name}', parameter, sorted(self.params))}")
+        return self.but(**{parameter: _like(self.params[parameter], value, key)})
 
     def facts(self) -> dict[str, Any]:
         """Return what decides a result, as JSON has it."""
@@ -133,14 +143,14 @@ class Method:
     def __post_init__(self) -> None:
         _check_name("method", self.name)
         where = f"the method {self.name}"
-        _check(where, {name: (getattr(self, name), str) for name in ("title", "source", "origin")})
-        _check(where, {"norm": (self.norm, (Part, type(None))), "views": (self.views, int)})
+        check_fields(where, {name: (getattr(self, name), str) for name in ("title", "source", "origin")})
+        check_fields(where, {"norm": (self.norm, (Part, type(None))), "views": (self.views, int)})
         for name in ("modules", "losses", "augmentations", "tables", "changed"):
-            _check(where, {name: (getattr(self, name), (tuple, list))})
+            check_fields(where, {name: (getattr(self, name), (tuple, list))})
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for part in [*self.modules, *self.losses, *self.augmentations]:
-            _check(where, {"a module, a loss or an augmentation": (part, Part)})
-        _check(where, {f"changed[{number}]": (one, str) for number, one in enumerate(self.changed)})
+            check_fields(where, {"a module, a loss or an augmentation": (part, Part)})
+        check_fields(where, {f"changed[{number}]": (one, str) for number, one in enumerate(self.changed)})
         if self.group not in GROUPS:
             raise RecipeError(f"{where}: {unknown('group', str(self.group), GROUPS)}")
         if not 1 <= self.views <= 8:
@@ -216,7 +226,7 @@ class Method:
             ) -> Part:
                 if part.name != part_name or parameter not in part.params:
                     return part
-                return part.but(**{parameter: _like(part.params[parameter], value, f"{part_name}.{parameter}")})
+                return part.with_value(parameter, value)
 
             if (row := row.with_parts(change)) != before:
                 several = len({part.name for part in self.parts}) > 1
@@ -291,7 +301,7 @@ class BackboneRow:
     def __post_init__(self) -> None:
         _check_name("backbone", self.name)
         fields = {name: (getattr(self, name), str) for name in ("source", "digest", "origin")}
-        _check(f"the backbone {self.name}", {**fields, "build": (self.build, (str, type))})
+        check_fields(f"the backbone {self.name}", {**fields, "build": (self.build, (str, type))})
 
 
 BACKBONES: dict[str, BackboneRow] = {

@@ -3,7 +3,7 @@
 # Q queries, G gallery images, B queries of one block, D features, N rows of either side,
 # M (query, match) pairs of the block, P most matches of any query in the block
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ class Ranking:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Keep TF32 and bfloat16 out of the product: training may have set a lower precision for float32 matrices."""
     precision = torch.get_float32_matmul_precision()
     if precision == "highest":
@@ -73,7 +73,7 @@ def _full_precision() -> Iterator[None]:
 
 @enough_memory("ranking", "lower block_bytes, rank fewer gallery images, or use --device cpu")
 @torch.no_grad()
-@_full_precision()
+@full_precision()
 def rank(
     query_QD: Tensor,
     gallery_GD: Tensor,
@@ -82,6 +82,7 @@ def rank(
     pid_G: Tensor,
     camid_Q: Tensor,
     camid_G: Tensor,
+    distances: Callable[[slice], Tensor] | None = None,
     block_bytes: int = 256 << 20,
 ) -> Ranking:
     """Return where each query's matches stand when the gallery is sorted by squared Euclidean distance.
@@ -95,6 +96,8 @@ def rank(
     query_QD, gallery_GD: floating (Q, D) and (G, D), compared in float32 (no TF32) on the queries' device; not
         modified. The gallery may lie elsewhere, also in `torch.from_numpy(np.load(path, mmap_mode="c"))`.
     pid_*, camid_*: integer (Q,) or (G,), numbered alike on both sides, on any device.
+    distances: other distances to sort by (see `contracts.TestStep`): a function of a slice of queries that returns
+        float32 (B, G), finite; images with equal embeddings are made equally far there, too.
     block_bytes: size of one block of distances, B queries against the whole gallery (at least one query). Each
         distance is computed once. The peak beside the features is about 3 blocks (0.8 GB for 1,000,000 images). Near
         ties of embeddings that differ may fall otherwise with other blocks or in another order of the gallery, where
@@ -122,7 +125,7 @@ def rank(
     _squared_norms("query", query_QD, gallery_rows, device)
     norm_G = _squared_norms("gallery", gallery_GD, gallery_rows, device)
     norm_G[(pid_G == JUNK).to(device)] = torch.inf  # and so is every distance to it
-    copy_C, first_C = _equal_rows(gallery_GD, pid_G != JUNK, gallery_rows, device)
+    copy_C, first_C = equal_rows(gallery_GD, pid_G != JUNK, gallery_rows, device)
 
     by_pid = pid_G.argsort(stable=True)
     by_pid = by_pid[pid_G[by_pid] != JUNK]
@@ -132,14 +135,18 @@ def rank(
     query_rows = min(queries, max(1, block_bytes // (4 * images)))
     buffer_BG = torch.empty(query_rows, images, device=device)  # one for all blocks: fresh pages are slow
     ranked = []
-    for block in _slices(queries, query_rows):
-        query_BD = query_QD[block].float()
-        distance_BG = buffer_BG[: len(query_BD)]
-        for columns in _slices(images, gallery_rows):
-            # The query's own norm is left out: it is the same for its whole row.
-            part_DG = gallery_GD[columns].to(device, torch.float32).T
-            torch.addmm(norm_G[columns], query_BD, part_DG, alpha=-2, out=distance_BG[:, columns])
-        for rows in _slices(len(query_BD), max(1, query_rows // 16)):  # few at a time, for the caches
+    for block in slices(queries, query_rows):
+        distance_BG = buffer_BG[: block.stop - block.start]
+        if distances:
+            distance_BG.copy_(_checked(distances(block), distance_BG.shape))
+            distance_BG[:, (pid_G == JUNK).to(device)] = torch.inf
+        else:
+            query_BD = query_QD[block].float()
+            for columns in slices(images, gallery_rows):
+                # The query's own norm is left out: it is the same for its whole row.
+                part_DG = gallery_GD[columns].to(device, torch.float32).T
+                torch.addmm(norm_G[columns], query_BD, part_DG, alpha=-2, out=distance_BG[:, columns])
+        for rows in slices(len(distance_BG), max(1, query_rows // 16)):  # few at a time, for the caches
             if len(copy_C):  # the matrix library rounds by column
                 distance_BG[rows][:, copy_C] = distance_BG[rows][:, first_C]
             row_M = torch.arange(len(distance_BG[rows])).repeat_interleave(count_Q[block][rows])
@@ -157,6 +164,15 @@ def rank(
             "it has more than one camera, and that pids and cameras are numbered alike on both sides"
         )
     return ranking
+
+
+def _checked(distance_BG: Tensor, shape: torch.Size) -> Tensor:
+    """Return distances that came from elsewhere. Raises DataError when they are of another shape or not finite."""
+    if distance_BG.shape != shape:
+        raise DataError(f"the distances of {shape[0]} queries to {shape[1]} images are {tuple(distance_BG.shape)}")
+    if not distance_BG.isfinite().all():
+        raise DataError(f"some distances of {shape[0]} queries to {shape[1]} images are not finite")
+    return distance_BG
 
 
 def _rank_rows(distance_BG: Tensor, row_M: Tensor, column_M: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -208,7 +224,7 @@ def _place_in_row(row_M: Tensor, count_B: Tensor) -> Tensor:
     return torch.arange(len(row_M)) - (count_B.cumsum(0) - count_B)[row_M]
 
 
-def _slices(length: int, rows: int) -> Iterator[slice]:
+def slices(length: int, rows: int) -> Iterator[slice]:
     for start in range(0, length, rows):
         yield slice(start, min(start + rows, length))
 
@@ -216,7 +232,7 @@ def _slices(length: int, rows: int) -> Iterator[slice]:
 def _squared_norms(side: str, features_ND: Tensor, rows: int, device: torch.device) -> Tensor:
     """Return float32 (N,) on `device`; DataError when a row is not finite or its distances could overflow."""
     norm_N = torch.empty(len(features_ND), device=device)  # filled in place: small results would split the heap
-    for part in _slices(len(features_ND), max(1, rows // 16)):
+    for part in slices(len(features_ND), max(1, rows // 16)):
         torch.sum(features_ND[part].to(device, torch.float32).square(), dim=1, out=norm_N[part])
     bad = int((~(4 * norm_N).isfinite()).sum())
     if bad:
@@ -227,13 +243,13 @@ def _squared_norms(side: str, features_ND: Tensor, rows: int, device: torch.devi
     return norm_N
 
 
-def _equal_rows(features_ND: Tensor, kept_N: Tensor, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def equal_rows(features_ND: Tensor, kept_N: Tensor, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return int64 (C,) and (C,): the kept rows that have the very values of an earlier one, and the first such row."""
     odd = features_ND.shape[1] % 2
     random = torch.Generator().manual_seed(0)
     factor_W = torch.randint(-(1 << 62), 1 << 62, (features_ND.shape[1] // 2 + odd,), generator=random).to(device)
     hash_N = torch.empty(len(features_ND), dtype=torch.int64, device=device)
-    for part in _slices(len(features_ND), max(1, rows // 128)):
+    for part in slices(len(features_ND), max(1, rows // 128)):
         part_ND = functional.pad(features_ND[part].to(device, torch.float32), (0, odd)) + 0.0  # -0.0 becomes 0.0
         torch.sum(part_ND.view(torch.int64) * factor_W, dim=1, out=hash_N[part])  # integers: exact in any order
     kept = kept_N.nonzero().squeeze(1)
@@ -243,7 +259,7 @@ def _equal_rows(features_ND: Tensor, kept_N: Tensor, rows: int, device: torch.de
     copy_C, first_C = kept[order_K[again]], kept[order_K[first_K[again]]]
     equal = [
         (features_ND[copy_C[part]].float() == features_ND[first_C[part]].float()).all(dim=1).cpu()
-        for part in _slices(len(copy_C), max(1, rows // 128))
+        for part in slices(len(copy_C), max(1, rows // 128))
     ]
     sure = torch.cat(equal) if equal else torch.zeros(0, dtype=torch.bool)
     return copy_C[sure].to(device), first_C[sure].to(device)
@@ -253,7 +269,7 @@ def _collapsed(features_ND: Tensor, rows: int, device: torch.device) -> bool:
     """Tell whether the embeddings lie so close together, beside their size, that rounding decides who is nearer."""
     total_D = torch.zeros(features_ND.shape[1], dtype=torch.float64, device=device)
     squares = torch.zeros((), dtype=torch.float64, device=device)
-    for part in _slices(len(features_ND), max(1, rows // 128)):
+    for part in slices(len(features_ND), max(1, rows // 128)):
         part_ND = features_ND[part].to(device, torch.float32)
         total_D += part_ND.sum(dim=0)
         squares += part_ND.square().sum()

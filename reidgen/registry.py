@@ -1,9 +1,9 @@
 """What can be named: the rows that ship with reidgen, and those of plug-ins. No torch here, but plug-ins import it.
 
-A plug-in is a Python file (or an importable module) with a list ROWS of `Method` and `BackboneRow`, and the classes
-that they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an installed
-package with an entry point of the group "reidgen"; of these the last are imported only when a name is not known
-otherwise.
+A plug-in is a Python file (or an importable module) with a list ROWS of `Method`, `BackboneRow` and `StepRow`, and the
+classes that they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an
+installed package with an entry point of the group "reidgen"; of these the last are imported only when a name is not
+known otherwise.
 """
 
 import ast
@@ -13,16 +13,30 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
-from reidgen.methods import BACKBONES, GROUPS, METHODS, PAPER_TABLES, WORDS, BackboneRow, Method, Part
+from reidgen.escapes import split_names
+from reidgen.methods import (
+    BACKBONES,
+    GROUPS,
+    METHODS,
+    PAPER_TABLES,
+    WORDS,
+    BackboneRow,
+    Method,
+    Part,
+    Value,
+    read_setting,
+)
+from reidgen.teststeps import ALONE, PLAIN, STAGES, TEST_STEPS, StepRow, Way, split_word
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
 SHIPPED = "reidgen."
@@ -34,6 +48,7 @@ PARTS = (  # where shipped parts lie: nothing else is ever imported because a ro
     "reidgen.losses",
     "reidgen.balance",
     "reidgen.data.views",
+    "reidgen.steps",
 )
 
 
@@ -48,6 +63,13 @@ class Plugin:
 
 
 PLUGINS: dict[str, Plugin] = {}  # by the file's name, or the module's
+P = TypeVar("P", bound=Part)
+Row = Method | BackboneRow | StepRow
+_KINDS: dict[type, tuple[str, dict[str, Any]]] = {  # of a row: what it is called, and where it stands
+    Method: ("method", METHODS),
+    BackboneRow: ("backbone", BACKBONES),
+    StepRow: ("test step", TEST_STEPS),
+}
 BROKEN: dict[str, str] = {}  # installed modules that could not be used, and why
 
 
@@ -98,8 +120,7 @@ def _load_file(path: Path) -> None:
 
 def _forget(plugin: Plugin) -> None:
     del PLUGINS[plugin.name]
-    tables: list[dict[str, Any]] = [METHODS, BACKBONES]
-    for table in tables:
+    for _, table in _KINDS.values():
         for name in [name for name, row in table.items() if row.origin == plugin.name]:
             del table[name]
 
@@ -160,15 +181,14 @@ def blaming() -> Iterator[None]:
 def _register(plugin: Plugin) -> None:
     """Add a plug-in's rows, or none of them. Raises PluginError for what is no row and for a name that is taken."""
     rows = getattr(plugin.module, "ROWS", None)
+    allowed = "Method, BackboneRow and StepRow"
     if not isinstance(rows, list | tuple) or not rows:
-        raise PluginError(f"{plugin.file}, line 1: a plug-in needs a list ROWS of Method and BackboneRow; it has none")
-    made: list[Method | BackboneRow] = []
+        raise PluginError(f"{plugin.file}, line 1: a plug-in needs a list ROWS of {allowed}; it has none")
+    made: list[Row] = []
     for row in rows:
-        if not isinstance(row, Method | BackboneRow):
-            raise PluginError(
-                f"{plugin.file}, {_line(plugin, 'ROWS')}: ROWS holds {row!r}; it may hold Method and BackboneRow"
-            )
-        kind, table = ("method", METHODS) if isinstance(row, Method) else ("backbone", BACKBONES)
+        if type(row) not in _KINDS:
+            raise PluginError(f"{plugin.file}, {_line(plugin, 'ROWS')}: ROWS holds {row!r}; it may hold {allowed}")
+        kind, table = _KINDS[type(row)]
         known = {**table, **{other.name: other for other in made if type(other) is type(row)}}
         if row.name in known:
             owner = known[row.name].origin
@@ -182,25 +202,36 @@ def _register(plugin: Plugin) -> None:
                 "for another one; choose others"
             )
         made.append(_own(row, plugin))
+    if both := _named_twice(made):
+        raise PluginError(
+            f"{plugin.file}, {_line(plugin, both)}: a test step and a part of a method are both called {both!r}, so "
+            f"--set {both}... would mean two things; rename one of them"
+        )
     PLUGINS[plugin.name] = plugin
     for row in made:
-        if isinstance(row, Method):
-            METHODS[row.name] = row
-        else:
-            BACKBONES[row.name] = row
+        _KINDS[type(row)][1][row.name] = row
 
 
-def _own(row: Method | BackboneRow, plugin: Plugin) -> Method | BackboneRow:
+def _named_twice(made: list[Row]) -> str:
+    """Return a name that is that of a test step and of a method's part, with these rows too; "" where there is none."""
+    steps = {*TEST_STEPS, *(row.name for row in made if isinstance(row, StepRow))}
+    methods = [*METHODS.values(), *(row for row in made if isinstance(row, Method))]
+    return min(steps & {part.name for row in methods for part in row.parts}, default="")
+
+
+def _own(row: Row, plugin: Plugin) -> Row:
     """Return a plug-in's row with its classes as paths, its parameters complete, and where it comes from."""
     if isinstance(row, BackboneRow):
         build, digest = _path_of(row.build, plugin, row.name)
         return dataclasses.replace(row, build=build, digest=digest, origin=plugin.name)
 
-    def own(part: Part) -> Part:
+    def own(part: P) -> P:
         build, digest = _path_of(part.build, plugin, part.name)
         defaults = parameters_of(part.build) if isinstance(part.build, type) else {}
         return dataclasses.replace(part, build=build, digest=digest, params={**defaults, **part.params})
 
+    if isinstance(row, StepRow):
+        return dataclasses.replace(own(row), origin=plugin.name)
     return dataclasses.replace(row.with_parts(own), origin=plugin.name, tables=())
 
 
@@ -299,10 +330,21 @@ def get_backbone(name: str) -> BackboneRow:
     return BACKBONES[name]
 
 
-def all_rows() -> tuple[list[Method], list[BackboneRow]]:
-    """Return every method and every backbone, those of installed packages too."""
+def get_test_step(name: str) -> StepRow:
+    """Return the row of TEST_STEPS called `name`. Raises RecipeError, naming the nearest one."""
+    if name not in TEST_STEPS:
+        _load_installed()
+    if name not in TEST_STEPS:
+        raise RecipeError(
+            f"{unknown('test step', name, [PLAIN, *TEST_STEPS])} (one from a plug-in needs --plugin FILE)"
+        )
+    return TEST_STEPS[name]
+
+
+def all_rows() -> tuple[list[Method], list[BackboneRow], list[StepRow]]:
+    """Return every method, every backbone and every test step, those of installed packages too."""
     _load_installed()
-    return list(METHODS.values()), list(BACKBONES.values())
+    return list(METHODS.values()), list(BACKBONES.values()), list(TEST_STEPS.values())
 
 
 def select_methods(words: str) -> list[str]:
@@ -327,3 +369,61 @@ def select_methods(words: str) -> list[str]:
         else:
             chosen += [name for name, row in METHODS.items() if word in row.tables] or [get_method(word).name]
     return list(dict.fromkeys(chosen))
+
+
+def of_steps(settings: Iterable[tuple[str, Value]]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return settings "part.parameter" -> value in two: those of methods' parts, and those of test steps."""
+    every = dict(settings)
+    own = {key: value for key, value in every.items() if key.partition(".")[0] in TEST_STEPS}
+    return {key: value for key, value in every.items() if key not in own}, own
+
+
+def select_ways(words: str, settings: Mapping[str, Value] = {}) -> list[Way]:
+    """Return the ways to test that `words` asks for, once each: steps joined by plus, ways joined by commas.
+
+    settings: "step.parameter" -> value, for the steps that are named; a step may also have its own in parentheses.
+    Raises RecipeError for an unknown word (the nearest is named), a step twice in one word, two steps that each make
+    the network or the distances, a parameter or a value that does not fit, and a setting of a step that no word names.
+
+    >>> [way.word for way in select_ways("plain,centre(cameras=false),centre", {"centre.cameras": True})]
+    ['plain', 'centre(cameras=false)', 'centre']
+    """
+    ways = [_read_way(word, settings) for word in split_names(words)]
+    if not ways:
+        raise RecipeError("--test names no test; give plain, or steps such as flip+centre (see: reidgen methods)")
+    named = {step.name for way in ways for step in way.steps}
+    for key in settings:
+        if (name := key.partition(".")[0]) not in named:
+            raise RecipeError(f"--set {key}: --test names no step {name}")
+    return list({way.word: way for way in ways}.values())
+
+
+def _read_way(word: str, settings: Mapping[str, Value]) -> Way:
+    parts = split_word(word)
+    if parts == [PLAIN]:
+        return Way()
+    if PLAIN in parts:
+        raise RecipeError(f"--test {word}: {PLAIN} stands alone; leave it out beside steps")
+    steps = [_read_step(part, settings) for part in parts]
+    for number, step in enumerate(steps):
+        if step.name in {other.name for other in steps[:number]}:
+            raise RecipeError(f"--test {word} names {step.name} twice; once is enough")
+    for stage in ALONE:
+        if len(same := [step.name for step in steps if step.stage == stage]) > 1:
+            what = "the network" if stage == "adapt" else "the distances"
+            raise RecipeError(f"--test {word}: {' and '.join(same)} each make {what} anew; name one of them")
+    order = list(TEST_STEPS)
+    return Way(tuple(sorted(steps, key=lambda step: (STAGES.index(step.stage), order.index(step.name)))))
+
+
+def _read_step(text: str, settings: Mapping[str, Value]) -> StepRow:
+    """Return the step that a part of a word means, such as `rerank(k1=30)`, or `mine@1a2b3c4d` of a plug-in."""
+    found = re.fullmatch(r"([^()@]*)(?:\(([^()]*)\))?(?:@([0-9a-f]{8}))?", text)
+    if not found:
+        raise RecipeError(f"--test {text!r} is no test step; write name or name(parameter=value,...)")
+    row = get_test_step(found[1])
+    if found[3] and not row.digest.startswith(found[3]):
+        raise RecipeError(f"--test {text}: the plug-in's {row.name} is {row.label} now; leave out the digits")
+    asked = {key.partition(".")[2]: value for key, value in settings.items() if key.partition(".")[0] == row.name}
+    own = [read_setting(f"{row.name}.{one.replace('/', ',')}") for one in filter(None, (found[2] or "").split(","))]
+    return row.set(asked | {key.partition(".")[2]: value for key, value in own})

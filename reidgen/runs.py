@@ -35,16 +35,18 @@ from reidgen.integrity import passes_check, seal, seal_of, sealed, text_digest, 
 from reidgen.locks import hold
 from reidgen.methods import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe
+from reidgen.teststeps import PLAIN
 
 OLD = 3600.0  # seconds after which nobody is still writing a temporary file
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
-# One row per (run, target, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
+# One row per (run, target, test, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
 # `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version,
 # commit, torch, device and threads are those of the training; date is that of the evaluation. title: the method's name
 # in tables, "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied:
-# queries of which a match is exactly as far as an image that is none (see `reidgen.ranking`).
+# queries of which a match is exactly as far as an image that is none (see `reidgen.ranking`). test: the word of the
+# test steps (see `reidgen.teststeps`).
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -75,10 +77,12 @@ COLUMNS: dict[str, str] = {
     "row": "str",
     "threads": "int64",
     "tied": "int64",
+    "test": "str",
 }
-# One line per query of each (target, split): its AP and INP, empty where it has no match; first_match is 0 there.
+# One line per query of each (target, test, split): its AP and INP, empty where it has no match; first_match is 0 there.
 QUERIES: dict[str, str] = {
     "target": "str",
+    "test": "str",
     "split": "int64",
     "path": "str",
     "pid": "int64",
@@ -99,7 +103,8 @@ _FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
 }
 _RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
 # What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
-ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0}
+ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0, "test": PLAIN}
+KEY = ["target", "test", "split"]  # of a row in one run folder
 
 
 @dataclass(frozen=True)
@@ -248,26 +253,29 @@ class Run:
         kinds = {name: QUERIES[name] for name in columns}
         if sealed(self.per_query, by=self.results) is not False:
             with contextlib.suppress(OSError, EOFError, zlib.error, ValueError, KeyError):
-                return pd.read_csv(
+                found = pd.read_csv(
                     self.per_query,
-                    usecols=list(kinds),
+                    usecols=lambda name: name in kinds,
                     dtype=kinds,
                     keep_default_na=False,
                     compression="gzip",
                     na_values={name: [""] for name in ("ap", "inp")},
                 )
+                return found.assign(test=found["test"] if "test" in found else PLAIN)[list(kinds)]
         raise RunError(f"{self.per_query} is missing or damaged; {self.again()}")
 
     def again(self) -> str:
         """Return how the results of this run are made again: nothing but time is lost, the weights are good."""
-        targets = "NAME"
+        targets, tests = "NAME", PLAIN
         with contextlib.suppress(OSError, ValueError, KeyError):
-            found = pd.read_csv(self.results, usecols=["target"], dtype="str")["target"].dropna()
-            targets = ",".join(dict.fromkeys(name for name in found if re.fullmatch(r"[\w.+-]+", name))) or targets
+            found = pd.read_csv(self.results, usecols=lambda name: name in KEY, dtype="str").dropna()
+            targets = _joined(found["target"], r"[\w.+-]+") or targets
+            tests = _joined(found["test"], r"[\w.+@()=,/-]+") or tests
         plugins: tuple[str, ...] = ()
         with contextlib.suppress(RunError, RecipeError):
             plugins = self.recipe().plugins
         words = ["reidgen", "evaluate", str(self.folder), "--target", targets]
+        words += ["--test", tests] if tests != PLAIN else []
         words += [word for plugin in plugins for word in ("--plugin", plugin)]
         return f"{shlex.join(words)} makes it again (the weights are good)"
 
@@ -291,54 +299,61 @@ class Run:
             if left.parent.name != "show" or left.stat().st_mtime < time.time() - OLD:  # `show` holds no lock
                 left.unlink(missing_ok=True)
 
-    def evaluated(self, target: str, digest: str) -> bool:
-        """Tell whether results.csv holds all rows of `target` for the index with this digest, and its queries agree.
+    def evaluated(self, target: str, digest: str, test: str = PLAIN) -> bool:
+        """Tell whether results.csv holds all rows of a target and test for the index with this digest, and its queries
+        agree.
 
         What is damaged, torn or was changed by hand counts as not evaluated.
         """
         try:
             rows = read_csv(self.results)
-            rows = rows[(rows["target"] == target) & (rows["data"] == digest[:8])]
+            rows = rows[(rows["target"] == target) & (rows["test"] == test) & (rows["data"] == digest[:8])]
             if rows.empty or not self.per_query.is_file():
                 return False
             if sealed(self.per_query, by=self.results):
-                return target in _targets(self, sha256_file(self.per_query))
+                return (target, test) in _tested(self, sha256_file(self.per_query))
             queries = self.queries()
         except (RunError, OSError):
             return False
-        return not disagreement(rows, queries[queries["target"] == target])
+        return not disagreement(rows, queries[(queries["target"] == target) & (queries["test"] == test)])
 
-    def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame) -> None:
-        """Put the rows of one target in the place of its older ones, in both files. Call it holding the lock.
+    def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame, *, test: str = PLAIN) -> None:
+        """Put the rows of one target and test in the place of their older ones, in both files; call it holding the
+        lock.
 
-        Rows and numbers of other targets stay, but not those of a damaged file, which count as not evaluated again.
+        rows: with this target and test; per_query: without the column `test`. Rows and numbers of other targets and
+        tests stay, but not those of a damaged file, which count as not evaluated again.
         """
-        text = per_query.to_csv(index=False, float_format="%.6g")
+        numbers = per_query.assign(target=target, test=test)
+        numbers = numbers[["target", "test", *(name for name in numbers if name not in KEY[:2])]]
+        text = numbers.to_csv(index=False, float_format="%.6g")
         titles, _, lines = text.partition("\n")
-        kept, old = self._queries_but(target, titles), self._rows_but(target)
+        kept, old = self._queries_but(target, test, titles), self._rows_but(target, test)
         unseal(self.results)
         with replacing(self.per_query) as temporary:
             temporary.write_bytes(kept + gzip.compress((lines if kept else text).encode(), mtime=0))
         write_text(self.results, to_csv(pd.concat([part for part in (old, rows) if len(part)])))
         seal(self.results, self.per_query)
 
-    def _rows_but(self, target: str) -> pd.DataFrame:
-        """Return the rows of the other targets, but those that are damaged or differ from their per-query numbers."""
+    def _rows_but(self, target: str, test: str) -> pd.DataFrame:
+        """Return the rows of other targets or tests, but those that are damaged or differ from their per-query
+        numbers.
+        """
         try:
             rows = read_csv(self.results)
         except RunError:
             return pd.DataFrame(columns=list(COLUMNS))
-        rows = rows[rows["target"] != target]
+        rows = rows[(rows["target"] != target) | (rows["test"] != test)]
         if sealed(self.results) is None:
             with contextlib.suppress(RunError):
-                of = dict(list(self.queries().groupby("target")))
-                wrong = [name for name, part in rows.groupby("target") if name in of and disagreement(part, of[name])]
-                rows = rows[~rows["target"].isin(wrong)]
+                of = dict(list(self.queries().groupby(KEY[:2])))
+                wrong = [key for key, part in rows.groupby(KEY[:2]) if key in of and disagreement(part, of[key])]
+                rows = rows[~pd.MultiIndex.from_frame(rows[KEY[:2]]).isin(wrong)]
         return rows
 
-    def _queries_but(self, target: str, titles: str) -> bytes:
-        """Return the per-query file without the rows of a target; as it is where it has none, for gzip files can be
-        joined.
+    def _queries_but(self, target: str, test: str, titles: str) -> bytes:
+        """Return the per-query file without the rows of a target and test; as it is where it has none, for gzip files
+        can be joined.
 
         Nothing, where it is missing, damaged or of other columns.
         """
@@ -349,6 +364,10 @@ class Run:
             lines = io.StringIO(gzip.decompress(packed).decode()).readlines()
         except (OSError, EOFError, zlib.error, ValueError):
             return b""
+        if lines and lines[0].startswith("target,split,"):  # written before there were tests; no target has a comma
+            rest = [f"{name},{PLAIN},{numbers}" for name, _, numbers in (line.partition(",") for line in lines[1:])]
+            lines = [lines[0].replace("target,", "target,test,", 1), *rest]
+            packed = gzip.compress("".join(lines).encode(), mtime=0)
         first = lines[0].rstrip("\n") if lines else ""
         if first != titles and first and titles.startswith(f"{first},"):  # written before there were all columns
             behind = "," * (titles.count(",") - first.count(",")) + "\n"
@@ -356,37 +375,50 @@ class Run:
             packed = gzip.compress("".join(lines).encode(), mtime=0)
         if not lines or lines[0].rstrip("\n") != titles:
             return b""
-        kept = [lines[0], *(line for line in lines[1:] if not line.startswith(f"{target},"))]
+        begins = (
+            pd.DataFrame([[target, test, ""]]).to_csv(index=False, header=False).rstrip("\n")
+        )  # quoted as it is there
+        kept = [lines[0], *(line for line in lines[1:] if not line.startswith(begins))]
         return packed if len(kept) == len(lines) else gzip.compress("".join(kept).encode(), mtime=0)
 
 
+def _joined(names: "pd.Series[str]", pattern: str) -> str:
+    """Return the different names, those that look like one, with commas between."""
+    return ",".join(dict.fromkeys(name for name in names if re.fullmatch(pattern, name)))
+
+
 @functools.lru_cache(maxsize=4)
-def _targets(run: Run, digest: str) -> frozenset[str]:
-    """Return the targets that have per-query numbers, in the file with this digest."""
-    return frozenset(run.queries(["target"])["target"])
+def _tested(run: Run, digest: str) -> frozenset[tuple[str, str]]:
+    """Return the pairs of target and test that have per-query numbers, in the file with this digest."""
+    found = run.queries(KEY[:2]).drop_duplicates()
+    return frozenset(found.itertuples(index=False, name=None))
 
 
 def disagreement(rows: pd.DataFrame, queries: pd.DataFrame) -> str:
     """Return how result rows of one run differ from its per-query numbers, "" where they agree.
 
-    Each target of the rows must have the same splits on both sides, and each row the mean, the CMC and the counts of
-    its queries, to the six digits that both are written with.
+    Each target and test of the rows must have the same splits on both sides, and each row the mean, the CMC and the
+    counts of its queries, to the six digits that both are written with.
     """
     matched = queries["first_match"] > 0
     found = queries.assign(queries=1, unmatched=(~matched).astype("int64"), mAP=queries["ap"], mINP=queries["inp"])
     for k in (1, 5, 10):
         found[f"rank{k}"] = (queries["first_match"] <= k).astype("float64").where(matched)
     how = {"queries": "sum", "unmatched": "sum"} | dict.fromkeys(("mAP", "mINP", "rank1", "rank5", "rank10"), "mean")
-    means = found[found["target"].isin(rows["target"])].groupby(["target", "split"]).agg(how)
-    rows = rows.drop_duplicates(["target", "split"], keep="last").set_index(["target", "split"]).sort_index()
+    means = found[found["target"].isin(rows["target"])].groupby(KEY).agg(how)
+    rows = rows.drop_duplicates(KEY, keep="last").set_index(KEY).sort_index()
     for one in means.index.symmetric_difference(rows.index).tolist():
-        return f"split {one[1]} of {one[0]} has {'no row' if one in means.index else 'no per-query numbers'}"
+        return f"split {one[2]} of {_place(*one)} has {'no row' if one in means.index else 'no per-query numbers'}"
     for name in how:
         wrong = (rows[name] - means[name]).abs() > TOLERANCE
         for one in wrong.index[wrong].tolist():
             row, mean = rows[name][one], means[name][one]
-            return f"{name} of {one[0]} (split {one[1]}) is {row:g}, its per-query numbers say {mean:g}"
+            return f"{name} of {_place(*one)} (split {one[2]}) is {row:g}, its per-query numbers say {mean:g}"
     return ""
+
+
+def _place(target: str, test: str, *_: int) -> str:
+    return target if test == PLAIN else f"{target}, {test},"
 
 
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
@@ -463,7 +495,8 @@ def read_csv(path: Path) -> pd.DataFrame:
 def tie_notes(rows: pd.DataFrame) -> list[str]:
     """Return a sentence for each target where equal distances decide about more than one query of a hundred."""
     notes = []
-    for target, part in rows.groupby("target", sort=False):
+    for (target, test), part in rows.groupby(KEY[:2], sort=False):
+        target = target if test == PLAIN else f"{target}, {test}"
         tied, queries = int(part["tied"].sum()), int(part["queries"].sum() - part["unmatched"].sum())
         if tied == queries > 0:
             notes.append(
@@ -513,7 +546,7 @@ def read_rows(results: Path) -> pd.DataFrame:
     frames = [frame for frame in map(read_csv, files) if len(frame)]
     if not frames:
         return read_csv(results / "rows.csv")
-    cell = ["source", "target", "split", "method", "row", "backbone", "seed", "hash", "version", "data", "source_data"]
+    cell = ["source", *KEY, "method", "row", "backbone", "seed", "hash", "version", "data", "source_data"]
     return pd.concat(frames).drop_duplicates(cell, keep="last").reset_index(drop=True)
 
 

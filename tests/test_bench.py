@@ -289,12 +289,12 @@ def test_a_protocol_runs_the_cells_that_are_prepared(small_data: Path, tmp_path:
     )
     said: list[str] = []
 
-    def go(methods: list[str]) -> dict[str, tuple[str, list[str]]]:
+    def go(methods: list[str]) -> bench_module.Grid:
         return bench(SMALL, methods=methods, seeds=[0], data=small_data, results=tmp_path, protocol=protocol,
-                     device="cpu", report=quiet, say=said.append).sources  # fmt: skip
+                     device="cpu", report=quiet, say=said.append)  # fmt: skip
 
     grid = go(["baseline", "in"])
-    assert {source: targets for source, (_, targets) in grid.items()} == {
+    assert {source: targets for source, (_, targets) in grid.sources.items()} == {
         "synth-night-all": ["synth-plaza"],
         "synth-plaza+synth-night": ["synth-plaza", "synth-night"],
     }

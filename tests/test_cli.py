@@ -29,8 +29,10 @@ OPTIONS = {
     | {"--accept-duplicates", "--json", "--quiet"},
     "methods": {"--plugin"},
     "train": {"--method", "--source", "--seed", "--quiet"} | RECIPE | PLACES,
-    "evaluate": {"--target", "--json", "--quiet"} | PLACES,
-    "bench": {"--source", "--protocol", "--target", "--methods", "--seeds", "--dry-run", "--quiet"} | RECIPE | PLACES,
+    "evaluate": {"--target", "--test", "--set", "--json", "--quiet"} | PLACES,
+    "bench": {"--source", "--protocol", "--target", "--test", "--methods", "--seeds", "--dry-run", "--quiet"}
+    | RECIPE
+    | PLACES,
     "table": {
         "--against",
         "--backbone",
@@ -44,6 +46,7 @@ OPTIONS = {
         "--results",
         "--seeds",
         "--target",
+        "--test",
     },
     "report": {"--images", "--results", "--plugin"},
     "show": {"--target", "--quiet"} | PLACES,

@@ -44,7 +44,7 @@ def crops(folder: Path, identities: int, cameras: int) -> Path:
 
 def test_a_target_is_replaced_and_others_stay_also_one_whose_name_it_begins(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    blank = {name: ["x"] if kind == "str" else [1] for name, kind in COLUMNS.items()}
+    blank = {name: ["x"] if kind == "str" else [1] for name, kind in COLUMNS.items()} | {"test": ["plain"]}
 
     def write(target: str, ap: float) -> None:
         queries = pd.DataFrame({"target": [target], "split": [0], "path": ["a, b\x85cams,.jpg"], "ap": [ap]})
@@ -68,13 +68,22 @@ def test_a_target_is_replaced_and_others_stay_also_one_whose_name_it_begins(tmp_
 
 def test_numbers_of_before_names_were_kept_stay(tmp_path: Path) -> None:
     run, blank = Run(tmp_path), {name: ["x"] if kind == "str" else [1] for name, kind in COLUMNS.items()}
+    blank |= {"test": ["plain"]}
     old = pd.DataFrame({"target": ["old"], "split": [0], "path": ["a, b.jpg"], "ap": [0.5]})
     for target, queries in (("old", old), ("new", old.assign(target="new", person="anna", camera="hall"))):
         run.write_results(target, pd.DataFrame({**blank, "target": [target], "mAP": [0.5]}), queries)
     found = pd.read_csv(run.per_query, keep_default_na=False)
     assert found.to_dict("records") == [
-        {"target": "old", "split": 0, "path": "a, b.jpg", "ap": 0.5, "person": "", "camera": ""},
-        {"target": "new", "split": 0, "path": "a, b.jpg", "ap": 0.5, "person": "anna", "camera": "hall"},
+        {"target": "old", "test": "plain", "split": 0, "path": "a, b.jpg", "ap": 0.5, "person": "", "camera": ""},
+        {
+            "target": "new",
+            "test": "plain",
+            "split": 0,
+            "path": "a, b.jpg",
+            "ap": 0.5,
+            "person": "anna",
+            "camera": "hall",
+        },
     ]
 
 

@@ -24,7 +24,7 @@ from reidgen.runs import Run, disagreement, read_csv, read_rows, to_csv, write_r
 
 QUERIES = pd.DataFrame(
     {
-        "target": "duke", "split": [0, 0, 0, 1], "path": list("abcd"), "pid": [7, 7, 8, 7], "camid": 0,
+        "target": "duke", "test": "plain", "split": [0, 0, 0, 1], "path": list("abcd"), "pid": [7, 7, 8, 7], "camid": 0,
         "ap": [1.0, 0.5, None, 0.125], "first_match": [1, 2, 0, 9], "inp": [1.0, 0.5, None, 0.1],
     }
 )  # fmt: skip

@@ -34,7 +34,9 @@ def simulate(
                     part = {"pid": pids, "queries": 3, "mAP": 3 * ap, "rank1": hits}
                     run = run_names(frame(rows[-1]))[0]
                     parts.append(
-                        pd.DataFrame({"run": run, "data": "aaaa1111", "target": target, "split": split, **part})
+                        pd.DataFrame(
+                            {"run": run, "data": "aaaa1111", "target": target, "test": "plain", "split": split, **part}
+                        )
                     )
     return frame(*rows), pd.concat(parts, ignore_index=True)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from reidgen.methods import Method, Part
+    from reidgen.teststeps import StepRow
 
 
 @one_sentence
@@ -19,9 +20,9 @@ def methods(
     name: Annotated[str, typer.Argument(help="A method, to see its parts and their parameters.")] = "",
     plugin: Plugin = None,
 ) -> None:
-    """List methods, backbones, losses and recipes.
+    """List methods, backbones, losses, test steps and recipes.
 
-    Of a method that is named, its parts and their parameters.
+    Of a method or a test step that is named, its parts and their parameters.
 
     Example: reidgen methods
 
@@ -31,10 +32,14 @@ def methods(
     """
     from reidgen.methods import BACKBONES
     from reidgen.registry import broken, get_method
+    from reidgen.teststeps import TEST_STEPS
 
     if name in BACKBONES:
         row = BACKBONES[name]
         result(f"{row.name}: a backbone; {row.source} (from {row.origin})")
+        return
+    if name in TEST_STEPS:
+        _show_step(TEST_STEPS[name])
         return
     if name:
         _show(get_method(name))
@@ -52,7 +57,7 @@ def _everything() -> "Iterator[Table]":
     from reidgen.recipe import RECIPES
     from reidgen.registry import all_rows
 
-    rows, backbones = all_rows()
+    rows, backbones, steps = all_rows()
     losses = {part.name: (part, "every method") for part in (CROSS_ENTROPY, TRIPLET)}
     modules: dict[str, tuple[Part, str]] = {}
     for row in rows:
@@ -63,6 +68,7 @@ def _everything() -> "Iterator[Table]":
     yield _table("backbone", "", ((row.name, "", row.source, row.origin) for row in backbones))
     yield _table("module", "of", ((one.name, of, one.source, _origin(one)) for one, of in modules.values()))
     yield _table("loss", "of", ((one.name, of, one.source, _origin(one)) for one, of in losses.values()))
+    yield _table("test step", "uses", ((one.name, _uses(one), one.source, one.origin) for one in steps))
     described = (f"{one.backbone}, {one.height}x{one.width}, {one.epochs} epochs" for one in RECIPES.values())
     yield _table("recipe", "", ((one, "", words, "reidgen") for one, words in zip(RECIPES, described, strict=True)))
 
@@ -100,6 +106,24 @@ def _show(row: "Method") -> None:
         out().print(f"  {row.views} views of each image: a step costs {row.views} forward passes", soft_wrap=True)
     if not row.parts:
         out().print("  no parts of its own: it is what the others are compared with")
+
+
+def _show_step(row: "StepRow") -> None:
+    """Print a test step, what it uses of the target, and every parameter with its value and who says so."""
+    from reidgen.methods import words_of
+
+    out().print(f"{row.name}: a test step (--test {row.name}); {row.source} (from {row.origin})", soft_wrap=True)
+    out().print(f"  uses {_uses(row)}", soft_wrap=True)
+    for parameter, value in row.params.items():
+        tag = row.tags.get(parameter, "")
+        words = words_of(value).replace("/", ",")
+        out().print(f"    --set {row.name}.{parameter}={words}{'   ' + tag if tag else ''}", soft_wrap=True)
+
+
+def _uses(row: "StepRow") -> str:
+    """Return what a test step needs of the target beside the image itself."""
+    uses = "unlabelled target images" if row.unlabelled else "no other image"
+    return f"{uses}, other queries too" if row.transductive else uses
 
 
 def _where(part: "Part") -> str:

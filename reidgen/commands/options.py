@@ -60,6 +60,12 @@ Backbone = Annotated[
 Weights = Annotated[
     str | None, typer.Option(help="imagenet, none or a torchvision state dict instead of the recipe's.")
 ]
+Test = Annotated[
+    str,
+    typer.Option(
+        help="plain, or test steps such as flip+centre+rerank (see: reidgen methods); several tests joined by commas."
+    ),
+]
 RunNames = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run folders, their names, or the beginnings of their names.")
 ]
@@ -102,6 +108,14 @@ Set = Annotated[
         "--set",
         metavar="PART.NAME=VALUE",
         help="A parameter of the methods that have it, such as snr.distance=euclidean (see: reidgen methods NAME).",
+    ),
+]
+SetStep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="STEP.NAME=VALUE",
+        help="A parameter of a test step that --test names, such as rerank.k1=30 (see: reidgen methods NAME).",
     ),
 ]
 

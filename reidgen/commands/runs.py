@@ -20,8 +20,10 @@ from reidgen.commands.options import (
     Results,
     RunNames,
     Set,
+    SetStep,
     Source,
     Target,
+    Test,
     Weights,
     read_seeds,
 )
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from reidgen.entries import Protocol
     from reidgen.recipe import Recipe
+    from reidgen.teststeps import Way
 
 
 @one_sentence
@@ -102,6 +105,8 @@ def train(
 def evaluate(
     runs: RunNames,
     target: Target,
+    test: Test = "plain",
+    setting: SetStep = None,
     plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
@@ -111,13 +116,20 @@ def evaluate(
 ) -> None:
     """Evaluate trained runs on targets: mAP, CMC and mINP.
 
+    Every test has rows of its own; another one overwrites none.
+
     Example: reidgen evaluate snr-tiny-s0 --target synth-night
+
+    Example: reidgen evaluate snr-tiny-s0 --target synth-night --test plain,flip+centre+rerank --set rerank.k1=30
 
     Example: reidgen evaluate snr-tiny-s0 snr-tiny-s1 --target synth-night,synth-mall --json
     """
     from reidgen.catalogue import expand
+    from reidgen.methods import read_setting
+    from reidgen.registry import select_ways
     from reidgen.runs import find_run
 
+    ways = select_ways(test, dict(map(read_setting, setting or [])))
     found = list(dict.fromkeys(find_run(name, results) for name in runs))
     pairs = [(run, name) for run in found for name in expand(target.split(","))]
     from reidgen.evaluation import evaluate as run_evaluation
@@ -127,7 +139,7 @@ def evaluate(
     for run, name in pairs:
         try:
             with progress() as report:
-                rows = run_evaluation(run, name, data=data, device=device, report=report)
+                rows = run_evaluation(run, name, ways=ways, data=data, device=device, report=report)
         except InterruptedRunError:
             raise
         except ReidgenError as error:
@@ -138,7 +150,9 @@ def evaluate(
         told = rows.assign(run=str(run.folder)).to_dict("records")
         rows_of_all += [{str(key): None if value != value else value for key, value in row.items()} for row in told]
         if not json:
-            _print_evaluation(rows, name, f"{run.folder.name}: " if len(found) > 1 else "")
+            for word, part in rows.groupby("test", sort=False):
+                what = name if word == "plain" else f"{name}, {word}"
+                _print_evaluation(part, what, f"{run.folder.name}: " if len(found) > 1 else "")
     if json:
         document(rows_of_all)
     for run in found:
@@ -148,7 +162,7 @@ def evaluate(
 
 
 def _print_evaluation(rows: "pd.DataFrame", target: str, before: str) -> None:
-    """Print the mean over a target's splits; before: what each line begins with."""
+    """Print the mean over a target's splits; target: and its test; before: what each line begins with."""
     from reidgen.runs import tie_notes
 
     kinds = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}
@@ -179,6 +193,7 @@ def bench(
     seeds: Annotated[
         str, typer.Option(help="N: seeds 0 to N-1 of every method; or seeds such as 2,4 (4, for one).")
     ] = "3",
+    test: Test = "plain",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would run, the disk it takes, and about how long.")
     ] = False,
@@ -202,19 +217,22 @@ def bench(
     Example: reidgen bench --source synth --methods main --seeds 3
 
     Example: reidgen bench --protocol p2 --methods baseline,snr
+
+    Example: reidgen bench --source synth --test plain,centre,bn
     """
     from reidgen.catalogue import expand
     from reidgen.methods import read_setting
     from reidgen.protocols import get_protocol
     from reidgen.recipe import choose_recipe, idle
-    from reidgen.registry import select_methods
+    from reidgen.registry import of_steps, select_methods, select_ways
 
     if source and protocol:
         raise RecipeError(f"--protocol {protocol} has sources of its own; leave out --source {source}, or --protocol")
     if target and protocol:
         raise RecipeError(f"--protocol {protocol} has targets of its own; leave out --target {target}, or --protocol")
     cells = get_protocol(protocol) if protocol else None
-    asked = dict(map(read_setting, setting or []))
+    asked, asked_of_steps = of_steps(map(read_setting, setting or []))
+    ways = select_ways(test, asked_of_steps)
     chosen = choose_recipe(
         recipe,
         next(iter(cells.cells)) if cells else source,
@@ -232,7 +250,7 @@ def bench(
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
     if dry_run:
-        _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, data, results, device)
+        _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
         return
     from reidgen.grid import bench as run_bench
     from reidgen.grid import rows_of
@@ -246,6 +264,7 @@ def bench(
             results=results,
             protocol=cells,
             targets=chosen_targets,
+            ways=ways,
             device=device,
             report=report,
             say=note,
@@ -255,7 +274,7 @@ def bench(
 
         print_table(
             results,
-            choose=lambda rows: rows_of(grid.sources, rows, alone=cells is not None),
+            choose=lambda rows: rows_of(grid, rows, alone=cells is not None),
             selection=Selection(every=cells is not None),  # a protocol names its targets: all of them count
         )
     if grid.failures:
@@ -272,6 +291,7 @@ def _print_forecast(
     seeds: list[int],
     protocol: "Protocol | None",
     targets: list[str],
+    ways: "list[Way]",
     data: Path,
     results: Path,
     device: str,
@@ -280,7 +300,15 @@ def _print_forecast(
     from reidgen.grid import plan_cells
 
     cells = plan_cells(
-        recipe, methods=methods, seeds=seeds, data=data, results=results, protocol=protocol, targets=targets, say=note
+        recipe,
+        methods=methods,
+        seeds=seeds,
+        data=data,
+        results=results,
+        protocol=protocol,
+        targets=targets,
+        ways=ways,
+        say=note,
     )
     with progress() as report:
         lines = forecast(cells, data=data, device=device, report=report)

@@ -40,6 +40,9 @@ def table(
     seeds: Annotated[
         str, typer.Option(help="Only these seeds: such as 2,4 (4, for one), or N for 0 to N-1, as in bench.")
     ] = "",
+    test: Annotated[
+        str, typer.Option(help="Only these tests: plain, or steps such as flip+centre, joined by commas.")
+    ] = "",
     explain: Annotated[
         str | None, typer.Option(metavar="CELL", help="Lead from a number, such as 'snr market duke', to its runs.")
     ] = None,
@@ -58,10 +61,11 @@ def table(
 
     Example: reidgen table --explain "snr synth-plaza night"
     """
-    selection = _selection(target, methods, recipe, backbone, seeds)
+    selection = _selection(target, methods, recipe, backbone, seeds, test)
     if name in ("stress", "attack"):
-        if paper or against != "baseline" or explain is not None:
-            raise ReidgenError(f"--paper, --against and --explain do not go with {name}; leave them out")
+        if paper or against != "baseline" or explain is not None or test:
+            what = "--paper, --against, --explain and --test"
+            raise ReidgenError(f"{what} do not go with {name}, whose rows are of plain tests; leave them out")
         _print_robustness(name, results, selection)
         return
     from reidgen.methods import TABLES
@@ -176,7 +180,7 @@ def _make(
     return made, rows, identities
 
 
-def _selection(target: str, methods: str, recipe: str, backbone: str, seeds: str) -> "Selection":
+def _selection(target: str, methods: str, recipe: str, backbone: str, seeds: str, test: str) -> "Selection":
     """Return what the options of `table` ask for."""
     from reidgen.escapes import split_names
     from reidgen.tables.choose import Selection
@@ -187,6 +191,7 @@ def _selection(target: str, methods: str, recipe: str, backbone: str, seeds: str
         recipes=tuple(split_names(recipe)),
         backbones=tuple(split_names(backbone)),
         seeds=_seeds(seeds) if seeds else (),
+        tests=tuple(split_names(test)),
     )
 
 

@@ -50,17 +50,25 @@ class ReIDNet(nn.Module):
         self.unused_weights: list[str] = []
 
     def forward(self, images: Tensor) -> Any:
-        found = self.backbone(self.images(images))
-        wide = torch.promote_types(found.dtype, torch.float32)
-        if self.pool is not None:
-            feature = self.pool(found.to(wide))
-        else:
-            feature = found.mean(dim=(2, 3), dtype=wide) if found.ndim == 4 else found.to(wide)
         if not self.training:
-            return functional.normalize(self.neck(feature), dim=1)
-        feature = parallel.gather(feature, self.views)
+            return functional.normalize(self.describe(images), dim=1)
+        feature = parallel.gather(self.pooled(images), self.views)
         neck = self.neck(feature)
         return Output(feature=feature, neck=neck, logits=self.classifier(neck), offered=self._offered())
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return the features of images before the neck, (n, D), float32 or wider."""
+        found: Tensor = self.backbone(self.images(images))
+        wide = torch.promote_types(found.dtype, torch.float32)
+        if self.pool is not None:
+            pooled: Tensor = self.pool(found.to(wide))
+            return pooled
+        return found.mean(dim=(2, 3), dtype=wide) if found.ndim == 4 else found.to(wide)
+
+    def describe(self, images: Tensor) -> Tensor:
+        """Return the features of images behind the neck, (n, D): embeddings before they are L2-normalised."""
+        found: Tensor = self.neck(self.pooled(images))
+        return found
 
     def _offered(self) -> dict[str, dict[int, tuple[Tensor, ...]]]:
         """Return what modules left in this forward pass, of all ranks."""

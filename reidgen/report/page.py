@@ -147,7 +147,7 @@ def _facts(cells: pd.DataFrame, rows: pd.DataFrame) -> dict[str, str]:
         "Methods": ", ".join(cells["title"].drop_duplicates()),
         "Trained on": ", ".join(cells["source"].drop_duplicates()),
         "Measured on": ", ".join(targets),
-        "Runs": f"{rows['run'].nunique()} ({len(rows):,} rows), {' to '.join(dict.fromkeys((days[0], days[-1])))}",
+        "Runs": f"{rows['folder'].nunique()} ({len(rows):,} rows), {' to '.join(dict.fromkeys((days[0], days[-1])))}",
     }
 
 

@@ -183,8 +183,8 @@ def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFr
     """Return the CMC of one run, one row per target and one column per rank; none where the file is not there."""
     if not is_there(Run(folder).per_query):
         return pd.DataFrame()
-    found = Run(folder).queries(["target", "split", "first_match"])
-    found = found[(found["first_match"] > 0) & found["target"].isin(targets)]
+    found = Run(folder).queries(["target", "test", "split", "first_match"])
+    found = found[(found["first_match"] > 0) & found["target"].isin(targets) & (found["test"] == run["test"])]
     within = {rank: found["first_match"] <= rank for rank in range(1, RANKS + 1)}
     by = [found["target"].astype(str), found["split"]]
     mean = pd.DataFrame(within, index=found.index).groupby(by).mean().groupby(level=0).mean()
@@ -194,7 +194,8 @@ def _run_cmc(run: dict[str, Any], folder: Path, targets: list[str]) -> pd.DataFr
 def _training(runs: list[Behind], style: dict[str, Style]) -> Section:
     """Return for each source and loss the training curves, mean over seeds."""
     parts, left = [], []
-    for run, folder, _ in runs:
+    once = {folder: run for run, folder, _ in reversed(runs)}  # trained once, however often it was tested
+    for folder, run in reversed(once.items()):
         if os.path.lexists(folder / "log.csv"):
             try:
                 parts.append(_log(folder).assign(group=run["group"], title=run["title"]))

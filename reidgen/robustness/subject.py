@@ -20,6 +20,7 @@ from reidgen.evaluation import embed, embed_tested, evaluate, load_network, side
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import rank
 from reidgen.runs import Progress, Run, now, provenance, read_csv
+from reidgen.teststeps import PLAIN
 
 BLOCK = 1024  # images changed and embedded at a time: bounds memory; a multiple of the evaluation's batch
 Change = Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.uint8]]  # images and their numbers -> images
@@ -110,7 +111,7 @@ def load_subject(run: Run, target: str, *, data: Path, device: str = "auto", rep
     paths, clean_ND = embed_tested(network, prepared, tested, recipe=recipe, report=report)
     every, pixels = load_pack(prepared, recipe.height, recipe.width, report)
     rows_N = np.searchsorted(every, paths)
-    results = results[results["target"] == target]
+    results = results[(results["target"] == target) & (results["test"] == PLAIN)]
     return Subject(results, tested, network, recipe.dtype, paths, pixels, rows_N, clean_ND)
 
 

@@ -1,6 +1,6 @@
 """Which result rows a table shows: what was asked for, and of that what may be compared. Pure, no torch.
 
-    rows -> select (targets, methods, recipes, backbones, seeds by name) -> comparable (like with like, the latest)
+    rows -> select (by names: targets, methods, recipes, ...) -> comparable (like with like, the latest)
 
 Whatever is left out becomes a Note.
 """
@@ -14,8 +14,11 @@ import pandas as pd
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.methods import METHODS
 from reidgen.registry import select_methods
+from reidgen.teststeps import PLAIN, same_way
 
-GROUP = ["source", "backbone", "hash"]  # rows of one group are compared with each other
+# Rows of one group are compared with each other. The first three say what was trained, the last how it was tested.
+GROUP = ["source", "backbone", "hash", "test"]
+TRAINED = GROUP[:3]
 CELL = [*GROUP, "method", "target"]
 Settings = Mapping[str, Mapping[str, Any]]  # hash of a recipe -> its settings, where a run folder still holds them
 
@@ -36,8 +39,8 @@ class Selection:
     """What of the rows a table shows, by name; an empty field means all.
 
     targets: "synth" stands for all built-in ones. methods: names, or tables' names such as "main". recipes: names,
-    or beginnings of a hash; several of them stand in one table as groups. every: all targets enter the mean of unseen,
-    own crops and further sets of a family too, as they do where `targets` names them.
+    or beginnings of a hash; several of them stand in one table as groups, as tests and backbones do. every: all targets
+    enter the mean of unseen, own crops and further sets of a family too, as they do where `targets` names them.
     """
 
     targets: tuple[str, ...] = ()
@@ -45,14 +48,15 @@ class Selection:
     recipes: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    tests: tuple[str, ...] = ()
     every: bool = False
 
 
 def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) -> pd.DataFrame:
     """Return the rows that were asked for; with `every_method`, those of the other methods too.
 
-    rows: with the columns target, method, recipe, hash, backbone and seed. Raises ReidgenError for a name without any
-    row, EmptyTableError where no row has all that was asked for.
+    rows: with the columns target, method, recipe, hash, backbone, seed and, where tests are asked for, test. Raises
+    ReidgenError for a name without any row, EmptyTableError where no row has all that was asked for.
     """
     chosen = _named(rows, "target", asked.targets, "target", _is_target)
     if not every_method:
@@ -61,6 +65,8 @@ def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) 
     chosen &= _named(rows.assign(recipe=recipe), "recipe", asked.recipes, "recipe", _is_recipe)
     chosen &= _named(rows, "backbone", asked.backbones, "backbone", str.__eq__)
     chosen &= _named(rows.assign(seed=rows["seed"].astype(str)), "seed", map(str, asked.seeds), "seed", str.__eq__)
+    if asked.tests:
+        chosen &= _named(rows, "test", asked.tests, "test", same_way)
     if len(rows) and not chosen.any():
         raise EmptyTableError("no result has all that was asked for; leave out one of the options")
     return rows[chosen]
@@ -102,16 +108,19 @@ def comparable(
     """Return the rows that may share a table, the latest of each, and a note for whatever is left out.
 
     Per source and backbone: the recipe, version and source data with the most rows (ties: the latest date); with
-    `recipes_asked` every recipe is a group of its own. Per method of a group: rows of one version of the method, the
-    latest. Per target: the data with the most rows. settings: to say in what a recipe that is left out differs.
+    `recipes_asked` every recipe is a group of its own. Per method of what was trained alike: rows of one version of the
+    method, the latest. Per target: the data with the most rows. settings: to say in what a recipe that is left out
+    differs.
     """
     made = ["hash", "backbone", "version", "source_data"]
     rows = rows.fillna(dict.fromkeys([*made, "data"], "")).sort_values("date", kind="stable", ignore_index=True)
-    latest = ~rows.duplicated(["source", "method", "row", "target", "split", "seed", *made, "data"], keep="last")
+    latest = ~rows.duplicated(
+        ["source", "method", "row", "target", "test", "split", "seed", *made, "data"], keep="last"
+    )
     notes = [] if latest.all() else [Note(f"{count_rows(~latest)} left out, repeated by a later one")]
     rows = rows[latest]
 
-    within = GROUP if recipes_asked else GROUP[:2]
+    within = TRAINED if recipes_asked else TRAINED[:2]
     alike = _most_rows(rows, within, made)
     notes += _made_otherwise(rows, alike, within, settings or {})
     rows = rows[alike]
@@ -150,8 +159,8 @@ def _latest_version(rows: pd.DataFrame) -> "pd.Series[bool]":
 
     rows: by date.
     """
-    known = rows[rows["row"] != ""].drop_duplicates([*GROUP, "method"], keep="last")
-    keys = [*GROUP, "method"]
+    keys = [*TRAINED, "method"]
+    known = rows[rows["row"] != ""].drop_duplicates(keys, keep="last")
     latest = rows[keys].merge(known[[*keys, "row"]], how="left", on=keys)["row"].set_axis(rows.index)
     return (rows["row"] == "") | (rows["row"] == latest)
 
@@ -201,19 +210,21 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
     """Return what each group of a table of rows or cells is called: its source, and whatever else tells it from others.
 
     The backbone stands behind the source where that source has several, the beginning of the hash where the recipe
-    does.
+    does, and always the word of a test that is not plain.
     """
     groups = table[GROUP].drop_duplicates()
     backbones = groups.groupby("source")["backbone"].nunique()
-    recipes = groups.groupby(["source", "backbone"])["hash"].nunique()
+    recipes = groups.groupby(TRAINED[:2])["hash"].nunique()
     names = {}
     for key in groups[within].drop_duplicates().itertuples(index=False, name=None):
-        source, backbone, *digest = key
+        source, backbone, *more = key
         name = source
         if backbones[source] > 1:
             name += f", {backbone}"
-        if digest and recipes[source, backbone] > 1:
-            name += f", recipe {digest[0][:8]}"
+        if more and recipes[source, backbone] > 1:
+            name += f", recipe {more[0][:8]}"
+        if more[1:] and more[1] != PLAIN:
+            name += f", tested with {more[1]}"
         names[key] = name
     return names
 

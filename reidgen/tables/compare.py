@@ -18,6 +18,7 @@ from reidgen.tables.looks import SHOWN, Table
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.significance import differences
 from reidgen.tables.statistics import holm
+from reidgen.teststeps import PLAIN
 
 __all__ = ["COLUMNS", "MEAN", "METRICS", "SHOWN", "TABLES", "Selection", "Table", "make_table", "paper_table"]
 
@@ -26,7 +27,7 @@ COLUMNS += [f"{metric}{part}" for metric in METRICS for part in ("", "_std_seeds
 COLUMNS += [f"{part}_{metric}" for metric in SHOWN for part in ("paper", "diff")] + ["recipe", "backbone", "version"]
 COLUMNS += ["against", "gain_seeds"]
 COLUMNS += [f"gain_{metric}{part}" for metric in SHOWN for part in ("", "_low", "_high", "_p", "_holm")]
-COLUMNS += ["average_rank", "hash", "title"]
+COLUMNS += ["average_rank", "hash", "title", "test"]
 
 
 def make_table(
@@ -42,10 +43,10 @@ def make_table(
 ) -> Table:
     """Return the comparison table of result rows: group x method by target, of everything there is or as asked for.
 
-    A group holds what is compared with each other: one source, backbone and recipe. A cell is the mean over the splits
-    of a run, then over seeds (std with ddof 1). The mean of unseen is over the targets that all methods of a group
-    share, as `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection` names its
-    targets. Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
+    A group holds what is compared with each other: one source, backbone, recipe and test. A cell is the mean over the
+    splits of a run, then over seeds (std with ddof 1). The mean of unseen is over the targets that all methods of a
+    group share, as `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection`
+    names its targets. Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
 
     name: one of the paper's TABLES: its methods and, of its sources, its targets. paper: the paper's numbers for the
     same method and families of sets, and ours minus theirs. narrow: only sources and targets that the paper has, or
@@ -104,7 +105,15 @@ def paper_table(name: str = "main") -> Table:
         seen=[int(t in s.split("+")) for s, t in zip(numbers["source"], numbers["target"], strict=True)]
     )
     rows = rows.assign(
-        backbone="resnet50", hash="", recipe="", version="", title="", seed=0, split=0, **dict.fromkeys(METRICS[2:])
+        backbone="resnet50",
+        hash="",
+        test=PLAIN,
+        recipe="",
+        version="",
+        title="",
+        seed=0,
+        split=0,
+        **dict.fromkeys(METRICS[2:]),
     )
     rows = rows.assign(mAP=rows["mAP"] / 100, rank1=rows["rank1"] / 100).astype(dict.fromkeys(METRICS, "float64"))
     means = means_of(rows, asked=True)

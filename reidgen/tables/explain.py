@@ -14,10 +14,11 @@ from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
 from reidgen.recipe import RECIPES, read_recipe
 from reidgen.runs import Run
-from reidgen.tables.choose import GROUP
+from reidgen.tables.choose import GROUP, TRAINED
 from reidgen.tables.identities import run_names
 from reidgen.tables.looks import SHOWN, Table, difference, p_value, signed
 from reidgen.tables.paper import MEAN
+from reidgen.teststeps import PLAIN, same_way
 
 
 def explain(table: Table, cell: str, *, rows: pd.DataFrame, results: Path) -> str:
@@ -26,7 +27,7 @@ def explain(table: Table, cell: str, *, rows: pd.DataFrame, results: Path) -> st
 
     cell: method, source and target, parted by blanks, commas or arrows, such as "snr market duke" or
     "snr,synth-plaza,mean", the source before the target; backbone, or the beginning of the recipe's hash, where there
-    are several. Whatever leaves no doubt may be omitted, and so may "synth-".
+    are several; and the word of a test that is not plain. Whatever leaves no doubt may be omitted, and so may "synth-".
     rows: all result rows that there are. results: where the run folders lie, if they are still there.
     Raises ReidgenError when no cell of the table, or more than one, is meant (they are listed).
     """
@@ -37,7 +38,7 @@ def explain(table: Table, cell: str, *, rows: pd.DataFrame, results: Path) -> st
         every = counted.groupby("seed")["target"].transform("nunique") == len(targets)
         counted = counted[every]  # a seed that lacks one of them is not in the mean
     counted = counted.assign(run=run_names(counted)).sort_values(["seed", "target", "split"])
-    there = _of_cell(rows, found, ["source", "method"], targets)
+    there = _of_cell(rows, found, ["source", "method", "test"], targets)
     several = found["target"] == MEAN
     parts = [_head(found, table), _runs(counted, several=several), _made(counted), _repeat(counted, results)]
     if left := len(there) - len(counted):
@@ -57,22 +58,30 @@ def _find(cells: pd.DataFrame, cell: str) -> "pd.Series[Any]":
     """Return the row of the cells that the words of `cell` mean."""
     text = re.sub(r"\bmean( of unseen)?\b", "mean", cell.strip().lower())
     words = re.split(r"[\s,/→>]+(?![^(]*\))", text)
-    fields = cells[["method", "source", "target", "backbone", "hash"]].replace({"target": {MEAN: "mean"}})
+    fields = cells[["method", "source", "target", "backbone", "hash", "test"]].replace({"target": {MEAN: "mean"}})
     meant = cells[[_means(words, *line) for line in fields.itertuples(index=False, name=None)]]
+    if len(meant) > 1 and len(plain := meant[meant["test"] == PLAIN]) == 1:
+        meant = plain
     if len(meant) == 1:
         return meant.iloc[0]
-    shown = ["method", "source", "target"] + [name for name in ("backbone", "hash") if fields[name].nunique() > 1]
+    shown = ["method", "source", "target"] + [
+        name for name in ("backbone", "hash", "test") if fields[name].nunique() > 1
+    ]
     listed = [" ".join(line) for line in fields.loc[meant.index if len(meant) else fields.index, shown].to_numpy()]
-    more = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
+    rest = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
     what = "several cells are" if len(meant) else "no cell of the table is"
-    raise ReidgenError(f"{what} {cell!r}; say {' '.join(shown).upper()}, one of: {'; '.join(listed[:6])}{more}")
+    raise ReidgenError(f"{what} {cell!r}; say {' '.join(shown).upper()}, one of: {'; '.join(listed[:6])}{rest}")
 
 
-def _means(words: Sequence[str], method: str, source: str, target: str, backbone: str, digest: str) -> bool:
+def _means(words: Sequence[str], method: str, source: str, target: str, backbone: str, digest: str, test: str) -> bool:
     """Tell whether the words name a cell: source before target, each once; the others anywhere."""
     left = list(words)
     for word in words:
-        if word in (method.lower(), backbone.lower()) or (len(word) > 3 and digest.startswith(word)):
+        if (
+            word in (method.lower(), backbone.lower())
+            or (len(word) > 3 and digest.startswith(word))
+            or same_way(word, test.lower())
+        ):
             left.remove(word)
     places = [{name.lower(), name.lower().removeprefix("synth-")} for name in (source, target)]
     if len(left) == 2:
@@ -83,7 +92,9 @@ def _means(words: Sequence[str], method: str, source: str, target: str, backbone
 def _head(found: "pd.Series[Any]", table: Table) -> str:
     """Return the number itself, with its spread and its difference from the method it is compared with."""
     lines = [f"{found['title']}, {found['source']} → {found['target']}"]
-    if table.cells[GROUP].drop_duplicates()["source"].duplicated().any():
+    if found["test"] != PLAIN:
+        lines[0] += f", tested with {found['test']}"
+    if table.cells[TRAINED].drop_duplicates()["source"].duplicated().any():
         lines[0] += f" ({found['backbone']}, recipe {found['recipe']})"
     for metric, words in (("mAP", "mAP"), ("rank1", "Rank-1")):
         number = f"{words:<7} {found[metric]:.2f}"
@@ -179,7 +190,8 @@ def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results
         made += _set(method, changed.removesuffix(")").split(","))
     where = ",".join(dict.fromkeys(targets))
     plugins = read_recipe(file).plugins if file.is_file() else ()
-    others = [word for plugin in plugins for word in ("--plugin", plugin)]
+    others = [] if row["test"] == PLAIN else ["--test", str(row["test"])]
+    others += [word for plugin in plugins for word in ("--plugin", plugin)]
     return [
         shlex.join(["reidgen", "train", *made, "--results", "again"]),
         shlex.join(["reidgen", "evaluate", run, "--target", where, *others, "--results", "again"]),

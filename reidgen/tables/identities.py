@@ -14,11 +14,12 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.files import replacing, sha256_file
 from reidgen.integrity import seal, seal_of, sealed, unseal
-from reidgen.runs import TOLERANCE, Run, is_there
+from reidgen.runs import KEY, TOLERANCE, Run, is_there
+from reidgen.teststeps import PLAIN
 
 FILE = "identities.csv.gz"
-CELL = ["run", "data", "target", "split"]  # data: as in the result rows; run: the folder below results/runs
-COLUMNS = {**dict.fromkeys(CELL[:3], "str"), "split": "int64", "pid": "int64"}
+CELL = ["run", "data", *KEY]  # data: as in the result rows; run: the folder below results/runs
+COLUMNS = {**dict.fromkeys(CELL[:4], "str"), "split": "int64", "pid": "int64"}
 COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64", "file": "str"}
 # file: first 16 digits of the SHA-256 of per_query.csv.gz; "" in files of reidgen 0.1.0, which is that of no file
 
@@ -31,8 +32,8 @@ def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return per run, data version, target, split and identity of the rows: its queries, and the sums of their AP and
-    hits.
+    """Return per run, data version, target, test, split and identity of the rows: its queries, and the sums of their AP
+    and hits.
 
     Read from the run folders' per_query.csv.gz, and from identities.csv.gz where their folders are gone or their files
     are those that it was made of. Queries without a match are **excluded**. mAP is the sum of AP, a fraction per query,
@@ -107,17 +108,19 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _of_run(run: Run, cells: pd.DataFrame, digest: str) -> pd.DataFrame:
-    queries = run.queries(["target", "split", "pid", "ap", "first_match"])
-    there = queries[["target", "split"]].drop_duplicates()
-    lost = there[there["target"].isin(cells["target"])].merge(cells, on=["target", "split"], how="left")
+    queries = run.queries([*KEY, "pid", "ap", "first_match"])
+    there = queries[KEY].drop_duplicates()
+    known = pd.MultiIndex.from_frame(cells[KEY[:2]])
+    lost = there[pd.MultiIndex.from_frame(there[KEY[:2]]).isin(known)].merge(cells, on=KEY, how="left")
     if len(lost := lost[lost["run"].isna()]):
-        target, split = lost[["target", "split"]].iloc[0]
-        raise RunError(f"{run.results} has lost the row of split {split} of {target}; {run.again()}")
+        target, test, split = lost[KEY].iloc[0]
+        what = target if test == PLAIN else f"{target}, {test}"
+        raise RunError(f"{run.results} has lost the row of split {split} of {what}; {run.again()}")
     queries = queries[queries["first_match"] > 0]
     hits = queries.assign(mAP=queries["ap"], rank1=(queries["first_match"] == 1).astype("int64"), queries=1)
-    sums = hits.groupby(["target", "split", "pid"], as_index=False)[["queries", "mAP", "rank1"]].sum()
+    sums = hits.groupby([*KEY, "pid"], as_index=False)[["queries", "mAP", "rank1"]].sum()
     sums["mAP"] = sums["mAP"].map(lambda sum_: float(f"{sum_:.6g}"))  # as the file holds it: the same table each time
-    return sums.merge(cells, on=["target", "split"]).assign(file=digest)[list(COLUMNS)]
+    return sums.merge(cells, on=KEY).assign(file=digest)[list(COLUMNS)]
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -128,6 +131,7 @@ def _read(file: Path) -> pd.DataFrame:
         )
     try:
         found = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False, compression="gzip")
-        return found.assign(file=found["file"] if "file" in found else "")[list(COLUMNS)]
+        older = {name: value for name, value in {"file": "", "test": PLAIN}.items() if name not in found}
+        return found.assign(**older)[list(COLUMNS)]
     except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
         raise RunError(f"{file} is missing or damaged; remove it") from error

@@ -142,8 +142,8 @@ class Table:
     """The comparison table: its numbers, what to know about them, and five ways to print it.
 
     cells: one row per group, method and target, in the table's order, with the columns `compare.COLUMNS`; a group is a
-    source, backbone and recipe. The target MEAN is the mean over the unseen targets that `means` names for the group.
-    Scores, spreads and differences in percent, NaN where there is none.
+    source, backbone, recipe and test. The target MEAN is the mean over the unseen targets that `means` names for the
+    group. Scores, spreads and differences in percent, NaN where there is none.
     `*_std_seeds`: over seeds (ddof 1); `*_std_splits`: over the splits of a run (ddof 1), averaged over runs.
     `paper_*`, `diff_*`: the paper's number, and ours minus it. `gain_*`: ours minus that of the method `against`, its
     95 % interval, p-value and p-value after Holm's correction (see `significance.differences`).

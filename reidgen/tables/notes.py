@@ -9,6 +9,7 @@ from reidgen.tables import paper as papers
 from reidgen.tables.average import Mean
 from reidgen.tables.choose import GROUP, Note, distinct, group_names
 from reidgen.tables.identities import run_names
+from reidgen.teststeps import PLAIN, TEST_STEPS, names_in
 
 MANY = 6  # runs in one command
 MADE_WITH = {"device": "device", "threads": "threads", "torch": "torch", "version": "reidgen", "commit": "commit"}
@@ -16,13 +17,31 @@ MADE_WITH = {"device": "device", "threads": "threads", "torch": "torch", "versio
 
 def notes_on(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Note]:
     """Return what to know about comparable rows: unlike machines, seeds and splits, gaps, queries without a match."""
-    notes = _made_with(rows)
+    notes = [*_steps(rows), *_made_with(rows)]
     names = group_names(rows)
     for key, block in rows.groupby(GROUP):
         notes += _seeds(names[key], block)
         if key in means:
             notes += _gaps(names[key], block, means[key])
     return [*notes, *_splits(rows, names), *_unmatched(rows)]
+
+
+def _steps(rows: pd.DataFrame) -> list[Note]:
+    """Return what the shown test steps use of the target, which a reader of their numbers must know."""
+    shown = dict.fromkeys(name for word in rows["test"].unique() for name in names_in(word))
+    known = [TEST_STEPS[name] for name in shown if name in TEST_STEPS]
+    notes = []
+    if none := [step.name for step in known if not step.unlabelled]:
+        notes.append(Note(f"test steps that use no other image of the target: {', '.join(none)}"))
+    if unlabelled := [step.name for step in known if step.unlabelled]:
+        notes.append(Note(f"test steps that use the target's unlabelled images: {', '.join(unlabelled)}"))
+    if transductive := [step.name for step in known if step.transductive]:
+        what = "transductive test steps, a query's result depends on the other queries of its split"
+        notes.append(Note(f"{what}: {', '.join(transductive)}"))
+    if others := [name for name in shown if name not in TEST_STEPS]:
+        what = f"what these test steps use of the target is not known here: {', '.join(others)}"
+        notes.append(Note(what, "to see it, name the plug-in that they are from: --plugin FILE"))
+    return notes
 
 
 def _made_with(rows: pd.DataFrame) -> list[Note]:
@@ -54,6 +73,7 @@ def _seeds(name: str, block: pd.DataFrame) -> list[Note]:
 def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     """Return a note for each target that is not in the mean of unseen, and for each method or seed that is not."""
     notes = []
+    test = str(block["test"].iloc[0])
     runs = block.assign(run=run_names(block)).groupby(["method", "seed"])
     has = {
         (str(key[0]), int(str(key[1]))): (str(run["run"].iloc[0]), set(run["target"][run["seen"] == 0]))
@@ -62,7 +82,7 @@ def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     for target, methods in mean.lacking.items():
         missing = [run for run, targets in has.values() if targets and target not in targets]
         why = f"{', '.join(methods)} {'lacks' if len(methods) == 1 else 'lack'} it" if methods else "some seeds lack it"
-        notes.append(Note(f"{name}: {target} is not in the mean of unseen, as {why}", _evaluate(missing, target)))
+        notes.append(Note(f"{name}: {target} is not in the mean of unseen, as {why}", _evaluate(missing, target, test)))
     if mean.own:
         listed = ", ".join(mean.own)
         are = "is no set" if len(mean.own) == 1 else "are no sets"
@@ -70,10 +90,10 @@ def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     for target, other in mean.relatives.items():
         what = f"{name}: {target} is not in the mean of unseen, as it shows people of {other}"
         notes.append(Note(what, _take_in([other, target])))
-    return notes + _not_in_mean(name, has, mean)
+    return notes + _not_in_mean(name, has, mean, test)
 
 
-def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], mean: Mean) -> list[Note]:
+def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], mean: Mean, test: str) -> list[Note]:
     """Return a note for the seeds of each method that lack a target of the mean, and so are not in it.
 
     has: (method, seed) -> the name of its run and its unseen targets.
@@ -87,16 +107,17 @@ def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], me
         who = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {method}"
         who = who if any(one == method for one, _ in mean.whole) else method
         what = f"{name}: not in the mean of unseen: {who}, without {', '.join(lacks)}"
-        notes.append(Note(what, _evaluate([has[method, seed][0] for seed in seeds], ",".join(lacks))))
+        notes.append(Note(what, _evaluate([has[method, seed][0] for seed in seeds], ",".join(lacks), test)))
     return notes
 
 
-def _evaluate(runs: list[str], target: str) -> str:
+def _evaluate(runs: list[str], target: str, test: str) -> str:
     """Return the command that evaluates runs on a target; of many, the first."""
     if not runs:
         return ""
     more = f", and likewise for {len(runs) - MANY} more" if len(runs) > MANY else ""
-    return f"run: {shlex.join(['reidgen', 'evaluate', *runs[:MANY], '--target', target])}{more}"
+    words = [] if test == PLAIN else ["--test", test]
+    return f"run: {shlex.join(['reidgen', 'evaluate', *runs[:MANY], '--target', target, *words])}{more}"
 
 
 def _take_in(targets: list[str]) -> str:

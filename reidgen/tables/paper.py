@@ -9,6 +9,7 @@ import pandas as pd
 from reidgen.catalogue import family_of, load_catalogue
 from reidgen.methods import METHODS
 from reidgen.registry import select_methods
+from reidgen.teststeps import PLAIN
 
 MEAN = "mean of unseen"  # stands in the column `target` of a table's cells
 
@@ -37,17 +38,14 @@ def families(names: "pd.Series[str]") -> "pd.Series[str]":
 
 def beside(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells with the columns paper_mAP and paper_rank1: the paper's numbers for their
-    method and families.
+    method and families, beside plain tests only, as the paper's are.
     """
     paper = numbers().drop(columns="table").drop_duplicates(["source", "method", "target"])
     paper = paper.assign(source=families(paper["source"]), target=families(paper["target"]))
     keys = cells.assign(source=families(cells["source"]), target=families(cells["target"]))
-    return cells.assign(
-        **{
-            column: keys.merge(paper, how="left", on=["source", "method", "target"])[column].to_numpy()
-            for column in ("paper_mAP", "paper_rank1")
-        }
-    )
+    theirs = keys.merge(paper, how="left", on=["source", "method", "target"]).set_index(cells.index)
+    plain = cells["test"] == PLAIN
+    return cells.assign(**{column: theirs[column].where(plain) for column in ("paper_mAP", "paper_rank1")})
 
 
 def has_source(sources: "pd.Series[str]") -> "pd.Series[bool]":
@@ -100,7 +98,8 @@ def expected_methods(table: str, source: str) -> list[str]:
 def in_order(names: Iterable[str], column: str) -> list[str]:
     """Return the names of a column without repeats: in the paper's order, then by alphabet, MEAN last.
 
-    column: source, method or target; any other is by alphabet alone. A variant of a method stands right behind it.
+    column: source, method or target; of tests `plain` is first; any other is by alphabet alone. A variant of a method
+    stands right behind it.
     """
     distinct = pd.Series(sorted(set(names)), dtype=str)
     first: list[str] = []
@@ -108,6 +107,8 @@ def in_order(names: Iterable[str], column: str) -> list[str]:
     if column == "method":
         first = list(METHODS)
         kin = {name: name.partition("(")[0] for name in distinct}
+    elif column == "test":
+        first = [PLAIN]
     elif column in ("source", "target"):
         first = list(dict.fromkeys(families(numbers()[column])))
         kin = dict(zip(distinct, families(distinct), strict=True))

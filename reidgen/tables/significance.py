@@ -45,7 +45,8 @@ def differences(
     own: dict[Any, pd.DataFrame] = {}
     if not identities.empty:
         numbers = rows.groupby([*GROUP, "method", "seed"]).ngroup()  # numbers group faster than names
-        keys = rows.assign(run=run_names(rows), number=numbers)[[*KEYS, *GROUP, "method", "seed", "number", *METRICS]]
+        columns = dict.fromkeys([*KEYS, *GROUP, "method", "seed", "number", *METRICS])  # both name the test
+        keys = rows.assign(run=run_names(rows), number=numbers)[list(columns)]
         identities = identities.merge(keys, on=KEYS, suffixes=("", "_said"))
         own = {key: part for key, part in identities.groupby([*GROUP, "target"])}
     found, spreads = [], list[Spread]()
