@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from reidgen.errors import ReidgenError
-from reidgen.methods import METHODS
+from reidgen.methods import METHODS, PAPER_TABLES
 from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables import compare, looks
 from reidgen.tables.choose import Note, Selection
@@ -554,7 +555,7 @@ def of_paper(name: str, **more: Any) -> pd.DataFrame:
     return frame(*rows, *(row(m, "pku", source=s) for m, s in set(zip(own["method"], own["source"], strict=True))))
 
 
-@pytest.mark.parametrize("name", compare.TABLES)
+@pytest.mark.parametrize("name", PAPER_TABLES)
 def test_named_tables_show_what_the_paper_shows_and_equal_it(name: str) -> None:
     other = [row("my-norm", "duke"), row("snr-conv" if name != "design" else "ibn", "duke")]
     table = make_table(pd.concat([of_paper(name), frame(*other)]), name=name, paper=True)
@@ -707,12 +708,22 @@ def test_against_another_method_and_without_its_numbers() -> None:
     assert not any(found.startswith("no interval") for found in said(make_table(rows).findings))  # nobody asked
 
 
+@cache
+def everything() -> compare.Table:
+    """All shipped methods on seven targets, two seeds each, with intervals and marks."""
+    from test_significance import simulate
+
+    scores = {name: 0.3 + number / 100 for number, name in enumerate(METHODS)}
+    rows, identities = simulate(targets=dict.fromkeys(NAMES[:7], 1), seeds=1, methods=scores, people=4)
+    return make_table(rows, identities=identities)
+
+
 TEX = shutil.which("pdflatex")
 
 
 @pytest.mark.skipif(TEX is None, reason="needs pdflatex")
 @pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("name", ["small", "wide", "long", "loss"])
+@pytest.mark.parametrize("name", ["small", "wide", "long", "loss", "all", "published"])
 def test_latex_compiles_and_fits_the_page(name: str, alone: bool, tmp_path: Path) -> None:
     if name == "small":
         odd = row("a_b%&#$~^{}\\<|>", "duke", source="a|b<c>", date="2026-05-01T10:00:00")
@@ -724,6 +735,10 @@ def test_latex_compiles_and_fits_the_page(name: str, alone: bool, tmp_path: Path
             row(m, t, source=s) for m in METHODS for t in PAPER["target"].unique() for s in ("market", "duke", "c", "d")
         ]
         table = make_table(frame(*rows), paper=True)
+    elif name == "all":
+        table = everything()
+    elif name == "published":
+        table = make_table(frame(*(row("snr", t) for t in ("market", "duke", "grid"))), literature=True)
     else:
         table = make_table(of_paper("loss"), name="loss", paper=True)
     file = tmp_path / "table.tex"
@@ -741,6 +756,7 @@ def test_latex_compiles_and_fits_the_page(name: str, alone: bool, tmp_path: Path
     assert done.returncode == 0, done.stdout[-2000:]
     log = file.with_suffix(".log").read_text(errors="replace")
     assert "Overfull" not in log and "Float too large" not in log and "Missing character" not in log
+    assert not (alone and name in ("small", "all", "loss")) or "(1 page," in log
 
 
 def test_one_hundred_methods_and_fifty_targets_are_cut_into_pages() -> None:
@@ -750,7 +766,9 @@ def test_one_hundred_methods_and_fifty_targets_are_cut_into_pages() -> None:
     assert all(
         body.count(r"\\") <= looks.PAGE_LINES + 2 and body.count("cmidrule") <= looks.PAGE_COLUMNS for body in bodies
     )
-    assert sum(body.count("\nm") for body in bodies) == 100 * 8 and text.count("table*") == 2 * text.count("caption")
+    assert sum(body.count("\nm") for body in bodies) == 100 * -(-51 // looks.PAGE_COLUMNS) and text.count(
+        "table*"
+    ) == 2 * text.count("caption")
 
 
 def calls(work: Callable[[], object]) -> int:

@@ -19,8 +19,8 @@ from reidgen.runs import provenance, read_rows
 from reidgen.tables.choose import CELL, GROUP, group_names
 from reidgen.tables.compare import MEAN, Table, make_table
 from reidgen.tables.explain import repeat_run
+from reidgen.tables.formats import difference, mark, marks_legend, p_value
 from reidgen.tables.identities import read_identities, run_names
-from reidgen.tables.looks import difference, mark, marks_legend, p_value
 from reidgen.tables.paper import in_order
 from reidgen.tables.settings import read_settings
 from reidgen.tables.statistics import LEVEL

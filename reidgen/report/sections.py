@@ -21,7 +21,8 @@ from reidgen.integrity import passes_check
 from reidgen.report.plots import Style, bars, curves, heat_map
 from reidgen.runs import Run, is_there
 from reidgen.tables.choose import GROUP, group_names
-from reidgen.tables.looks import headings, mark, marks_legend, signed
+from reidgen.tables.formats import mark, marks_legend, signed
+from reidgen.tables.looks import headings
 from reidgen.tables.paper import MEAN
 
 RANKS = 20  # of the CMC curves

@@ -17,7 +17,7 @@ from reidgen.methods import METHODS, title_of
 from reidgen.report.plots import Style, styles
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS
 from reidgen.robustness.trials import CLEAN, KINDS
-from reidgen.tables.looks import markdown, markup
+from reidgen.tables.formats import markdown, markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
