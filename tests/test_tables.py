@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from reidgen.errors import ReidgenError
+from reidgen.errors import EmptyTableError, ReidgenError
 from reidgen.methods import METHODS, PAPER_TABLES
 from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables import compare, looks
@@ -708,14 +708,13 @@ def test_against_another_method_and_without_its_numbers() -> None:
     assert not any(found.startswith("no interval") for found in said(make_table(rows).findings))  # nobody asked
 
 
-@cache
 def everything() -> compare.Table:
-    """All shipped methods on seven targets, two seeds each, with intervals and marks."""
-    from test_significance import simulate
-
-    scores = {name: 0.3 + number / 100 for number, name in enumerate(METHODS)}
-    rows, identities = simulate(targets=dict.fromkeys(NAMES[:7], 1), seeds=1, methods=scores, people=4)
-    return make_table(rows, identities=identities)
+    """All shipped methods on seven targets, two seeds each, and as many words about them as intervals and ranks take."""
+    rows = [row(m, t, seed=s, mAP=0.3 + s / 50) for m in METHODS for t in NAMES[:7] for s in (0, 1)]
+    listed = ", ".join(f"{method.title} +10.1 [+8.2, +12.3]†" for method in METHODS.values())
+    return replace(
+        make_table(frame(*rows)), findings=[Note(f"market, mean of unseen: mAP minus Baseline's: {listed}")] * 2
+    )
 
 
 TEX = shutil.which("pdflatex")
@@ -833,3 +832,94 @@ def test_intervals_of_more_people_take_no_more_calls() -> None:
 
     work(20)
     assert work(200) < 1.1 * work(20)
+
+
+def in_groups() -> pd.DataFrame:
+    """Rows of a plug-in's method, that nobody here knows, of variants and of all groups, in no order."""
+    scores = {
+        "mine": 0.1,
+        "bau": 0.5,
+        "dsu": 0.45,
+        "snr": 0.2,
+        "in": 0.4,
+        "mixstyle(alpha=0.3)": 0.3,
+        "mixstyle": 0.35,
+        "baseline": 0.25,
+    }
+    return frame(*(row(m, t, mAP=mAP) for m, mAP in scores.items() for t in ("duke", "viper")))
+
+
+def test_groups_have_a_name_before_them_in_every_look() -> None:
+    """Baseline first, then normalization, mixing, losses, what is not known last; variants behind their method."""
+    table = make_table(in_groups())
+    shown = [text[2:].split(" | ")[0] for text in table.markdown().splitlines()[2:] if text.startswith("| ")]
+    order = ["Baseline", "*normalization*", "Baseline-IN", "SNR", "*mixing*", "MixStyle", "MixStyle (alpha=0.3)", "DSU"]
+    assert shown[1:] == [*order, "*losses*", "BAU", "*other*", "mine"]
+    words = re.findall(r"\\midrule\n\\quad\\emph{(\w+)}", table.latex())
+    assert words == ["normalization", "mixing", "losses", "other"]
+    found = [
+        text.split()[0] for text in screen(table, 100).splitlines() if text.split()[:1] and text.split()[0] in words
+    ]
+    assert found == words
+    groups = table.cells.drop_duplicates("method").set_index("method")["group"]
+    assert groups["mixstyle(alpha=0.3)"] == "mixing" and groups["baseline"] == "baseline" and groups["mine"] == "other"
+
+
+def test_methods_of_one_group_need_no_name() -> None:
+    rows = in_groups()
+    text = make_table(rows[rows["method"].isin(["baseline", "in", "snr", "mine"])]).markdown()
+    assert "normalization" not in text and "other" not in text
+
+
+def test_a_plugins_row_stands_last_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(METHODS["dsu"], name="mine", title="My mixing", origin="my.py")
+    monkeypatch.setitem(METHODS, "mine", own)
+    rows = list(make_table(in_groups()).blocks()["market"])
+    assert rows[-2:] == ["mine", "bau"] and rows[-3] == "dsu"
+
+
+def test_groups_and_tables_select_methods_of_rows() -> None:
+    cells = make_table(in_groups(), selection=Selection(methods=("mixing",))).cells
+    assert set(cells["method"]) == {"baseline", "mixstyle", "dsu"}
+    cells = make_table(in_groups(), selection=Selection(methods=("placement", "losses"))).cells
+    assert set(cells["method"]) == {"baseline", "in", "snr", "bau"}
+    with pytest.raises(ReidgenError, match="there are no results of it"):
+        make_table(frame(row("snr", "duke")), selection=Selection(methods=("mixing",)))
+
+
+def test_the_best_are_shown_with_baseline_and_snr_and_nothing_else_changes() -> None:
+    """Of .50, .45, .40, .35, .30, .25, .20, .10 the two best; what is left out is said."""
+    whole, table = make_table(in_groups()), make_table(in_groups(), best=2)
+    assert list(table.blocks()["market"]) == ["baseline", "snr", "dsu", "bau"]
+    assert said(table.notes)[-1] == (
+        "market: not shown, as not among the 2 best by the mean of unseen: in, mixstyle, mixstyle(alpha=0.3), mine; "
+        "ranks and Holm's correction count them (to show all, leave out --best)"
+    )
+    both = whole.cells[whole.cells["method"].isin(table.cells["method"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table.cells, both)
+    assert list(make_table(in_groups(), best=99).blocks()["market"]) == list(whole.blocks()["market"])
+    with pytest.raises(ReidgenError, match="--best 0: give 1 or more methods to show"):
+        make_table(in_groups(), best=0)
+
+
+def test_the_best_are_those_of_each_source_and_holms_correction_is_that_of_all() -> None:
+    rows = in_groups()
+    other = rows[rows["target"] == "viper"].assign(source="duke", mAP=1 - rows["mAP"])
+    blocks = make_table(pd.concat([rows, other]), best=1).blocks()
+    assert list(blocks["market"]) == ["baseline", "snr", "bau"] and list(blocks["duke"]) == ["baseline", "snr", "mine"]
+    rows, identities = compared(2)
+    gains = ["gain_mAP_holm", "average_rank"]
+    part, whole = (make_table(rows, identities=identities, best=best).cells for best in (1, None))
+    keys = ["method", "target"]
+    pd.testing.assert_frame_equal(
+        part.set_index(keys)[gains], whole.set_index(keys).loc[part.set_index(keys).index, gains]
+    )
+
+
+def test_the_paper_has_no_table_of_placements() -> None:
+    rows = frame(row("snr", "duke"), row("in-plain", "duke"), row("dsu", "duke"))
+    table = make_table(rows, name="placement", paper=True)
+    assert set(table.cells["method"]) == {"snr", "in-plain"} and table.cells["paper_mAP"].dropna().tolist() == [33.6]
+    assert "the paper has no table placement; its numbers here are from its other tables" in said(table.notes)
+    with pytest.raises(EmptyTableError, match="the paper has no table placement; to make it of runs: reidgen bench"):
+        compare.paper_table("placement")
