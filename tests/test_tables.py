@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from reidgen.cli import app
 from reidgen.errors import EmptyTableError, ReidgenError
-from reidgen.methods import METHODS, PAPER_TABLES
+from reidgen.methods import GROUPS, METHODS, PAPER_TABLES
 from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables import compare, looks
 from reidgen.tables.choose import Note, Selection
@@ -923,3 +925,13 @@ def test_the_paper_has_no_table_of_placements() -> None:
     assert "the paper has no table placement; its numbers here are from its other tables" in said(table.notes)
     with pytest.raises(EmptyTableError, match="the paper has no table placement; to make it of runs: reidgen bench"):
         compare.paper_table("placement")
+
+
+def test_the_listing_of_methods_has_each_below_its_group() -> None:
+    done = CliRunner().invoke(app, ["methods"])
+    words = [text.split()[0] for text in done.output.splitlines() if text[:1] == " " and text.strip()]
+    words = words[: words.index("backbone")]
+    order = ["baseline"]
+    for group in GROUPS:
+        order += [group, *(name for name, one in METHODS.items() if one.group == group and name != "baseline")]
+    assert done.exit_code == 0 and [word for word in words if word in order] == order
