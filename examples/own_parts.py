@@ -1,20 +1,22 @@
-"""A plug-in: a norm, a module, a loss and a backbone of one's own, beside SNR in one table (examples/table.md).
+"""A plug-in: a norm, a module, a loss, a backbone and a test step of one's own, beside SNR in a table (table.md).
 
     reidgen methods --plugin examples/own_parts.py
     reidgen bench --plugin examples/own_parts.py --methods baseline,snr,half-norm,style-noise,spread --seeds 1
     reidgen train --plugin examples/own_parts.py --method baseline --backbone narrow
+    reidgen evaluate RUN --plugin examples/own_parts.py --target synth-night --test root,flip+root
 
-A plug-in holds a list ROWS of methods and backbones, and the classes that they name. What each class must be is said in
-reidgen/contracts.py: it is built with what it stands on, then with its parameters as keywords; what it draws of chance
-it draws in `draw`. Parameters can be changed: --set style-noise.strength=0.5
+A plug-in holds a list ROWS of methods, backbones and test steps, and the classes that they name. What each class must
+be is said in reidgen/contracts.py: it is built with what it stands on, then with its parameters as keywords; what it
+draws of chance it draws in `draw`. Parameters can be changed: --set style-noise.strength=0.5
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reidgen.contracts import Backbone, Batch, Given, Loss, Module, Output, Step
+from reidgen.contracts import Backbone, Batch, Given, Loss, Module, Output, Step, TestStep
 from reidgen.methods import BackboneRow, Method, Part
+from reidgen.teststeps import StepRow
 
 
 class HalfNorm(Module):
@@ -103,10 +105,21 @@ class Narrow(Backbone):
         stage[2] = nn.Sequential(module, stage[2])
 
 
+class Root(TestStep):
+    """A power of every feature, its sign kept: a few large features decide less."""
+
+    def __init__(self, *, power: float = 0.5) -> None:
+        self.power = power
+
+    def embeddings(self, embedding_ND: Tensor, camid_N: Tensor) -> Tensor:
+        return functional.normalize(embedding_ND.sign() * embedding_ND.abs() ** self.power, dim=1)
+
+
 NOISE = Part(name="style-noise", build=StyleNoise, source="this file", places=(1, 2))
 ROWS = [
     Method(name="half-norm", title="Half norm", source="this file", norm=Part(name="half-norm", build=HalfNorm)),
     Method(name="style-noise", title="Style noise", source="this file", modules=[NOISE]),
     Method(name="spread", title="Spread", source="this file", losses=[Part(name="spread", build=Spread)]),
     BackboneRow(name="narrow", build=Narrow, source="this file"),
+    StepRow(name="root", build=Root, source="this file", stage="embeddings"),
 ]

@@ -14,11 +14,12 @@ from reidgen.catalogue import expand
 from reidgen.errors import DataError, RunError
 from reidgen.protocols import get_protocol
 from reidgen.recipe import Recipe, choose_recipe, idle
-from reidgen.registry import load_plugins, of_steps, select_methods, select_ways
+from reidgen.registry import load_plugins, select_methods
 from reidgen.runs import Run, find_run, read_rows
 from reidgen.terminal import note
 from reidgen.terminal import progress as shown
 from reidgen.teststeps import PLAIN
+from reidgen.ways import of_steps, select_ways
 
 if TYPE_CHECKING:
     import pandas as pd

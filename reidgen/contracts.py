@@ -5,9 +5,9 @@ next); C channels, H x W positions, D features, K identities of the source. Unde
 own rows only, while losses see all N.
 
 A class is built with what it stands on, then with its parameters as keywords: `MyNorm(channels, strength=0.5)`,
-`MyLoss(given, weight=1.0)`, `MyBackbone()`. Its keyword-only arguments with their defaults are the parameters that
-`--set` can change. What it draws, it draws in `draw`, from the step's own streams; then an interrupted training goes on
-to the same bits, and all ranks draw alike.
+`MyLoss(given, weight=1.0)`, `MyBackbone(width=0.5)`. Its keyword-only arguments with their defaults are the parameters
+that `--set` can change, of all but a backbone. What it draws, it draws in `draw`, from the step's own streams;
+then an interrupted training goes on to the same bits, and all ranks draw alike.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +25,9 @@ from reidgen.teststeps import STAGES, StepRow
 
 Batches = Callable[[int, int], Iterable[Tensor]]  # (size, most) -> images, see TestStep.adapt
 Distances = Callable[[slice], Tensor]  # a slice of queries -> float32 (B, G), see TestStep.distances
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # R, G, B in 0..1: an image is ImageNet-normalised as (image - mean) / std
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class Module(nn.Module):
     take_over(norm): called when the module replaces a BatchNorm2d whose weights are loaded. Here: all that has the same
       name and shape is copied (weight, bias, running statistics).
     look(map_BCHW) -> what `reidgen show` draws; here nothing.
+    running_mean, running_var, momentum: what a norm knows of its inputs, kept in training as torch's BatchNorm2d does
+    it;
+      by these names the test step `bn` finds it and estimates it anew.
     rates: by the name of a parameter of its own, how many times the others' learning rate it has; such a parameter has
       no weight decay. after_step(): called after every step of the optimizer; here nothing.
     """
@@ -122,11 +128,18 @@ class Backbone(nn.Module):
 
     blocks(place): the blocks of a stage, for norms that replace only the first BatchNorm2d of each; here its children.
     put_before_relu(place, module): puts a module before the place's last ReLU; a backbone that cannot, refuses.
-    renames: (prefix in this network, prefix in published weight files), by which weights are mapped. imagenet:
-    torchvision's name of ImageNet weights, "" for none.
+    sized: whether the class must know the images' size: it is built with `size=(height, width)` then, beside its
+    parameters, and refuses one that it cannot take (ValueError, RecipeError).
+    imagenet: its ImageNet weights, "" for none: torchvision's name of them; or the https address of a file, behind
+    a "#" the name that it is kept by; or any words, where `published` returns them.
+    renames: (prefix in this network, prefix in published weight files), by which weights are mapped, the first that
+    fits; leaves_out: prefixes of published names beside those, of layers that this network has not: a classifier.
+    fit(found): what is made of tensors of a weight file, by their names here, before they are loaded: positions are
+    brought to the images' size.
     """
 
-    imagenet: ClassVar[str] = ""
+    imagenet: str = ""
+    sized: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -136,6 +149,7 @@ class Backbone(nn.Module):
         dim: int = 0,
         pool: nn.Module | None = None,
         renames: Sequence[tuple[str, str]] = (),
+        leaves_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if len(stages) != len(channels):
@@ -146,6 +160,7 @@ class Backbone(nn.Module):
         self.channels = tuple(channels)
         self.dim = dim or (channels[-1] if channels else 0)
         self.renames = tuple(renames)
+        self.leaves_out = tuple(leaves_out)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images
@@ -165,6 +180,16 @@ class Backbone(nn.Module):
         Raises RecipeError where there is none.
         """
         raise RecipeError(f"{type(self).__name__} has no socket before the ReLU of place {place}")
+
+    def published(self) -> Mapping[str, Tensor] | None:
+        """Return the weights that `imagenet` stands for, where the backbone fetches them by itself. Raises
+        WeightsError when they cannot be had.
+        """
+        return None
+
+    def fit(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the tensors of a weight file as this network needs them, under the same names."""
+        return found
 
 
 class Augmentation(nn.Module):

@@ -23,8 +23,8 @@ from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
 from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
-from reidgen.models.backbones import read_state_dict
 from reidgen.models.network import ReIDNet, build_network
+from reidgen.models.weights import read_state_dict
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.registry import blaming
@@ -54,7 +54,13 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     recipe, facts = run.recipe(), run.facts()
     state = read_state_dict(run.sound_weights())
     try:
-        network = build_network(run.method(), run.backbone(), classes=int(facts["classes"]), pooling=recipe.pooling)
+        network = build_network(
+            run.method(),
+            run.backbone(),
+            classes=int(facts["classes"]),
+            size=recipe.size,
+            pooling=recipe.pooling,
+        )
     except RecipeError as error:
         if not recipe.plugins:
             raise
@@ -109,8 +115,18 @@ def _views(images: Tensor, steps: Sequence[TestStep]) -> list[Tensor]:
     views = [images]
     for step in steps:
         with blaming():
-            views = [other for view in views for other in step.views(view)]
+            views = [_alike(other, view, step) for view in views for other in step.views(view)]
     return views
+
+
+def _alike(found: object, given: Tensor, step: TestStep) -> Tensor:
+    """Return what a test step made. Raises RecipeError where it has another shape than what it was given."""
+    if not isinstance(found, Tensor) or found.shape != given.shape:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise RecipeError(
+            f"the test step {type(step).__name__} makes {got} of {tuple(given.shape)}; it must keep the shape"
+        )
+    return found
 
 
 def _autocast(network: ReIDNet, dtype: str) -> torch.autocast:
@@ -132,7 +148,7 @@ def evaluate(
 
     A target of a source's family is marked as seen; one whose queries or gallery were trained on is refused, see
     `refuse_shared_images`. mAP, CMC and mINP by the Market-1501 rule, see `reidgen.ranking`.
-    ways: as `reidgen.registry.select_ways` returns them. What a step learns of the target, it learns of the images of
+    ways: as `reidgen.ways.select_ways` returns them. What a step learns of the target, it learns of the images of
     one split (queries and gallery, each once): that is all that whoever has this gallery would have. Ways that embed
     alike share the embeddings.
     Raises DataError (target not prepared, no query, no match), SharedImagesError, RunError (unfinished, in use),
@@ -150,7 +166,7 @@ def evaluate(
         refuse_shared_images(sources, prepared, tested, data=data)
         network = load_network(run, place)
         common = _common(run, recipe, facts, prepared, seen=is_seen(sources, prepared))
-        tables = []
+        tables: dict[str, pd.DataFrame] = {}
         for embedding in dict.fromkeys(way.embedding for way in ways):
             alike = [way.word for way in ways if way.embedding == embedding]
             rows: dict[str, list[dict[str, Any]]] = {word: [] for word in alike}
@@ -163,9 +179,9 @@ def evaluate(
                         rows[word].append({**common, "test": word, "split": split, **numbers})
                         queries[word].append(per_query.assign(split=split))
             for word in alike:
-                tables.append(pd.DataFrame(rows[word])[list(COLUMNS)].astype(COLUMNS))
-                run.write_results(target, tables[-1], _named(pd.concat(queries[word]), prepared), test=word)
-    return pd.concat(tables, ignore_index=True)
+                tables[word] = pd.DataFrame(rows[word])[list(COLUMNS)].astype(COLUMNS)
+                run.write_results(target, tables[word], _named(pd.concat(queries[word]), prepared), test=word)
+    return pd.concat([tables[way.word] for way in ways], ignore_index=True)
 
 
 def _common(run: Run, recipe: Recipe, facts: Facts, prepared: Prepared, *, seen: bool) -> dict[str, Any]:
@@ -346,7 +362,7 @@ def _rank_split(images: Images, steps: Mapping[str, Sequence[TestStep]]) -> tupl
     query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
     for step in steps["embeddings"]:
         with blaming():
-            embedding_ND = step.embeddings(embedding_ND, images.camid_N)
+            embedding_ND = _alike(step.embeddings(embedding_ND, images.camid_N), embedding_ND, step)
     sides = sides_of(part, images.paths, embedding_ND)
     with blaming():
         others = [step.distances(sides.query_QD, sides.gallery_GD) for step in steps["distances"]]

@@ -23,6 +23,8 @@ from reidgen.errors import RecipeError, unknown
 IMAGES = -1  # the place before the stem: 3 channels, height and width of the recipe
 Value = str | bool | int | float | tuple[float, ...]
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+TIMM = "timm:"  # before the names of timm's networks, which are backbones too
+BACKBONE_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9_-])?")  # no folder's name may end in a dot on Windows
 PAPER_TABLES = ("main", "loss", "stage", "design")
 TABLES = (*PAPER_TABLES, "placement")  # the last: the readings of IN, IBN and SNR beside each other
 GROUPS = ("normalization", "mixing", "losses")  # what kind of thing a row changes, in the order of tables
@@ -39,9 +41,9 @@ def check_fields(where: str, kinds: Mapping[str, tuple[object, type | tuple[type
             raise RecipeError(f"{where}: {name} must be a {wanted}; got {value!r}")
 
 
-def _check_name(kind: str, name: object) -> None:
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise RecipeError(f"{name!r} cannot name a {kind}; use at most 64 of a-z, 0-9, '-' and '_'")
+def _check_name(kind: str, name: object, pattern: re.Pattern[str] = NAME, more: str = "") -> None:
+    if not isinstance(name, str) or not pattern.fullmatch(name):
+        raise RecipeError(f"{name!r} cannot name a {kind}; use at most 64 of a-z, 0-9,{more} '-' and '_'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,31 +293,24 @@ def read_setting(text: str) -> tuple[str, Value]:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneRow:
-    """A backbone: its class, as in a Part, and who says so. digest, origin: as of a Part and a Method."""
+    """A backbone: its class and parameters, as in a Part, and who says so. digest, origin: as of a Part and a Method;
+    of a network of timm: "timm" and its version.
+    """
 
     name: str
     build: str | type
     source: str
+    params: Mapping[str, Value] = field(default_factory=dict)
     digest: str = ""
     origin: str = "reidgen"
 
     def __post_init__(self) -> None:
-        _check_name("backbone", self.name)
         fields = {name: (getattr(self, name), str) for name in ("source", "digest", "origin")}
         check_fields(f"the backbone {self.name}", {**fields, "build": (self.build, (str, type))})
+        own = self.name.removeprefix(TIMM) if self.origin.startswith("timm ") else self.name
+        _check_name("backbone", own, BACKBONE_NAME, " '.',")
+        check_fields(f"the backbone {self.name}", {"params": (self.params, Mapping)})
 
-
-BACKBONES: dict[str, BackboneRow] = {
-    row.name: row
-    for row in (
-        BackboneRow(name="resnet50", build="reidgen.models.backbones:ResNet50", source="[S]; He et al., CVPR 2016"),
-        BackboneRow(name="resnet18", build="reidgen.models.backbones:ResNet18", source="He et al., CVPR 2016"),
-        BackboneRow(
-            name="mobilenet_v2", build="reidgen.models.backbones:MobileNetV2", source="Sandler et al., CVPR 2018"
-        ),
-        BackboneRow(name="tiny", build="reidgen.models.backbones:Tiny", source="four small stages, for a CPU"),
-    )
-}
 
 # The losses of every row; their parameters are settings of the recipe.
 CROSS_ENTROPY = Part(

@@ -20,6 +20,7 @@ from reidgen.catalogue import DEFAULT_SYNTH
 from reidgen.errors import RecipeError, unknown
 from reidgen.methods import CIRCLE, CROSS_ENTROPY, METHODS, TRIPLET, Method, Part, Value
 from reidgen.registry import get_backbone, get_method, load_plugins
+from reidgen.teststeps import TEST_STEPS
 
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
@@ -136,6 +137,11 @@ class Recipe:
     def batch(self) -> int:
         """Images in a batch."""
         return self.identities * self.images
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        return self.height, self.width
 
     @property
     def sources(self) -> list[str]:
@@ -269,7 +275,13 @@ def load_recipe(name: str, *, without: Sequence[str] = ()) -> Recipe:
             f"{path}: a grid has its methods and seeds from --methods and --seeds; leave out {' and '.join(barred)}"
         )
     plugins = [str(path.parent / one) if (path.parent / one).is_file() else one for one in recipe.plugins]
-    return recipe.change(plugins=load_plugins(plugins)).known()
+    recipe = recipe.change(plugins=load_plugins(plugins)).known()
+    if steps := [key for key, _ in recipe.settings if key.partition(".")[0] in TEST_STEPS]:
+        raise RecipeError(
+            f"{path}: [set] holds {steps[0]}, of a test step, and a recipe says how to train; leave it out and give it "
+            f"with --test, as --set {steps[0]}=VALUE"
+        )
+    return recipe
 
 
 def choose_recipe(

@@ -1,4 +1,5 @@
-"""What can be named: the rows that ship with reidgen, and those of plug-ins. No torch here, but plug-ins import it.
+"""What can be named: the rows that ship with reidgen, those of plug-ins, and timm's backbones. No torch here, but
+plug-ins and timm import it.
 
 A plug-in is a Python file (or an importable module) with a list ROWS of `Method`, `BackboneRow` and `StepRow`, and the
 classes that they name. It is code that runs. It comes by `--plugin`, by `plugins` in a recipe file, or from an
@@ -9,34 +10,33 @@ known otherwise.
 import ast
 import contextlib
 import dataclasses
+import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
+from reidgen.backbones import BACKBONES
 from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
-from reidgen.escapes import split_names
 from reidgen.methods import (
-    BACKBONES,
     GROUPS,
     METHODS,
     PAPER_TABLES,
+    TIMM,
     WORDS,
     BackboneRow,
     Method,
     Part,
-    Value,
-    read_setting,
 )
-from reidgen.teststeps import ALONE, PLAIN, STAGES, TEST_STEPS, StepRow, Way, split_word
+from reidgen.teststeps import PLAIN, TEST_STEPS, StepRow
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
 SHIPPED = "reidgen."
@@ -45,6 +45,9 @@ PARTS = (  # where shipped parts lie: nothing else is ever imported because a ro
     "reidgen.models.mixing",
     "reidgen.models.gates",
     "reidgen.models.backbones",
+    "reidgen.models.osnet",
+    "reidgen.models.timm_backbone",
+    "reidgen.models.transformers",
     "reidgen.losses",
     "reidgen.balance",
     "reidgen.data.views",
@@ -322,11 +325,17 @@ def get_method(name: str) -> Method:
 
 
 def get_backbone(name: str) -> BackboneRow:
-    """Return the row of BACKBONES called `name`. Raises RecipeError, naming the nearest one."""
+    """Return the row of BACKBONES called `name`, or one made for `timm:NAME`.
+
+    Raises RecipeError, naming the nearest one, or the package that is missing.
+    """
+    if name.startswith(TIMM):
+        return _of_timm(name)
     if name not in BACKBONES:
         _load_installed()
     if name not in BACKBONES:
-        raise RecipeError(f"{unknown('backbone', name, BACKBONES)} (one from a plug-in needs --plugin FILE)")
+        known = [*BACKBONES, f"{TIMM}NAME"]
+        raise RecipeError(f"{unknown('backbone', name, known)} (one from a plug-in needs --plugin FILE)")
     return BACKBONES[name]
 
 
@@ -339,6 +348,39 @@ def get_test_step(name: str) -> StepRow:
             f"{unknown('test step', name, [PLAIN, *TEST_STEPS])} (one from a plug-in needs --plugin FILE)"
         )
     return TEST_STEPS[name]
+
+
+@functools.cache
+def _of_timm(name: str) -> BackboneRow:
+    """Return the row of one of timm's networks. Raises RecipeError as `import_timm`, and for one that timm has not."""
+    timm = import_timm(name)
+    own, known = name.removeprefix(TIMM), {*timm.list_models(), *timm.list_pretrained()}
+    if own not in known:
+        near = difflib.get_close_matches(own, sorted(known), n=3) or [one for one in sorted(known) if own in one][:3]
+        hint = f"; near it: {', '.join(TIMM + one for one in near)}" if near else ""
+        raise RecipeError(
+            f"timm {timm.__version__} has no {own!r}{hint}; all of its names: python -c "
+            "'import timm; print(timm.list_models())'"
+        )
+    return BackboneRow(
+        name=name,
+        build="reidgen.models.timm_backbone:TimmBackbone",
+        source="timm's network with its own pooling [B]",
+        params={"name": own},
+        origin=f"timm {timm.__version__}",
+    )
+
+
+def import_timm(backbone: str) -> ModuleType:
+    """Return the package timm. Raises RecipeError where it is not installed, or cannot be imported."""
+    try:
+        import timm
+    except ImportError as error:
+        raise RecipeError(
+            f"backbone {backbone} needs timm ({error}); install it: pip install 'reidgen[timm]'"
+        ) from error
+    found: ModuleType = timm
+    return found
 
 
 def all_rows() -> tuple[list[Method], list[BackboneRow], list[StepRow]]:
@@ -369,61 +411,3 @@ def select_methods(words: str) -> list[str]:
         else:
             chosen += [name for name, row in METHODS.items() if word in row.tables] or [get_method(word).name]
     return list(dict.fromkeys(chosen))
-
-
-def of_steps(settings: Iterable[tuple[str, Value]]) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Return settings "part.parameter" -> value in two: those of methods' parts, and those of test steps."""
-    every = dict(settings)
-    own = {key: value for key, value in every.items() if key.partition(".")[0] in TEST_STEPS}
-    return {key: value for key, value in every.items() if key not in own}, own
-
-
-def select_ways(words: str, settings: Mapping[str, Value] = {}) -> list[Way]:
-    """Return the ways to test that `words` asks for, once each: steps joined by plus, ways joined by commas.
-
-    settings: "step.parameter" -> value, for the steps that are named; a step may also have its own in parentheses.
-    Raises RecipeError for an unknown word (the nearest is named), a step twice in one word, two steps that each make
-    the network or the distances, a parameter or a value that does not fit, and a setting of a step that no word names.
-
-    >>> [way.word for way in select_ways("plain,centre(cameras=false),centre", {"centre.cameras": True})]
-    ['plain', 'centre(cameras=false)', 'centre']
-    """
-    ways = [_read_way(word, settings) for word in split_names(words)]
-    if not ways:
-        raise RecipeError("--test names no test; give plain, or steps such as flip+centre (see: reidgen methods)")
-    named = {step.name for way in ways for step in way.steps}
-    for key in settings:
-        if (name := key.partition(".")[0]) not in named:
-            raise RecipeError(f"--set {key}: --test names no step {name}")
-    return list({way.word: way for way in ways}.values())
-
-
-def _read_way(word: str, settings: Mapping[str, Value]) -> Way:
-    parts = split_word(word)
-    if parts == [PLAIN]:
-        return Way()
-    if PLAIN in parts:
-        raise RecipeError(f"--test {word}: {PLAIN} stands alone; leave it out beside steps")
-    steps = [_read_step(part, settings) for part in parts]
-    for number, step in enumerate(steps):
-        if step.name in {other.name for other in steps[:number]}:
-            raise RecipeError(f"--test {word} names {step.name} twice; once is enough")
-    for stage in ALONE:
-        if len(same := [step.name for step in steps if step.stage == stage]) > 1:
-            what = "the network" if stage == "adapt" else "the distances"
-            raise RecipeError(f"--test {word}: {' and '.join(same)} each make {what} anew; name one of them")
-    order = list(TEST_STEPS)
-    return Way(tuple(sorted(steps, key=lambda step: (STAGES.index(step.stage), order.index(step.name)))))
-
-
-def _read_step(text: str, settings: Mapping[str, Value]) -> StepRow:
-    """Return the step that a part of a word means, such as `rerank(k1=30)`, or `mine@1a2b3c4d` of a plug-in."""
-    found = re.fullmatch(r"([^()@]*)(?:\(([^()]*)\))?(?:@([0-9a-f]{8}))?", text)
-    if not found:
-        raise RecipeError(f"--test {text!r} is no test step; write name or name(parameter=value,...)")
-    row = get_test_step(found[1])
-    if found[3] and not row.digest.startswith(found[3]):
-        raise RecipeError(f"--test {text}: the plug-in's {row.name} is {row.label} now; leave out the digits")
-    asked = {key.partition(".")[2]: value for key, value in settings.items() if key.partition(".")[0] == row.name}
-    own = [read_setting(f"{row.name}.{one.replace('/', ',')}") for one in filter(None, (found[2] or "").split(","))]
-    return row.set(asked | {key.partition(".")[2]: value for key, value in own})

@@ -423,8 +423,13 @@ def _place(target: str, test: str, *_: int) -> str:
 
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
     """Return the run folder of a recipe; `digest` is `recipe.hash(...)`."""
-    name = f"{recipe.method}-{recipe.backbone}-s{recipe.seed}-{digest}-{recipe.row.digest}"
+    name = f"{recipe.method}-{in_folders(recipe.backbone)}-s{recipe.seed}-{digest}-{recipe.row.digest}"
     return Run(results / "runs" / recipe.source / name)
+
+
+def in_folders(backbone: str) -> str:
+    """Return how the names of folders have a backbone: `timm-vit_tiny` of `timm:vit_tiny`, as Windows has no colons."""
+    return backbone.replace(":", "-")
 
 
 def find_run(name: str, results: Path) -> Run:

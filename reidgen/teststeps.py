@@ -106,7 +106,8 @@ def same_way(word: str, other: str) -> bool:
     """
     first, second = (sorted(split_word(one)) for one in (word, other))
     return len(first) == len(second) and all(
-        ours == theirs or ours == theirs.partition("@")[0] for ours, theirs in zip(first, second, strict=True)
+        ours == theirs or ours in theirs.split("@")[:1] or theirs in ours.split("@")[:1]
+        for ours, theirs in zip(first, second, strict=True)
     )
 
 

@@ -33,9 +33,9 @@ from reidgen.devices import device_name, enough_memory, memory_format
 from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError
 from reidgen.files import fill, replacing, reserve, sha256_file, write_text
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
-from reidgen.models.backbones import weight_file
 from reidgen.models.network import build_augmentations, build_losses, build_network, check_row, draw_parts, named_losses
 from reidgen.models.norms import share_batch_norm
+from reidgen.models.weights import weight_file
 from reidgen.recipe import Recipe
 from reidgen.registry import blaming, load_plugins
 from reidgen.runs import Progress, Run, now, provenance, run_of
@@ -110,7 +110,14 @@ def check_weights(recipe: Recipe) -> None:
     """Raise WeightsError when the recipe's weights cannot be had or do not fit; they are downloaded where necessary."""
     if recipe.weights != "none":
         with torch.random.fork_rng(devices=[]):
-            build_network(recipe.row, recipe.backbone, classes=1, weights=recipe.weights, pooling=recipe.pooling)
+            build_network(
+                recipe.row,
+                recipe.backbone,
+                classes=1,
+                weights=recipe.weights,
+                size=recipe.size,
+                pooling=recipe.pooling,
+            )
 
 
 def _begin(run: Run, recipe: Recipe) -> None:
@@ -149,7 +156,12 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed("weights", recipe.seed))
             self.network = build_network(
-                self.row, recipe.backbone, classes=source.classes, weights=recipe.weights, pooling=recipe.pooling
+                self.row,
+                recipe.backbone,
+                classes=source.classes,
+                weights=recipe.weights,
+                size=recipe.size,
+                pooling=recipe.pooling,
             )
             self.losses = build_losses(self.row, recipe.losses, self.network, domains=domains)
         self.augmentations = build_augmentations(self.row)
@@ -420,7 +432,8 @@ class Trainer:
             "sources": [origin._asdict() for origin in self.source.origins],
             "classes": self.source.classes,
             "single": self.source.single,
-            "weights_unused": self.network.unused_weights,
+            "weights_from": self.network.started.origin,
+            "weights_unused": self.network.started.unused,
             "source_data": self.source.digest,
             "steps": self.steps,
             "seconds": round(self.seconds, 1),

@@ -79,6 +79,14 @@ def test_bench_returns_the_table_and_load_embeds_as_evaluate_does(small_data: Pa
     assert set(cells["method"]) == {"baseline"} and not (tmp_path / "table.md").exists()
     pd.testing.assert_frame_equal(cells, reidgen.table(results=tmp_path))
     run = Run(next(tmp_path.glob("runs/*/*")))
+    places = {"data": small_data, "results": tmp_path, "progress": False}
+    rows = reidgen.evaluate(run, "synth-night", test=["flip+rerank", "plain"], settings={"rerank.k1": 4}, **places)
+    assert rows["test"].tolist() == ["flip+rerank(k1=4)", "plain"]
+    cells = reidgen.bench("synth-plaza", methods="baseline", seeds=1, recipe=SMALL, targets="synth-night",
+                          tests=["plain", "flip+rerank", "centre"], settings={"rerank.k1": 4}, **places)  # fmt: skip
+    assert cells["test"].drop_duplicates().tolist() == ["plain", "centre", "flip+rerank(k1=4)"]
+    chosen = reidgen.table(results=tmp_path, tests=["rerank(k1=4)+flip"])
+    assert set(chosen["test"]) == {"flip+rerank(k1=4)"}
     model = reidgen.load(run, device="cpu")
     assert model.dim == 128 and model.info["method"] == "baseline"
     paths = sorted((small_data / "synth-night").rglob("*.jpg"))[:3]

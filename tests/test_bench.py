@@ -19,11 +19,13 @@ from reidgen.cli import app
 from reidgen.data.prepare import prepare
 from reidgen.entries import Protocol
 from reidgen.errors import DataError, InterruptedRunError, RunError, WeightsError
+from reidgen.forecast import forecast
 from reidgen.grid import bench, rows_of
 from reidgen.recipe import Recipe
 from reidgen.runs import Run, read_rows
 from reidgen.tables.compare import make_table
 from reidgen.training import planned_run
+from reidgen.ways import select_ways
 
 GOLDEN = Path(__file__).parent / "golden" / "end_to_end.md"
 
@@ -107,6 +109,47 @@ def test_only_what_is_missing_runs(small_data: Path, tmp_path: Path, monkeypatch
     run(small_data, tmp_path, ["baseline", "in"], 1)
     assert calls == ["train baseline s0", "train in s0", *[call for call in first if call.startswith("evaluate")]]
     assert next(tmp_path.glob("runs/*/baseline*/done")).stat().st_mtime_ns == done
+
+
+def test_what_a_test_lacks_is_evaluated_and_nothing_again(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, list[str]]] = []
+    real = bench_module.evaluate
+
+    def evaluate(run, target, *, ways, **settings):  # type: ignore[no-untyped-def]
+        calls.append((target, [way.word for way in ways]))
+        return real(run, target, ways=ways, **settings)
+
+    monkeypatch.setattr(bench_module, "evaluate", evaluate)
+
+    def go(words: str, *, dry: bool = False) -> list[str]:
+        said: list[str] = []
+        given: dict[str, Any] = {"methods": ["baseline"], "seeds": [0], "data": small_data, "results": tmp_path}
+        given |= {"targets": ["synth-night", "synth-plaza"], "ways": select_ways(words), "say": said.append}
+        if dry:
+            cells = bench_module.plan_cells(SMALL.change(epochs=1), protocol=None, **given)
+            return forecast(cells, data=small_data, device="cpu", report=quiet)
+        grid = bench(SMALL.change(epochs=1), device="cpu", report=quiet, **given)
+        assert not grid.failures and grid.tests == tuple(way.word for way in select_ways(words))
+        return said
+
+    go("plain")
+    assert go("plain,flip+centre,bn", dry=True)[0].endswith(
+        "to evaluate on synth-night (flip+centre, bn), synth-plaza (flip+centre, bn)"
+    )
+    calls.clear()
+    said = go("flip+centre,plain")
+    assert calls == [("synth-night", ["flip+centre"]), ("synth-plaza", ["flip+centre"])]
+    assert said[0].startswith("[1/1] baseline s0: trained in") and "; flip+centre: mAP synth-plaza" in said[0]
+    assert said[1].startswith("[1/1] baseline s0: mAP synth-plaza ")
+    assert "4 evaluations" in go("plain,flip+centre,rerank,bn", dry=True)[-1]
+    calls.clear()
+    go("plain,flip+centre")
+    assert calls == []
+    assert "all complete" in go("plain", dry=True)[-1]
+    table = make_table(read_rows(tmp_path))
+    assert list(table.blocks()) == ["synth-plaza", "synth-plaza, tested with flip+centre"]
 
 
 def test_a_target_that_shares_images_is_left_out_and_named(small_data: Path, tmp_path: Path) -> None:

@@ -108,6 +108,12 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
     [
         (["train", "--method", "snrr"], "unknown method 'snrr'; did you mean 'snr'?"),
         (["bench", "--methods", "baseline,snrr"], "unknown method 'snrr'; did you mean 'snr'?"),
+        (["bench", "--test", "plain,rerang"], "unknown test step 'rerang'; did you mean 'rerank'?"),
+        (["bench", "--set", "rerank.k1=30"], "--set rerank.k1: --test names no step rerank"),
+        (["evaluate", "x", "--target", "market", "--test", "flip+flip"], "--test flip+flip names flip twice"),
+        (["evaluate", "x", "--target", "market", "--set", "snr.gates=2"], "--set snr.gates: --test names no step snr"),
+        (["table", "stress", "--test", "flip"], "--test do not go with stress, whose rows are of plain tests"),
+        (["methods", "rerang"], "unknown method 'rerang'"),
         (["train", "--source", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
         (["train", "--source", "market"], "market is not prepared"),
         (["train"], "run: reidgen prepare synth-plaza"),

@@ -14,17 +14,21 @@ import torch
 from conftest import SMALL, grid_toml, quiet
 
 from reidgen import grid, registry, training
-from reidgen.contracts import Backbone, Batch, Loss, Module, Output, TestStep, check_test_step
-from reidgen.errors import PluginError, RecipeError
+from reidgen.backbones import BACKBONES
+from reidgen.contracts import Backbone, Batch, Loss, Module, Output
+from reidgen.errors import PluginError, RecipeError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import BACKBONES, IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
+from reidgen.methods import IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
 from reidgen.models.network import build_losses, build_network, check_row
 from reidgen.models.norms import Pooled
 from reidgen.recipe import Recipe, idle, read_recipe
 from reidgen.registry import load_plugins
 from reidgen.runs import COLUMNS, Run, read_rows, to_csv
+from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table
+from reidgen.teststeps import TEST_STEPS
+from reidgen.ways import select_ways
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_parts.py"
 SHARED = Recipe().losses
@@ -32,9 +36,10 @@ SHARED = Recipe().losses
 
 @pytest.fixture(autouse=True)
 def _forget_plugins() -> Iterator[None]:
-    before = dict(METHODS), dict(BACKBONES), dict(registry.PLUGINS)
+    tables = (METHODS, BACKBONES, TEST_STEPS, registry.PLUGINS)
+    before = [dict(table) for table in tables]
     yield
-    for table, kept in zip((METHODS, BACKBONES, registry.PLUGINS), before, strict=True):
+    for table, kept in zip(tables, before, strict=True):
         table.clear()
         table.update(kept)
 
@@ -56,7 +61,7 @@ HEAD = "from torch import nn\nfrom reidgen.methods import BackboneRow, Method, P
         ("x = undefined", r"mine\.py, line 1: .*NameError: name 'undefined'"),
         ("raise SystemExit(3)", r"mine\.py, line 1: .*SystemExit"),
         ("x = 1", r"mine\.py, line 1: a plug-in needs a list ROWS"),
-        (HEAD + "ROWS = [1]", r"mine\.py, line 3: ROWS holds 1; it may hold Method and BackboneRow"),
+        (HEAD + "ROWS = [1]", r"mine\.py, line 3: ROWS holds 1; it may hold Method, BackboneRow and StepRow"),
         (
             HEAD + "ROWS = [\n    Method(name='snr', title='', source='')]",
             r"mine\.py, line 4: the method 'snr' is taken by reidgen",
@@ -140,7 +145,7 @@ def test_a_backbone_without_places_takes_no_module_but_trains_baseline() -> None
     BACKBONES["flat"] = BackboneRow(name="flat", build=Flat, source="")
     with pytest.raises(RecipeError, match="snr stands at place 1; backbone flat has none"):
         check_row(METHODS["snr"], "flat", SHARED)
-    with pytest.raises(RecipeError, match="the norm in replaces BatchNorm2d, and there is none"):
+    with pytest.raises(RecipeError, match="a-in: the norm in replaces BatchNorm2d; backbone flat has none"):
         check_row(METHODS["a-in"], "flat", SHARED)
     network = build_network(METHODS["baseline"], "flat", classes=3)
     assert network(torch.randn(4, 3, 8, 4)).feature.shape == (4, 4)
@@ -311,7 +316,7 @@ def test_the_example_runs_in_two_processes_and_stands_in_the_table(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugins = load_plugins([str(EXAMPLE)])
-    assert len(EXAMPLE.read_text().splitlines()) < 120
+    assert len(EXAMPLE.read_text().splitlines()) < 140
     monkeypatch.setattr(grid, "devices_of", lambda device: ["cpu", "cpu"])
     methods = ["half-norm", "style-noise", "spread"]
     said: list[str] = []
@@ -324,8 +329,16 @@ def test_the_example_runs_in_two_processes_and_stands_in_the_table(
     assert "Style noise" in make_table(rows).markdown()
     log = pd.read_csv(next(tmp_path.glob("runs/*/spread-*/log.csv")))
     assert {"loss", "cross_entropy", "triplet", "spread"} <= set(log)
-    evaluated = evaluate(Run(next(tmp_path.glob("runs/*/style-*/"))), "synth-night", data=small_data, report=quiet)
-    assert evaluated["mAP"].between(0, 1).all()
+    run = Run(next(tmp_path.glob("runs/*/style-*/")))
+    ways = select_ways("plain,root,root(power=0.25),root(power=1)+flip,flip")
+    evaluated = evaluate(run, "synth-night", ways=ways, data=small_data, report=quiet)
+    digits = registry.PLUGINS["own_parts.py"].digest[:8]
+    words = ["plain", f"root@{digits}", f"root(power=0.25)@{digits}", f"flip+root(power=1)@{digits}", "flip"]
+    assert evaluated["test"].tolist() == words and evaluated["mAP"].between(0, 1).all()
+    assert evaluated["mAP"][4] == pytest.approx(evaluated["mAP"][3]) and evaluated["mAP"].nunique() > 2
+    table = make_table(read_rows(tmp_path), selection=Selection(tests=("root",)))
+    assert list(table.blocks()) == [f"synth-plaza, tested with root@{digits}"]
+    assert "test steps that use no other image of the target: root" in map(str, table.notes)
     narrow = training.train(
         SMALL.change(plugins=plugins, backbone="narrow", method="snr"),
         data=small_data,
@@ -380,7 +393,7 @@ def test_an_edited_plugin_trains_anew_and_its_older_run_is_refused(small_data: P
     recipe = SMALL.change(epochs=1)
 
     def fit() -> Run:
-        for table in (METHODS, BACKBONES, registry.PLUGINS):
+        for table in (METHODS, BACKBONES, TEST_STEPS, registry.PLUGINS):
             for name in [name for name, one in table.items() if getattr(one, "origin", "reidgen") != "reidgen"]:
                 del table[name]
         registry.PLUGINS.clear()
@@ -491,35 +504,83 @@ def test_an_augmentation_and_a_second_view_are_parts_too(small_data: Path, tmp_p
     assert logs["erase"]["loss"].iloc[0] != logs["baseline"]["loss"].iloc[0]
 
 
-class Centred(TestStep):
-    """The mean of each camera's embeddings is taken away."""
+STEP = """
+from reidgen.contracts import TestStep
+from reidgen.methods import Method, Part
+from reidgen.teststeps import StepRow
 
-    uses_target = True
 
+class Mine(TestStep):
     def __init__(self, *, share: float = 1.0) -> None:
         self.share = share
 
-    def embeddings(self, embedding_ND: torch.Tensor, camid_N: torch.Tensor, gallery_N: torch.Tensor) -> torch.Tensor:
-        means = torch.stack([embedding_ND[camid_N == camera].mean(dim=0) for camera in camid_N])
-        return torch.nn.functional.normalize(embedding_ND - self.share * means, dim=1)
+    def embeddings(self, embedding_ND, camid_N):
+        return embedding_ND / self.share
 
 
-def test_a_test_step_is_checked_when_it_is_built() -> None:
-    step = check_test_step(Centred, {"share": 1.0})
-    camid = torch.tensor([0, 0, 1, 1])
-    pulled = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]), dim=1)
-    found = step.embeddings(pulled, camid, camid > 0)
-    torch.testing.assert_close(found[0], -found[1])  # about their camera's own middle the two lie opposite each other
-    assert step.uses_target
-    same = torch.rand(2, 3)
-    assert step.distances(same, pulled[:2], pulled[1:]) is same
-    for build, params, message in (
-        (Erase, {}, "is no reidgen.contracts.TestStep"),
-        (type("Nothing", (TestStep,), {}), {}, "changes neither embeddings nor distances"),
-        (Centred, {"shar": 1}, "cannot be built: .*shar"),
-    ):
-        with pytest.raises(RecipeError, match=message):
-            check_test_step(build, params)
+class Short(TestStep):
+    def embeddings(self, embedding_ND, camid_N):
+        return embedding_ND[:7]
+
+
+class Odd(TestStep):
+    def views(self, images_BCHW):
+        return images_BCHW, 1
+
+
+class Other(TestStep):
+    def adapt(self, network, batches):
+        pass
+
+
+ROWS = [{rows}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("StepRow(name='mine', build=Mine, stage='embedding')", r"mine\.py, line 30: .*stage must be one of adapt"),
+        ("StepRow(name='plain', build=Mine, stage='adapt')", "a test step cannot be called plain"),
+        ("StepRow(name='flip', build=Mine, stage='adapt')", "the test step 'flip' is taken by reidgen"),
+        ("StepRow(name='snr', build=Mine, stage='adapt')", "a test step and a part of a method are both called 'snr'"),
+        (
+            "StepRow(name='x', build=Mine, stage='adapt'), Method(name='y', title='Y', source='', "
+            "losses=[Part(name='x', build=Mine)])",
+            "a test step and a part of a method are both called 'x'",
+        ),
+    ],
+)
+def test_a_row_of_a_test_step_that_cannot_be_is_refused(rows: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=message):
+        load_plugins([write(tmp_path / "mine.py", STEP.replace("{rows}", rows))])
+
+
+@pytest.mark.parametrize(
+    ("rows", "word", "message"),
+    [
+        ("StepRow(name='mine', build=Mine, stage='adapt')", "mine", "its class has embeddings of adapt, views"),
+        ("StepRow(name='mine', build=object, stage='adapt')", "mine", "is no class of this file"),
+        ("StepRow(name='mine', build=Mine, stage='embeddings')", "mine(shar=1)", "did you mean 'share'"),
+        ("StepRow(name='mine', build=Mine, stage='embeddings')", "mine(share=0.0)", "divi|not finite"),
+        ("StepRow(name='mine', build=Short, stage='embeddings')", "mine", r"Short makes \(7, 128\) of \(36, 128\)"),
+        ("StepRow(name='mine', build=Odd, stage='views')", "mine", "Odd makes int of"),
+        ("StepRow(name='mine', build=Other, stage='adapt')", "mine+bn", "bn each make the network anew"),
+        ("StepRow(name='mine', build=Mine, stage='embeddings')", "mine@00000000", "the plug-in's mine is mine@"),
+    ],
+)
+def test_a_test_step_that_breaks_its_contract_is_one_sentence(
+    rows: str, word: str, message: str, small_data: Path, trained: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(ReidgenError, match=message):
+        load_plugins([write(tmp_path / "mine.py", STEP.replace("{rows}", rows))])
+        evaluate(trained, "synth-night", ways=select_ways(word), data=small_data, report=quiet)
+
+
+@pytest.fixture(scope="module")
+def trained(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    recipe, results = SMALL.change(method="baseline", epochs=1), tmp_path_factory.mktemp("results")
+    return training.train(recipe, data=small_data, results=results, device="cpu", report=quiet)
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000])

@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from reidgen import speed as module
+from reidgen.backbones import BACKBONES
 from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError
-from reidgen.methods import METHODS
+from reidgen.methods import METHODS, BackboneRow
 from reidgen.models.network import build_network
+from reidgen.models.transformers import VisionTransformer
 from reidgen.recipe import Recipe
 from reidgen.speed import Speed, speed, table
 
@@ -62,6 +64,25 @@ def test_every_row_is_there_and_its_limit_is_the_work_counted_by_hand(
         assert training.limit is not None and 1e9 / embeds / 3.2 < training.limit < 1e9 / embeds / 2.5
         assert training.data is not None and 0 < training.data < 1
     assert said == sorted(said) and said[-1][0] < said[-1][1]
+
+
+class SmallViT(VisionTransformer):
+    patch, layers, heads, width = 8, 2, 2, 16
+
+
+@pytest.mark.usefixtures("small")
+def test_the_products_inside_attention_count(small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = BackboneRow(name="small_vit", build=SmallViT, source="")
+    monkeypatch.setitem(BACKBONES, "small_vit", row)
+    monkeypatch.setattr(module, "_matrix_product", lambda device, dtype: 1e9)
+    recipe = small_recipe.change(backbone="small_vit", height=64, width=32)
+    rows = speed(recipe, methods=["baseline"], device="cpu", report=lambda *words: None)
+    patches, tokens, width = 32, 33, 16
+    linear = tokens * (3 * width**2 + width**2 + 2 * 4 * width**2)  # queries, keys and values; their sum; two layers
+    by_hand = 2 * patches * 3 * 8**2 * width + 2 * (2 * linear + 2 * 2 * tokens**2 * width)
+    (embedding,) = (row for row in rows if row.what == "embedding")
+    assert embedding.limit == pytest.approx(1e9 / by_hand)
+    assert torch.backends.mha.get_fastpath_enabled()  # as it was
 
 
 def test_the_time_is_the_best_of_three_or_more_runs_after_one_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,26 +10,33 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, quiet
+from test_evaluation import crops
 from test_tables import MEAN, frame, row
 
 from reidgen import evaluation, registry
-from reidgen.contracts import TestStep, build_test_step
-from reidgen.data.batches import standardize, to_float
+from reidgen.contracts import Batches, TestStep, build_test_step
+from reidgen.data.augment import standardize, to_float
 from reidgen.data.manifest import load_prepared
 from reidgen.data.pack import load_pack
-from reidgen.errors import RecipeError
+from reidgen.data.prepare import prepare
+from reidgen.errors import RecipeError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.integrity import seal
 from reidgen.models.network import build_network
 from reidgen.models.norms import SwitchableNorm2d
-from reidgen.registry import get_method, select_ways
-from reidgen.runs import Run, read_csv, read_rows
+from reidgen.recipe import load_recipe
+from reidgen.registry import get_method
+from reidgen.report.page import make_report
+from reidgen.robustness.subject import load_subject
+from reidgen.runs import Run, read_csv, read_rows, write_rows
 from reidgen.steps import BatchNorm, Centre, Flip
 from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table
+from reidgen.tables.explain import explain
 from reidgen.tables.identities import read_identities
 from reidgen.teststeps import TEST_STEPS
 from reidgen.training import train
+from reidgen.ways import select_ways
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +105,7 @@ def test_tests_are_blocks_of_the_table_and_never_meet() -> None:
         ("plain", "baseline"): 20, ("plain", "snr"): 30, ("centre", "baseline"): 30, ("centre", "snr"): 40,
     }  # fmt: skip
     assert list(table.blocks()) == ["market", "market, tested with centre"]
+    assert str(table.findings[0]).startswith("market (plain, centre): mean of unseen: over the 2 targets")
     notes = [str(note) for note in table.notes]
     assert "test steps that use the target's unlabelled images: centre" in notes
     assert any(note.startswith("transductive test steps") and note.endswith(": centre") for note in notes)
@@ -203,6 +211,19 @@ def test_bn_finds_every_norm_that_keeps_statistics_and_refuses_a_network_without
         BatchNorm().adapt(torch.nn.Linear(2, 2), lambda size, most: images)
 
 
+@pytest.mark.parametrize("method", ["baseline", "a-in", "bin", "ibn-a", "dsu", "snr"])
+def test_bn_moves_the_statistics_of_every_kind_of_norm_and_nothing_else(method: str) -> None:
+    network = build_network(get_method(method), "tiny", classes=2).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = torch.rand(4, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        BatchNorm().adapt(network, lambda size, most: [images, images])
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    kept = {name for name in before if name.endswith(("running_mean", "running_var"))}
+    assert moved - {name for name in before if name.endswith("num_batches_tracked")} == kept
+    assert len(kept) == 2 if method == "a-in" else len(kept) > 2
+
+
 def test_flip_is_the_mean_of_both_sides_and_nothing_on_symmetric_images(run: Run) -> None:
     network = evaluation.load_network(run, torch.device("cpu"))
     pixels = np.random.default_rng(0).integers(0, 255, (5, 64, 32, 3), dtype=np.uint8)
@@ -226,6 +247,12 @@ def test_steps_act_in_one_order_whatever_is_written() -> None:
     assert select_ways("rerank", {"rerank.weight": 0})[0].word == "rerank(weight=0)"
     with pytest.raises(RecipeError, match=r"--set rerank.k1: --test names no step rerank"):
         select_ways("flip", {"rerank.k1": 20})
+
+
+def test_a_recipe_holds_no_test_step(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('base = "quick"\n[set]\nrerank.k1 = 30\n')
+    with pytest.raises(RecipeError, match=r"\[set\] holds rerank.k1, of a test step, and a recipe says how to train"):
+        load_recipe(str(tmp_path / "mine.toml"))
 
 
 def test_shipped_steps_name_every_parameter_and_have_the_method_of_their_stage() -> None:
@@ -281,3 +308,99 @@ def test_numbers_from_before_there_were_tests_are_plain(run: Run, small_data: Pa
     found = old.queries()
     assert found.groupby("test", sort=False).size().to_dict() == {"plain": 16, "flip": 16}
     assert set(read_identities(tmp_path, read_csv(old.results))["test"]) == {"plain", "flip"}
+
+
+def test_a_step_sees_the_images_of_one_split_each_once(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets.toml").write_text(
+        "[halls]\npattern = '(?P<pid>[^/]+)/c(?P<camid>\\d+)_.*'\nsplits = 3\ntest_identities = 3\n"
+    )
+    prepared = prepare("halls", data=small_data, source=crops(tmp_path / "crops", identities=6, cameras=2))
+    centred: list[list[int]] = []
+    adapted: list[int] = []
+    real_centre, real_bn = Centre.embeddings, BatchNorm.adapt
+
+    def embeddings(self: Centre, embedding_ND: torch.Tensor, camid_N: torch.Tensor) -> torch.Tensor:
+        centred.append(camid_N.bincount()[camid_N.unique()].tolist())
+        return real_centre(self, embedding_ND, camid_N)
+
+    def adapt(self: BatchNorm, network: torch.nn.Module, batches: Batches) -> None:
+        adapted.append(sum(map(len, batches(64, 50))))
+        real_bn(self, network, batches)
+
+    monkeypatch.setattr(Centre, "embeddings", embeddings)
+    monkeypatch.setattr(BatchNorm, "adapt", adapt)
+    rows = scored(run, small_data, "centre,bn,bn(cameras=false)", target="halls")
+    assert rows.groupby("test")["split"].agg(list).map(sorted).tolist() == [[0, 1, 2]] * 3
+    part = evaluation.tested_part(prepared).drop_duplicates(["split", "path"])
+    counts = [group.groupby("camid").size().tolist() for _, group in part.groupby("split")]
+    assert centred == counts and adapted == [n for one in counts for n in one] + [sum(one) for one in counts]
+    queries = run.queries()
+    means = queries[queries["target"] == "halls"].groupby(["test", "split"])["ap"].mean()
+    np.testing.assert_allclose(means, rows.set_index(["test", "split"]).sort_index()["mAP"], atol=1e-5)
+
+
+def test_stress_and_attack_start_from_the_plain_row(run: Run, small_data: Path) -> None:
+    scored(run, small_data, "flip,plain")
+    subject = load_subject(run, "synth-night", data=small_data, device="cpu", report=quiet)
+    assert subject.results["test"].tolist() == ["plain"]
+
+
+def both_tests(**more: object) -> pd.DataFrame:
+    return frame(
+        *(
+            row(method, target, mAP=mAP + gain, test=test, **more)
+            for method, mAP in (("baseline", 0.2), ("snr", 0.3))
+            for target in ("duke", "prid")
+            for test, gain in (("plain", 0.0), ("flip+rerank(k1=30,k2=3)", 0.1))
+        )
+    )
+
+
+def test_explain_leads_to_the_plain_number_unless_a_test_is_named(tmp_path: Path) -> None:
+    rows = both_tests()
+    table = make_table(rows)
+    plain = explain(table, "snr duke", rows=rows, results=tmp_path)
+    assert plain.startswith("SNR, market → duke\n") and "mAP     30.00" in plain and "--test" not in plain
+    tested = explain(table, "snr duke rerank(k1=30,k2=3)+flip", rows=rows, results=tmp_path)
+    assert tested.startswith("SNR, market → duke, tested with flip+rerank(k1=30,k2=3)\n") and "mAP     40.00" in tested
+    assert "--target duke --test 'flip+rerank(k1=30,k2=3)'" in tested
+    with pytest.raises(ReidgenError, match="several cells are 'snr'; say METHOD SOURCE TARGET TEST, one of: snr"):
+        explain(table, "snr", rows=rows, results=tmp_path)
+
+
+def test_the_papers_numbers_stand_beside_plain_tests_only() -> None:
+    cells = make_table(both_tests(), paper=True).cells
+    assert cells.loc[cells["test"] == "plain", "paper_mAP"].notna().any()
+    assert cells.loc[cells["test"] != "plain", ["paper_mAP", "diff_mAP"]].isna().all(axis=None)
+
+
+def test_what_lacks_of_a_test_is_said_with_its_command_and_an_unknown_step_is_named() -> None:
+    rows = both_tests()
+    lacking = rows.drop(index=rows.index[(rows["test"] != "plain") & (rows["target"] == "prid")][-1])
+    notes = [str(note) for note in make_table(lacking).notes]
+    assert any(
+        "tested with flip" in note and "--target prid --test 'flip+rerank(k1=30,k2=3)'" in note for note in notes
+    )
+    assert not any(note.startswith("market: prid is not") for note in notes)  # the plain block has it
+    assert "test steps that use no other image of the target: flip" in notes
+    strange = [str(note) for note in make_table(rows.assign(test="flip+mine@1a2b3c4d")).notes]
+    assert any(note.startswith("what these test steps use of the target is not known here: mine (") for note in strange)
+
+
+def test_rows_of_two_versions_of_a_method_do_not_meet_in_two_tests() -> None:
+    rows = both_tests(row="aaaaaaaa", date="2026-05-01T10:00:00")
+    newer = both_tests(row="bbbbbbbb", date="2026-06-01T10:00:00")
+    table = make_table(pd.concat([rows, newer[newer["test"] == "plain"]], ignore_index=True))
+    assert set(table.rows["row"]) == {"bbbbbbbb"} and set(table.cells["test"]) == {"plain"}
+
+
+def test_the_report_has_a_block_for_every_test(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", both_tests())
+    text = make_report(tmp_path).read_text()
+    assert "market, tested with flip+rerank(k1=30,k2=3)" in text
+    assert "Trained on market, SNR has the highest mAP on the mean of 2 unseen targets: 30.0" in text
+    assert "transductive test steps" in text and "rerank" in text
+    assert "2 (8 rows)" in text  # two runs, each tested twice

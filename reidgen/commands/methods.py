@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @one_sentence
 def methods(
-    name: Annotated[str, typer.Argument(help="A method, to see its parts and their parameters.")] = "",
+    name: Annotated[str, typer.Argument(help="A method or a backbone, to see its parts and their parameters.")] = "",
     plugin: Plugin = None,
 ) -> None:
     """List methods, backbones, losses, test steps and recipes.
 
-    Of a method or a test step that is named, its parts and their parameters.
+    Of a method, a backbone or a test step that is named, its parts and their parameters.
 
     Example: reidgen methods
 
@@ -30,13 +30,15 @@ def methods(
 
     Example: reidgen methods --plugin examples/own_parts.py
     """
-    from reidgen.methods import BACKBONES
-    from reidgen.registry import broken, get_method
+    from reidgen.backbones import BACKBONES
+    from reidgen.methods import TIMM, words_of
+    from reidgen.registry import broken, get_backbone, get_method
     from reidgen.teststeps import TEST_STEPS
 
-    if name in BACKBONES:
-        row = BACKBONES[name]
-        result(f"{row.name}: a backbone; {row.source} (from {row.origin})")
+    if name in BACKBONES or name.startswith(TIMM):
+        row = get_backbone(name)
+        params = ", ".join(f"{key} {words_of(value)}" for key, value in row.params.items())
+        result(f"{row.name}: a backbone; {row.source}{f'; {params}' if params else ''} (from {row.origin})")
         return
     if name in TEST_STEPS:
         _show_step(TEST_STEPS[name])
@@ -49,11 +51,12 @@ def methods(
     for sentence in broken():
         note(f"note: an installed package's rows are left out: {sentence}")
     out().print("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
-    out().print("[D] recollection of the paper, unconfirmed. One method with its parameters: reidgen methods snr")
+    out().print("[N] a secondary note that names the paper's table, [D] recollection of the paper, unconfirmed.")
+    out().print("One method, or one test step, with its parameters: reidgen methods snr")
 
 
 def _everything() -> "Iterator[Table]":
-    from reidgen.methods import CROSS_ENTROPY, TRIPLET
+    from reidgen.methods import CROSS_ENTROPY, TIMM, TRIPLET
     from reidgen.recipe import RECIPES
     from reidgen.registry import all_rows
 
@@ -65,7 +68,8 @@ def _everything() -> "Iterator[Table]":
         own = [*([row.norm] if row.norm else []), *row.modules]
         modules |= {str(part.build): (part, row.name) for part in own if str(part.build) not in modules}
     yield _by_group(rows)
-    yield _table("backbone", "", ((row.name, "", row.source, row.origin) for row in backbones))
+    timm = (f"{TIMM}NAME", "", "every network of timm, with its own pooling [B]; needs reidgen[timm]", "timm")
+    yield _table("backbone", "", [*((row.name, "", row.source, row.origin) for row in backbones), timm])
     yield _table("module", "of", ((one.name, of, one.source, _origin(one)) for one, of in modules.values()))
     yield _table("loss", "of", ((one.name, of, one.source, _origin(one)) for one, of in losses.values()))
     yield _table("test step", "uses", ((one.name, _uses(one), one.source, one.origin) for one in steps))

@@ -55,10 +55,11 @@ RecipeName = Annotated[
     str | None, typer.Option("--recipe", help="paper, quick or FILE.toml; by default quick for synth, else paper.")
 ]
 Backbone = Annotated[
-    str | None, typer.Option(help="resnet50, resnet18, mobilenet_v2, tiny, ... instead of the recipe's.")
+    str | None,
+    typer.Option(help="resnet50, osnet-ain, vit_b_16, timm:NAME, ... (reidgen methods) instead of the recipe's."),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="imagenet, none or a torchvision state dict instead of the recipe's.")
+    str | None, typer.Option(help="imagenet, none or the file of a state dict instead of the recipe's.")
 ]
 Test = Annotated[
     str,

@@ -91,6 +91,8 @@ def train(
     result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
         note(f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew")
+    if "unverified" in (origin := facts.get("weights_from", "")):
+        note(f"weights: {origin}")
     if unused := facts.get("weights_unused"):
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
         note(f"{chosen.weights}: not used: {', '.join(unused[:3])}{more}")
@@ -126,8 +128,8 @@ def evaluate(
     """
     from reidgen.catalogue import expand
     from reidgen.methods import read_setting
-    from reidgen.registry import select_ways
     from reidgen.runs import find_run
+    from reidgen.ways import select_ways
 
     ways = select_ways(test, dict(map(read_setting, setting or [])))
     found = list(dict.fromkeys(find_run(name, results) for name in runs))
@@ -224,7 +226,8 @@ def bench(
     from reidgen.methods import read_setting
     from reidgen.protocols import get_protocol
     from reidgen.recipe import choose_recipe, idle
-    from reidgen.registry import of_steps, select_methods, select_ways
+    from reidgen.registry import select_methods
+    from reidgen.ways import of_steps, select_ways
 
     if source and protocol:
         raise RecipeError(f"--protocol {protocol} has sources of its own; leave out --source {source}, or --protocol")

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD
 from reidgen.recipe import Recipe
 from reidgen.seeds import stream_seed
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 ZOOM = 1.125
 

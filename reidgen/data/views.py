@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from reidgen.contracts import Augmentation, Step
-from reidgen.data.augment import IMAGENET_MEAN, IMAGENET_STD, draw_boxes, enhance, erase, grey_of, turn_hue
+from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Step
+from reidgen.data.augment import draw_boxes, enhance, erase, grey_of, turn_hue
 from reidgen.errors import RecipeError
 
 FILL = [mean + mean * std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]  # standardized, the mean [A]

@@ -1,28 +1,25 @@
-"""The shipped backbones, which know no method, and weights that fit them.
+"""ResNets, MobileNetV2 and `tiny`, which know no method, and how a backbone of any family is built.
 
-All have five places: 0 the stem, 1..4 the stages. The networks are torchvision's, so that its weights fit; `tiny` is
-four small stages of torchvision's BasicBlock.
+All of these have five places: 0 the stem, 1..4 the stages. The networks are torchvision's, so that its weights fit;
+`tiny` is four small stages of torchvision's BasicBlock.
 """
 
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
-from urllib.error import URLError
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
-from torchvision.models import get_weight, mobilenetv2, resnet
+from torchvision.models import mobilenetv2, resnet
 
 from reidgen.contracts import Backbone
-from reidgen.errors import RecipeError, WeightsError
+from reidgen.errors import RecipeError
 from reidgen.methods import BackboneRow
+from reidgen.models.norms import InstanceBatchNorm2d
+from reidgen.models.weights import Loaded, load_file, load_published
 from reidgen.registry import blaming, load_class
 
 TINY_WIDTHS = (32, 64, 128, 128)
-PREFIXES = ("module.", "base.", "backbone.", "encoder_q.", "model.")  # of networks that hold this one as a part
-WRAPPERS = ("state_dict", "model")  # keys of files that hold more than a state dict
+IBN_RELEASE = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0"
 
 
 class BasicBlock(resnet.BasicBlock):  # type: ignore[misc]
@@ -63,7 +60,7 @@ class _Stages(Backbone):
         stage = self.stages[place]
         assert isinstance(stage, nn.Sequential)
         if place == 0:
-            _insert(stage, module)
+            insert(stage, module)
         else:
             stage[-1].before_relu = module
 
@@ -111,6 +108,37 @@ class ResNet18(_ResNet):
     imagenet = "ResNet18_Weights.IMAGENET1K_V1"
 
 
+class _IBNa(_ResNet):
+    """A ResNet whose blocks of stages 1 to 3 have IBN-a as their first norm; stage 4 and the stem keep BatchNorm [A].
+
+    Source: Pan et al., ECCV 2018; XingangPan/IBN-Net@d167338:ibnnet/resnet_ibn.py, with its names and weights.
+    Difference: last stride 1, as in every ResNet here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for stage in self.stages[1:4]:
+            assert isinstance(stage, nn.Sequential)
+            for block in stage:
+                block.bn1 = InstanceBatchNorm2d(block.conv1.out_channels)  # type: ignore[union-attr, arg-type]
+
+
+class ResNet50IBNa(_IBNa):
+    """ResNet-50-IBN-a, with the authors' ImageNet weights."""
+
+    block = Bottleneck
+    layers: ClassVar[list[int]] = [3, 4, 6, 3]
+    imagenet = f"{IBN_RELEASE}/resnet50_ibn_a-d9d0bb7b.pth"
+
+
+class ResNet18IBNa(_IBNa):
+    """ResNet-18-IBN-a, with the authors' ImageNet weights."""
+
+    block = BasicBlock
+    layers: ClassVar[list[int]] = [2, 2, 2, 2]
+    imagenet = f"{IBN_RELEASE}/resnet18_ibn_a-2f571257.pth"
+
+
 class Tiny(_Stages):
     """Four small stages of one BasicBlock each: stride 8, for a CPU."""
 
@@ -136,161 +164,70 @@ class Tiny(_Stages):
 class MobileNetV2(Backbone):
     """Sandler et al., CVPR 2018; torchvision's, with last stride 1 as in the ResNets: stride 16.
 
+    width: every layer's channels times this, rounded to eights as torchvision does; ImageNet weights exist for 1 alone.
     The places end where the resolution changes. The blocks of stages 1 to 3 end without ReLU: there, a module that a
     row puts before the ReLU ends the stage.
     """
 
-    imagenet = "MobileNet_V2_Weights.IMAGENET1K_V1"
-
-    def __init__(self) -> None:
-        features = mobilenetv2.MobileNetV2().features
+    def __init__(self, *, width: float = 1.0) -> None:
+        features = mobilenetv2.MobileNetV2(width_mult=width).features
         features[14].conv[1][0].stride = (1, 1)
         bounds = (0, 1, 4, 7, 14, 19)
+        stages = [nn.Sequential(*features[start:end]) for start, end in pairwise(bounds)]
         super().__init__(
-            [nn.Sequential(*features[start:end]) for start, end in pairwise(bounds)],
-            [32, 24, 32, 96, 1280],
+            stages,
+            [_channels(stage) for stage in stages],
             renames=[
                 (f"stages.{place}.{layer - start}.", f"features.{layer}.")
                 for place, (start, end) in enumerate(pairwise(bounds))
                 for layer in range(start, end)
             ],
         )
+        self.imagenet = "MobileNet_V2_Weights.IMAGENET1K_V1" if width == 1 else ""
 
     def put_before_relu(self, place: int, module: nn.Module) -> None:
         stage = self.stages[place]
         assert isinstance(stage, nn.Sequential)
         if place in (0, 4):
-            _insert(stage[-1], module)
+            insert(stage[-1], module)
         else:
             stage.append(module)
 
 
-def _insert(block: nn.Module, module: nn.Module) -> None:
+def _channels(stage: nn.Module) -> int:
+    """Return the channels that a stage passes on: those of its last convolution."""
+    return [module.out_channels for module in stage.modules() if isinstance(module, nn.Conv2d)][-1]
+
+
+def insert(block: nn.Module, module: nn.Module) -> None:
     """Put `module` between the norm and the ReLU of a block (convolution, norm, ReLU)."""
     assert isinstance(block, nn.Sequential)
     block[2] = nn.Sequential(module, block[2])
 
 
-def build_backbone(row: BackboneRow, *, weights: str = "none") -> tuple[Backbone, list[str]]:
-    """Return the backbone of a row of BACKBONES with its weights loaded, and what of the weight file it does not use.
+def build_backbone(
+    row: BackboneRow, *, weights: str = "none", size: tuple[int, int] = (256, 128)
+) -> tuple[Backbone, Loaded]:
+    """Return the backbone of a row of BACKBONES with its weights loaded, and what was loaded.
 
-    weights: "imagenet" (torchvision's download, checked by its hash), "none", or the file of a state dict:
-    torchvision's names or this network's own, also behind a prefix or inside a wrapper, see `read_state_dict`.
+    weights: "imagenet" (what the backbone's `imagenet` names, see `load_published`), "none", or the file of a state
+    dict: the published names or this network's own, also behind a prefix or inside a wrapper, see `read_state_dict`.
+    size: height and width of the images, for a backbone that must know them.
     Raises WeightsError when the file is missing, unreadable, or does not fit (the keys are named), RecipeError for a
-    backbone without ImageNet weights.
+    backbone without ImageNet weights, or of a size that it cannot take.
     """
+    build = load_class(row.build, row.digest)
+    if not issubclass(build, Backbone):
+        raise RecipeError(f"backbone {row.name}: {row.build} is no reidgen.contracts.Backbone")
     try:
         with blaming():
-            backbone = load_class(row.build, row.digest)()
+            backbone: Backbone = build(**row.params, **({"size": size} if build.sized else {}))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"the backbone {row.name} cannot be built: {error}") from error
-    if not isinstance(backbone, Backbone):
-        raise RecipeError(f"backbone {row.name}: {row.build} is no reidgen.contracts.Backbone")
     if weights == "none":
-        return backbone, []
+        return backbone, Loaded()
     if weights == "imagenet":
         if not backbone.imagenet:
             raise RecipeError(f"backbone {row.name} has no ImageNet weights; use --weights none")
-        return backbone, load_weights(backbone, _download(backbone.imagenet), backbone.imagenet)
-    return backbone, load_weights(backbone, read_state_dict(Path(weights)), weights)
-
-
-def weight_file(path: str | Path) -> Path:
-    """Return the path of an existing weight file. Raises WeightsError when there is none."""
-    if not Path(path).is_file():
-        raise WeightsError(f"no weight file {path}; give an existing file, or use --weights imagenet or none")
-    return Path(path)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file or a torch file, read without executing anything.
-
-    A state dict inside a checkpoint, under "state_dict" or "model", is found.
-    Raises WeightsError when the file is missing, is no weight file, or holds something else than named tensors.
-    """
-    weight_file(path)
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler meets bytes that mean anything
-        raise WeightsError(
-            f"{path} is no weight file that can be loaded safely; it must hold a state dict saved by torch, or be "
-            ".safetensors"
-        ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise WeightsError(f"{path} holds no state dict (names and tensors); save model.state_dict() alone")
-    return dict(state)
-
-
-def _download(name: str) -> Mapping[str, Tensor]:
-    try:
-        state: Mapping[str, Tensor] = get_weight(name).get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"could not download {name} ({error}); fetch the file elsewhere and give it with --weights FILE, "
-            "or train from scratch with --weights none"
-        ) from error
-    return state
-
-
-def load_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> list[str]:
-    """Load a state dict into a backbone that no row has changed yet, and return the keys that were not used.
-
-    Every tensor of the backbone must be there, in its shape, under the published names or the backbone's own; the count
-    of batches that a BatchNorm2d has seen may be missing. A prefix that all of them share (PREFIXES, also several) is
-    taken off. A key that lies inside the backbone but that it lacks, as a further block, is a fault too.
-    Raises WeightsError, naming keys.
-    """
-    own = backbone.state_dict()
-    readings = [
-        (prefix, {key: prefix + name for key, name in names.items()})
-        for names in ({key: _published(key, backbone) for key in own}, {key: key for key in own})
-        for prefix in _prefixes(state)
-    ]
-    prefix, names = max(readings, key=lambda reading: sum(name in state for name in reading[1].values()))
-    missing = [name for key, name in names.items() if name not in state and not key.endswith("num_batches_tracked")]
-    unused = sorted(set(state) - set(names.values()))
-    roots = {prefix + name.removeprefix(prefix).partition(".")[0] + "." for name in names.values()}
-    extra = [key for key in unused if key.startswith(tuple(roots))]
-    wrong = [
-        f"{name} has {tuple(state[name].shape)}, the network {tuple(own[key].shape)}"
-        for key, name in names.items()
-        if name in state and state[name].shape != own[key].shape
-    ]
-    if missing or extra or wrong:
-        faults = [
-            f"{what} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-            for what, keys in (("lacks", missing), ("has the unknown", extra), ("differs in shape:", wrong))
-            if keys
-        ]
-        raise WeightsError(f"{where} does not fit this backbone: it {'; it '.join(faults)}")
-    backbone.load_state_dict({key: state[name] for key, name in names.items() if name in state}, strict=False)
-    return unused
-
-
-def _published(key: str, backbone: Backbone) -> str:
-    """Return the name that weight files have for a tensor of the backbone."""
-    for ours, theirs in backbone.renames:
-        if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
-    return key
-
-
-def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
-    """Return what may stand before every name of a network in this state dict: nothing, or PREFIXES
-    after each other.
-    """
-    found = [""]
-    for prefix in found:
-        found += [
-            prefix + one
-            for one in PREFIXES
-            if prefix.count(".") < 3 and any(key.startswith(prefix + one) for key in state)
-        ]
-    return found
+        return backbone, load_published(backbone)
+    return backbone, load_file(backbone, Path(weights))

@@ -14,6 +14,7 @@ from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module
 from reidgen.errors import RecipeError
 from reidgen.methods import IMAGES, BackboneRow, Method, Part
 from reidgen.models.backbones import build_backbone
+from reidgen.models.weights import Loaded
 from reidgen.registry import blaming, get_backbone, load_class
 
 Placed = Sequence[tuple[int, nn.Module]]
@@ -47,7 +48,7 @@ class ReIDNet(nn.Module):
         self.views = views
         self.placed = list(placed)
         self.replaced: list[nn.Module] = []
-        self.unused_weights: list[str] = []
+        self.started = Loaded()
 
     def forward(self, images: Tensor) -> Any:
         if not self.training:
@@ -105,17 +106,23 @@ class GeM(nn.Module):
 
 
 def build_network(
-    row: Method, backbone: str | BackboneRow, *, classes: int, weights: str = "none", pooling: str = "avg"
+    row: Method,
+    backbone: str | BackboneRow,
+    *,
+    classes: int,
+    weights: str = "none",
+    size: tuple[int, int] = (256, 128),
+    pooling: str = "avg",
 ) -> ReIDNet:
     """Return the network of a row on one backbone, initialised from torch's global random state.
 
-    classes: identities of the source. weights: as in `build_backbone`; what of a file is not used stands in
-    `unused_weights`. pooling: "avg" or "gem".
+    classes: identities of the source. weights, size: as in `build_backbone`; what was loaded stands in `started`.
+    pooling: "avg" or "gem".
     Raises RecipeError for a row that has no meaning on this backbone, WeightsError for weights that cannot be had or do
     not fit, PluginError for a part whose plug-in is not loaded.
     """
     kind = get_backbone(backbone) if isinstance(backbone, str) else backbone
-    body, unused = build_backbone(kind, weights=weights)
+    body, started = build_backbone(kind, weights=weights, size=size)
     _refuse_places(row, body, kind.name)
     last = [part.name for part in row.modules if len(body.channels) - 1 in part.places and not part.before_relu]
     if pooling == "gem" and last:
@@ -123,7 +130,7 @@ def build_network(
             f"{row.label}: pooling = gem needs a map that is never negative, and {last[0]} stands behind the last "
             "ReLU; set pooling = avg"
         )
-    replaced = _replace_norms(row.norm, body) if row.norm else []
+    replaced = _replace_norms(row, row.norm, body, kind.name) if row.norm else []
     placed = [
         (place, _insert(body, part, place))
         for before_relu in (True, False)
@@ -133,7 +140,7 @@ def build_network(
     ]
     placed.sort(key=lambda one: one[0])
     network = ReIDNet(body, classes=classes, placed=placed, views=row.views, pooling=pooling)
-    network.unused_weights, network.replaced = unused, replaced
+    network.started, network.replaced = started, replaced
     return network
 
 
@@ -181,17 +188,25 @@ def _refuse_places(row: Method, body: Backbone, backbone: str) -> None:
                 offers.add((offered, place))
 
 
-def _replace_norms(part: Part, body: Backbone) -> list[nn.Module]:
+def _replace_norms(row: Method, part: Part, body: Backbone, backbone: str) -> list[nn.Module]:
     """Put the part in the place of every BatchNorm2d of its places (all where it names none); return what is there.
 
     Of a part that is `first_of_block`, in the place of the first one of each block.
     """
     places = part.places or range(len(body.channels))
     roots: list[nn.Module] = [body.stages[place] for place in places] if body.channels else [body]
+    build = load_class(part.build, part.digest)
+    if part.first_of_block and any(isinstance(module, build) for root in roots for module in root.modules()):
+        raise RecipeError(f"{row.label}: backbone {backbone} has the norm {part.name} already; train baseline on it")
     first = {id(_first_norm(block)) for place in places for block in body.blocks(place)}
     replaced = list[nn.Module]()
     for root in roots:
         for name, norm in list(root.named_modules()):
+            if isinstance(norm, nn.BatchNorm2d) and type(norm) is not nn.BatchNorm2d:
+                raise RecipeError(
+                    f"{row.label}: the norm {part.name} replaces BatchNorm2d; backbone {backbone} has "
+                    f"{type(norm).__name__}, which is more than that"
+                )
             if type(norm) is nn.BatchNorm2d and name and (id(norm) in first or not part.first_of_block):
                 parent, _, own = name.rpartition(".")
                 module = _make(part, norm.num_features)
@@ -199,7 +214,10 @@ def _replace_norms(part: Part, body: Backbone) -> list[nn.Module]:
                 setattr(root.get_submodule(parent), own, module)
                 replaced.append(module)
     if not replaced:
-        raise RecipeError(f"the norm {part.name} replaces BatchNorm2d, and there is none at its places")
+        where = f" at its places ({', '.join(map(str, part.places))})" if part.places else ""
+        raise RecipeError(
+            f"{row.label}: the norm {part.name} replaces BatchNorm2d; backbone {backbone} has none{where}"
+        )
     return replaced
 
 
@@ -278,7 +296,7 @@ def check_row(
     outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
     where = torch.device("cpu" if outside else "meta")
     with parallel.alone(), torch.random.fork_rng(devices=[]), where, blaming():
-        network = build_network(row, backbone, classes=2, pooling=pooling)
+        network = build_network(row, backbone, classes=2, size=(height, width), pooling=pooling)
         losses = build_losses(row, shared, network, domains=1)
         augmentations = build_augmentations(row)
         if outside:

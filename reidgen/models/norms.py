@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from reidgen.contracts import Look, Module
+from reidgen.errors import RecipeError
 from reidgen.parallel import average, count
 
 
@@ -330,15 +331,39 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         return scale_and_shift(map_BCHW, factor_BC, shift_BC)
 
 
+class _SharedNormAct(SharedBatchNorm2d):
+    """SharedBatchNorm2d for timm's BatchNormAct2d, which has its activation inside."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        out: Tensor = self.act(self.drop(super().forward(map_BCHW)))
+        return out
+
+
 def share_batch_norm(module: nn.Module) -> None:
-    """Put a `SharedBatchNorm2d` with the same state in the place of every BatchNorm2d below `module`."""
+    """Put a `SharedBatchNorm2d` with the same state in the place of every BatchNorm2d below `module`.
+
+    Raises RecipeError for a kind of BatchNorm2d that does more than this, and what is not known.
+    """
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            shared = SharedBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
-            shared.load_state_dict(child.state_dict())
-            setattr(module, name, shared)
-        else:
+        if isinstance(child, SharedBatchNorm2d):
+            continue
+        if not isinstance(child, nn.BatchNorm2d):
             share_batch_norm(child)
+            continue
+        inside = dict(child.named_children())
+        if type(child) is not nn.BatchNorm2d and inside.keys() != {"drop", "act"}:
+            raise RecipeError(
+                f"{type(child).__name__} cannot share its batch over several processes; train in one, without torchrun"
+            )
+        kind = _SharedNormAct if inside else SharedBatchNorm2d
+        shared = kind(child.num_features, eps=child.eps, momentum=child.momentum)
+        shared.load_state_dict(child.state_dict())
+        for own, part in inside.items():
+            setattr(shared, own, part)
+        setattr(module, name, shared)
 
 
 def unbiased(map_BCHW: Tensor) -> float:

@@ -182,10 +182,11 @@ class Panel:
 def draw_tsne(panels: Sequence[Panel], domain_N: NDArray[np.int64], domains: Sequence[str], *, title: str) -> Figure:
     """Return a grid of panels, maps downwards, stages sideways, and the embedding last."""
     stages = list(dict.fromkeys(panel.stage for panel in panels))
-    names = list(dict.fromkeys(panel.name for panel in panels if panel.name))
+    names = list(dict.fromkeys(panel.name for panel in panels if panel.name)) or [""]  # the embedding alone
     drawn = {panel.name for panel in panels if panel.points is not None}
     heights = [1 if name in drawn else 0.35 for name in names]
-    figure = Figure(figsize=(2.35 * len(stages) + 0.3, 2.4 * sum(heights) + 1.3), layout="constrained")
+    width = max(2.35 * len(stages) + 0.3, 6)
+    figure = Figure(figsize=(width, 2.4 * sum(heights) + 1.3), layout="constrained")
     grid = figure.subplots(len(names), len(stages), squeeze=False, height_ratios=heights)
     for axes in grid.flat:
         axes.axis("off")

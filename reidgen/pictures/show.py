@@ -95,11 +95,14 @@ def show(
     recipe = run.recipe()
     facts, method = run.facts(), run.method()
     network = load_network(run, choose_device(device))
-    if kind == "gates" and not probes.has_gates(network):
-        raise RecipeError(
-            f"{method.label} has no channel gates, which SNR restores identity with; its other pictures are: "
-            f"reidgen show {'|'.join(name for name in _MAKERS if name != 'gates')}"
-        )
+    lacking = {}  # kind -> why this network has nothing to show for it
+    if not probes.has_gates(network):
+        lacking["gates"] = f"{method.label} has no channel gates, which SNR restores identity with"
+    if not network.backbone.stages:
+        lacking["maps"] = f"backbone {recipe.backbone} has no stages whose maps could be shown"
+    if kind in lacking:
+        others = "|".join(name for name in _MAKERS if name not in lacking)
+        raise RecipeError(f"{lacking[kind]}; its other pictures are: reidgen show {others}")
     sets = [load_prepared(name, data) for name in dict.fromkeys(targets)]
     for prepared in sets:
         refuse_shared_images(origins_of(facts), prepared, tested_part(prepared), data=data)
@@ -254,6 +257,7 @@ def _tsne(job: _Job, targets: list[Prepared]) -> Picture:
         if one.points is not None
     )
     chance = f"{100 / len(samples):.0f} %"
+    of_stages = "the spatial mean of each stage's maps, and by " if len(panels) > 1 else ""
     constant = (
         " Pooled F~ is one point for all images, by construction: the spatial mean of an affine IN's output is its "
         "bias (and the deviation its weight)."
@@ -264,8 +268,8 @@ def _tsne(job: _Job, targets: list[Prepared]) -> Picture:
         drawings.draw_tsne(panels, domain_N, names, title=job.title),
         alt=f"t-SNE of {len(samples[0].pid_N)} images each of {', '.join(names)}. Share of the images whose nearest "
         f"image of another person is of the same domain (chance: {chance}): {shares}.",
-        caption=f"{len(samples[0].pid_N)} test images each of {', '.join(names)} (seed 0; at most {SAMPLE}), by the "
-        "spatial mean of each stage's maps, and by the embedding. Distances between groups mean little in a t-SNE; "
+        caption=f"{len(samples[0].pid_N)} test images each of {', '.join(names)} (seed 0; at most {SAMPLE}), by "
+        f"{of_stages}the embedding. Distances between groups mean little in a t-SNE; "
         "the number below is computed from the features themselves: the share of the images whose nearest image of "
         f"another person is of the same domain, {chance} when the domains cannot be told apart, 100 % when they are "
         f"apart.{constant}",

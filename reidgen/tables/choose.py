@@ -235,6 +235,18 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
     return names
 
 
+def names_together(table: pd.DataFrame, keys: Iterable[tuple[Any, ...]]) -> str:
+    """Return the names of groups in one phrase, what was trained alike once, as `market (plain, centre) and duke`."""
+    names = group_names(table, TRAINED)
+    tests: dict[str, list[str]] = {}
+    for *trained, test in keys:
+        tests.setdefault(names[tuple(trained)], []).append(test)
+    return " and ".join(
+        name if words == [PLAIN] else f"{name} ({', '.join(sorted(words, key=lambda word: (word != PLAIN, word)))})"
+        for name, words in tests.items()
+    )
+
+
 def distinct(values: "pd.Series[Any]") -> list[str]:
     """Return the different values as sorted words, without the empty one."""
     return [str(value) for value in sorted(set(values.dropna())) if value != ""]

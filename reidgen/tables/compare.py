@@ -6,6 +6,7 @@ cells, rows -> notes (what to know), findings (what the statistics say)
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +17,18 @@ from reidgen.tables import findings, notes
 from reidgen.tables import literature as literatures
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean, average, means_of, titles
-from reidgen.tables.choose import CELL, GROUP, Note, Selection, Settings, comparable, distinct, group_names, select
+from reidgen.tables.choose import (
+    CELL,
+    GROUP,
+    Note,
+    Selection,
+    Settings,
+    comparable,
+    distinct,
+    group_names,
+    names_together,
+    select,
+)
 from reidgen.tables.formats import SHOWN
 from reidgen.tables.looks import Table
 from reidgen.tables.paper import MEAN, in_order
@@ -234,14 +246,13 @@ def _corrected(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _caption(rows: pd.DataFrame) -> str:
     """Return one line that says how, with what and when the rows were made."""
-    names = group_names(rows)
-    how: dict[str, list[str]] = {}
+    how: dict[str, list[tuple[Any, ...]]] = {}
     order = in_order(rows["source"], "source")
     for key, block in sorted(rows.groupby(GROUP), key=lambda group: order.index(str(group[0][0]))):
         first = block.iloc[0]
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
-        how.setdefault(made, []).append(names[key])
-    parts = [f"{' and '.join(same)}: {made}" for made, same in how.items()]
+        how.setdefault(made, []).append(tuple(key))
+    parts = [f"{names_together(rows, same)}: {made}" for made, same in how.items()]
     told = rows["device"].str.contains("thread")  # the device's name says it
     threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else "").mask(told, ""))
     for word, column in {

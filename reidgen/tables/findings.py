@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.tables.average import Mean
-from reidgen.tables.choose import GROUP, Note, group_names
+from reidgen.tables.choose import GROUP, Note, group_names, names_together
 from reidgen.tables.formats import difference, p_value
 from reidgen.tables.paper import MEAN
 from reidgen.tables.statistics import average_ranks
@@ -13,13 +13,12 @@ from reidgen.tables.statistics import average_ranks
 
 def means_in_words(cells: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Note]:
     """Return one line for the groups that have the same mean of unseen: over how many targets, and which."""
-    names = group_names(cells)
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for key in cells[GROUP][cells["target"] == MEAN].drop_duplicates().itertuples(index=False, name=None):
-        groups.setdefault(tuple(means[key].targets), []).append(names[key])
+        groups.setdefault(tuple(means[key].targets), []).append(key)
     return [
         Note(
-            f"{' and '.join(same)}: mean of unseen: over {_the(len(targets))} that all methods have: "
+            f"{names_together(cells, same)}: mean of unseen: over {_the(len(targets))} that all methods have: "
             f"{', '.join(targets)}"
         )
         for targets, same in groups.items()

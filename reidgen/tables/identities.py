@@ -14,7 +14,7 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.files import replacing, sha256_file
 from reidgen.integrity import seal, seal_of, sealed, unseal
-from reidgen.runs import KEY, TOLERANCE, Run, is_there
+from reidgen.runs import KEY, TOLERANCE, Run, in_folders, is_there
 from reidgen.teststeps import PLAIN
 
 FILE = "identities.csv.gz"
@@ -27,7 +27,8 @@ COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64", "file": "str
 def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return for each result row the name of its run folder below results/runs, `<source>/<method>-...`."""
     method = rows["method"].str.split("(").str[0]  # of a variant the row's digest tells which
-    run = rows["source"] + "/" + method + "-" + rows["backbone"] + "-s" + rows["seed"].astype(str) + "-" + rows["hash"]
+    backbone = rows["backbone"].map(in_folders)
+    run = rows["source"] + "/" + method + "-" + backbone + "-s" + rows["seed"].astype(str) + "-" + rows["hash"]
     return run + ("-" + rows["row"]).where(rows["row"] != "", "")
 
 

@@ -228,7 +228,9 @@ class _Screen:
         from rich.table import Table as RichTable
 
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        width = max(len(visible(title)) for title in self.table.cells["title"])
+        tested = [block for block in self.table.blocks() if ", tested with " in block]
+        words = [word[:20] for block in tested for word in block.split()]
+        width = max(len(visible(name)) for name in [*self.table.cells["title"], *words])
         drawn.add_column("Method", min_width=width, max_width=max(width, 11), overflow="fold")
         drawn.add_column("", style="dim", no_wrap=True)
         for name in list(self.table.columns().values())[part]:

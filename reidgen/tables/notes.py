@@ -30,7 +30,7 @@ def notes_on(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Not
 def _steps(rows: pd.DataFrame) -> list[Note]:
     """Return what the shown test steps use of the target, which a reader of their numbers must know."""
     shown = dict.fromkeys(name for word in rows["test"].unique() for name in names_in(word))
-    known = [TEST_STEPS[name] for name in shown if name in TEST_STEPS]
+    known = [step for name, step in TEST_STEPS.items() if name in shown]
     notes = []
     if none := [step.name for step in known if not step.unlabelled]:
         notes.append(Note(f"test steps that use no other image of the target: {', '.join(none)}"))
