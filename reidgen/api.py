@@ -201,8 +201,8 @@ def table(
     """Return the cells of a comparison table, in percent, one row per source, test, method and target; nothing is
     written.
 
-    name: "" or a table's, such as main. best: only so many methods, beside Baseline and SNR. targets, methods, recipes, backbones, seeds, tests: select, as the command's options
-    do.
+    name: "" or a table's, such as main. best: only so many methods, beside Baseline and SNR. targets, methods, recipes,
+    backbones, seeds, tests: select, as the command's options do.
     Raises ReidgenError when there are no results, or none of what was asked for.
     """
     load_plugins(_several(plugins))
