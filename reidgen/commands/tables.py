@@ -103,7 +103,8 @@ def table(
             nothing = name != "all" or len(empty) == len(TABLES)
             if nothing and not literature:
                 raise
-            note(f"note: {error}")
+            if str(error) not in map(str, empty[:-1]):
+                note(f"note: {error}")
             if nothing:
                 tables.append(_print_literature(selection))
     if json:
