@@ -26,7 +26,7 @@ _BACKBONES = [
     BackboneRow(
         name="mobilenet_v2-1.4",
         build="reidgen.models.backbones:MobileNetV2",
-        source="torchvision's at 1.4 times the width [B]; MetaBIN's and BAU's width [A]",
+        source="torchvision's at 1.4 times the width [B]; the width of MetaBIN [A]",
         params={"width": 1.4},
     ),
     *(
@@ -48,8 +48,6 @@ _BACKBONES = [
         build="reidgen.models.transformers:ViTB16",
         source="torchvision's at any size [B]; Dosovitskiy et al., ICLR 2021",
     ),
-    BackboneRow(
-        name="tiny", build="reidgen.models.backbones:Tiny", source="reidgen's own: four small stages, for a CPU"
-    ),
+    BackboneRow(name="tiny", build="reidgen.models.tiny:Tiny", source="reidgen's own: four small stages, for a CPU"),
 ]
 BACKBONES: dict[str, BackboneRow] = {row.name: row for row in _BACKBONES}

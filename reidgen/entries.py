@@ -61,7 +61,8 @@ class Dataset:
     gallery, or `test` instead of the last two, whose queries `readers.read` then chooses. lists: part -> files that
     name its images; list_format: "table" where they are tables whatever their suffix. counts: part -> (identities,
     images) or (identities, images, cameras), of split 0, and "all" -> those of the whole set, before any are drawn;
-    (identities,) where nobody states more. family: "" means the set's own name.
+    (identities,) where nobody states more. nobody: folders below the image root whose images are of nobody who is
+    known, and of the gallery. family: "" means the set's own name.
     forms: other forms in which people have the set; each is some of these keys again, see `variants`.
     """
 
@@ -84,6 +85,7 @@ class Dataset:
     query_cameras: tuple[int, ...] = ()
     junk: tuple[int, ...] = ()
     distractors: tuple[int, ...] = ()
+    nobody: tuple[str, ...] = ()
     apart: bool = False
     counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     splits: int = 1
@@ -278,7 +280,7 @@ def _rules(dataset: Dataset) -> Iterator[tuple[str, bool, str]]:
     yield "counts", set(dataset.counts) <= {*PARTS, "all"}, f"the parts are {', '.join(PARTS)}, and all of them"
     good = all(0 < len(one) <= 3 and min(one) >= 0 for one in dataset.counts.values())
     yield "counts", good, "should be like { train = [751, 12936, 6] }: identities, images, cameras"
-    for key, paths in (("folders", dataset.folders), ("lists", dataset.lists)):
+    for key, paths in (("folders", dataset.folders), ("lists", dataset.lists), ("nobody", {"": dataset.nobody})):
         yield key, all(_below(one) for some in paths.values() for one in some), "should be paths below the image root"
     yield "partitions", _below(dataset.partitions), "should be a path below the image root"
     yield "known_as", all(map(_plain, dataset.known_as)), "should be names of folders"

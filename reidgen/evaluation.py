@@ -169,18 +169,17 @@ def evaluate(
         tables: dict[str, pd.DataFrame] = {}
         for embedding in dict.fromkeys(way.embedding for way in ways):
             alike = [way.word for way in ways if way.embedding == embedding]
-            rows: dict[str, list[dict[str, Any]]] = {word: [] for word in alike}
-            queries: dict[str, list[pd.DataFrame]] = {word: [] for word in alike}
+            first = acting[alike[0]]
             with torch.inference_mode():
-                first = acting[alike[0]]
-                for split, images in _embedded(network, prepared, tested, first, recipe=recipe, report=report):
-                    for word in alike:
-                        numbers, per_query = _rank_split(images, acting[word])
-                        rows[word].append({**common, "test": word, "split": split, **numbers})
-                        queries[word].append(per_query.assign(split=split))
-            for word in alike:
-                tables[word] = pd.DataFrame(rows[word])[list(COLUMNS)].astype(COLUMNS)
-                run.write_results(target, tables[word], _named(pd.concat(queries[word]), prepared), test=word)
+                splits = list(_embedded(network, prepared, tested, first, recipe=recipe, report=report))
+            for word in alike:  # each is written as soon as it is there: one that fails costs the others nothing
+                rows, queries = [], []
+                for split, images in splits:
+                    numbers, per_query = _rank_split(images, acting[word])
+                    rows.append({**common, "test": word, "split": split, **numbers})
+                    queries.append(per_query.assign(split=split))
+                tables[word] = pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)
+                run.write_results(target, tables[word], _named(pd.concat(queries), prepared), test=word)
     return pd.concat([tables[way.word] for way in ways], ignore_index=True)
 
 
@@ -246,7 +245,8 @@ def _embedded(
             own_ND = _embed_adapted(network, prepared, own, steps, recipe=recipe, report=report)
         else:
             numbers = torch.from_numpy(np.searchsorted(paths, names))
-            own_ND = embedding_ND[numbers.to(embedding_ND.device)]
+            whole = len(names) == len(paths)  # a single split: no copy of its embeddings
+            own_ND = embedding_ND if whole else embedding_ND[numbers.to(embedding_ND.device)]
         yield int(str(split)), Images(part, names, camid_N, own_ND)
 
 

@@ -46,6 +46,12 @@ def _check_name(kind: str, name: object, pattern: re.Pattern[str] = NAME, more: 
         raise RecipeError(f"{name!r} cannot name a {kind}; use at most 64 of a-z, 0-9,{more} '-' and '_'")
 
 
+def _check_params(where: str, params: Mapping[str, Any]) -> None:
+    for parameter, value in params.items():
+        if not is_value(value):
+            raise RecipeError(f"{where}: {parameter} must be a text, a number, true, false or numbers; got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A class, its parameters, and where it stands.
@@ -79,11 +85,7 @@ class Part:
         if not all(type(place) is int for place in self.places) or len(set(self.places)) < len(self.places):
             raise RecipeError(f"{where}: places must be whole numbers, each once, such as (1, 2); got {self.places!r}")
         object.__setattr__(self, "places", tuple(self.places))
-        for parameter, value in self.params.items():
-            if not is_value(value):
-                raise RecipeError(
-                    f"{where}: {parameter} must be a text, a number, true, false or numbers; got {value!r}"
-                )
+        _check_params(where, self.params)
 
     def at(self, *places: int, before_relu: bool = False) -> Self:
         """Return the part standing at these places."""
@@ -310,6 +312,7 @@ class BackboneRow:
         own = self.name.removeprefix(TIMM) if self.origin.startswith("timm ") else self.name
         _check_name("backbone", own, BACKBONE_NAME, " '.',")
         check_fields(f"the backbone {self.name}", {"params": (self.params, Mapping)})
+        _check_params(f"the backbone {self.name}", self.params)
 
 
 # The losses of every row; their parameters are settings of the recipe.
@@ -646,8 +649,7 @@ def method_from(facts: Mapping[str, Any]) -> Method:
     """Return the row that `Method.facts` gave. Raises RecipeError when they are none."""
 
     def part_from(found: Mapping[str, Any]) -> Part:
-        params = {key: tuple(value) if isinstance(value, list) else value for key, value in found["params"].items()}
-        return Part(**{**found, "params": params, "places": tuple(found["places"])})
+        return Part(**{**found, "params": _params_from(found["params"]), "places": tuple(found["places"])})
 
     try:
         norm = facts["norm"]
@@ -665,11 +667,17 @@ def method_from(facts: Mapping[str, Any]) -> Method:
         raise RecipeError(f"that is no row of a method ({error!r})") from error
 
 
+def _params_from(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters as rows have them: JSON makes lists of tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+
+
 def backbone_from(facts: Mapping[str, Any]) -> BackboneRow:
     """Return the backbone beside the row, as `Run.row_file` holds it. Raises RecipeError when there is none."""
     try:
-        return BackboneRow(**facts["backbone"])
-    except (KeyError, TypeError) as error:
+        found = facts["backbone"]
+        return BackboneRow(**{**found, "params": _params_from(found.get("params", {}))})
+    except (KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"that is no row of a backbone ({error!r})") from error
 
 

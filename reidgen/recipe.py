@@ -73,7 +73,7 @@ class Recipe:
     seed: int = 0
     # the network
     backbone: str = "resnet50"  # [S]
-    weights: str = "imagenet"  # "imagenet", "none" or the path of a torchvision state dict [A]
+    weights: str = "imagenet"  # "imagenet", "none" or the path of a state dict [A]
     height: int = 256  # pixels [A]
     width: int = 128  # pixels [A]
     dtype: str = "float32"  # of the forward pass; "bfloat16" uses autocast

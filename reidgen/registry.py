@@ -44,6 +44,7 @@ PARTS = (  # where shipped parts lie: nothing else is ever imported because a ro
     "reidgen.models.norms",
     "reidgen.models.mixing",
     "reidgen.models.gates",
+    "reidgen.models.tiny",
     "reidgen.models.backbones",
     "reidgen.models.osnet",
     "reidgen.models.timm_backbone",

@@ -428,7 +428,9 @@ def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
 
 
 def in_folders(backbone: str) -> str:
-    """Return how the names of folders have a backbone: `timm-vit_tiny` of `timm:vit_tiny`, as Windows has no colons."""
+    """Return how names of folders and files have a backbone: `timm-vit_tiny` of `timm:vit_tiny`; Windows has no
+    colons.
+    """
     return backbone.replace(":", "-")
 
 

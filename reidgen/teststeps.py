@@ -63,8 +63,11 @@ class StepRow(Part):
         row, changed = self, list[str]()
         for parameter, value in settings.items():
             before, row = row, row.with_value(parameter, value)
+            words = words_of(row.params[parameter])
+            if re.search(r"[(),@]", words):  # a word could not be read again
+                raise RecipeError(f"--set {self.name}.{parameter}: {words!r} holds one of ( ) , @; give another text")
             if row != before:
-                changed.append(f"{parameter}={words_of(row.params[parameter])}")
+                changed.append(f"{parameter}={words}")
         return dataclasses.replace(row, changed=tuple(sorted(changed)))
 
 

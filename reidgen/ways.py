@@ -51,7 +51,8 @@ def _read_way(word: str, settings: Mapping[str, Value]) -> Way:
         if len(same := [step.name for step in steps if step.stage == stage]) > 1:
             what = "the network" if stage == "adapt" else "the distances"
             raise RecipeError(f"--test {word}: {' and '.join(same)} each make {what} anew; name one of them")
-    order = list(TEST_STEPS)
+    shipped = [name for name, row in TEST_STEPS.items() if not row.digest]  # others by name, whichever was loaded first
+    order = [*shipped, *sorted(set(TEST_STEPS) - set(shipped))]
     return Way(tuple(sorted(steps, key=lambda step: (STAGES.index(step.stage), order.index(step.name)))))
 
 

@@ -1,6 +1,7 @@
 """Imports only go down the floors of ARCHITECTURE.md."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ MODULES = {
 }
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Return the reidgen modules that a file imports anywhere, inside functions too, and "torch" for torch."""
     found = set()

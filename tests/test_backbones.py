@@ -11,13 +11,13 @@ from torch.nn import functional
 from torchvision.models import vision_transformer
 
 from reidgen.backbones import BACKBONES
+from reidgen.contracts import Backbone
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.methods import METHODS, BackboneRow, backbone_from
-from reidgen.models.backbones import build_backbone
 from reidgen.models.network import build_network, check_row
 from reidgen.models.transformers import VisionTransformer
-from reidgen.models.weights import load_weights
-from reidgen.recipe import Recipe
+from reidgen.models.weights import build_backbone, load_weights
+from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import get_backbone
 
 # torchreid's networks without their classifier, with and without the head (linear layer to 512, BatchNorm1d), counted.
@@ -312,7 +312,16 @@ def test_every_row_on_every_backbone_is_built_or_refused_by_both_names(
         for name, row in METHODS.items()
         if row.norm or any(place >= 0 for part in row.modules for place in part.places)
     ]
-    assert refused == (placeless if backbone == "vit_b_16" else [])
+    twice = ["ibn-a"] if backbone.endswith("-ibn-a") else []  # it has that norm already
+    assert refused == (placeless if backbone == "vit_b_16" else twice)
+    losses = RECIPES["modern"].losses
+    if backbone == "vit_b_16":
+        with pytest.raises(
+            RecipeError, match="baseline: pooling = gem pools a map, and backbone vit_b_16 gives features"
+        ):
+            check_row(METHODS["baseline"], backbone, losses, pooling="gem")
+    else:
+        check_row(METHODS["baseline"], backbone, losses, pooling="gem")
 
 
 def test_every_backbone_says_who_says_so_and_is_kept_with_its_parameters() -> None:
@@ -338,3 +347,31 @@ def test_the_vit_of_the_row_is_torchvisions_vit_b_16() -> None:
         assert network(torch.zeros(4, 3, 256, 128)).feature.shape == (4, 768)
     shapes: Callable[[nn.Module], dict[str, torch.Size]] = lambda one: {k: v.shape for k, v in one.state_dict().items()}  # noqa: E731
     assert shapes(body) == {key: shape for key, shape in shapes(theirs).items() if not key.startswith("heads.")}
+
+
+class Sized(Backbone):
+    """One weight for each pixel: a backbone of one's own that must know the images' size."""
+
+    sized = True
+
+    def __init__(self, *, size: tuple[int, int], dim: int = 2) -> None:
+        if size[1] > 100:
+            raise ValueError(f"too wide: {size[1]}")
+        super().__init__(dim=dim)
+        self.weight = nn.Parameter(torch.ones(dim, 3, *size))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.einsum("bchw,dchw->bd", images, self.weight)
+
+
+def test_a_backbone_of_ones_own_knows_the_size_and_its_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = BackboneRow(name="sized-0.5", build=Sized, source="", params={"dim": 3})
+    monkeypatch.setitem(BACKBONES, row.name, row)
+    check_row(METHODS["baseline"], row.name, Recipe().losses, height=64, width=32)
+    network = build_network(METHODS["baseline"], row, classes=2, size=(64, 32))
+    assert network(torch.ones(4, 3, 64, 32)).feature.tolist() == [[3.0 * 64 * 32] * 3] * 4
+    with pytest.raises(RecipeError, match=r"the backbone sized-0\.5 cannot be built: too wide: 128"):
+        check_row(METHODS["baseline"], row.name, Recipe().losses, height=256, width=128)
+    wrong = BackboneRow(name="wrong", build=Sized, source="", params={"depth": 3})
+    with pytest.raises(RecipeError, match=r"the backbone wrong cannot be built: .*depth"):
+        build_backbone(wrong)

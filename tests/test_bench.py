@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,31 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def untrained(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """The rows of two methods x two seeds at a learning rate of nearly nothing: the start of every run."""
+def finished(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of two methods x two seeds at a learning rate of nearly nothing: the start of every run."""
     results = tmp_path_factory.mktemp("untrained")
     run(small_data, results, ["baseline", "snr"], 2, lr=1e-7)
-    return read_rows(results)
+    return results
+
+
+@pytest.fixture(scope="module")
+def untrained(finished: Path) -> pd.DataFrame:
+    return read_rows(finished)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp437", "ascii"])
+def test_bench_prints_what_an_encoding_has(encoding: str, small_data: Path, finished: Path, tmp_path: Path) -> None:
+    """A run that is evaluated anew with its line, and the table; the marks and ± stand in other characters."""
+    shutil.copytree(finished, tmp_path / "results")
+    next(tmp_path.rglob("snr-*-s1-*/results.csv")).unlink()
+    (tmp_path / "small.toml").write_text(grid_toml(SMALL.change(lr=1e-7)))
+    words = ["bench", "--methods", "baseline,snr", "--seeds", "2", "--recipe", tmp_path / "small.toml"]
+    words += ["--data", small_data, "--results", tmp_path / "results", "--device", "cpu"]
+    done = CliRunner(charset=encoding).invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.exception
+    text = done.stdout_bytes.decode(encoding)
+    plus = "±" if encoding != "ascii" else "+-"
+    assert "snr s1: " in text and plus in text and "mean of unseen" in text and "?" not in text and "\x1a" not in text
 
 
 def test_golden_end_to_end(untrained: pd.DataFrame) -> None:

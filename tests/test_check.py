@@ -145,12 +145,16 @@ def test_the_list_has_a_line_for_each_set_and_is_never_cut(mine: Prepared, monke
     rows = {line[0]: " ".join(line[1:]) for line in lines}
     assert rows["market"] == "open 1,501 32,217 is downloaded"  # Zheng et al.: 12,936 + 3,368 + 15,913 without junk
     assert rows["viper"].startswith("open 632 1,264") and rows["duke"].endswith("--from DIR")
-    assert rows["mine"] == "prepared 12" and rows["bad"] == "damaged see: --list bad"
-    assert rows["synth-mall"] == "built-in is drawn"
+    assert rows["mine"] == "prepared 3 12" and rows["bad"] == "damaged see: --list bad"
+    assert rows["synth-mall"] == "built-in 180 1,500 is drawn"  # as prepare of the README says
     result = CliRunner().invoke(app, ["prepare", "--list", "--data", str(mine.folder.parent), "--json"])
     sets = {one["name"]: one for one in json.loads(result.stdout)}
     assert list(sets) == [*load_catalogue(), "bad", "mine"] and not result.stderr
     assert (sets["mine"]["state"], sets["mine"]["counts"]["query"]["images"]) == ("prepared", 6)
+    assert (sets["mine"]["people"], sets["mine"]["images"]) == (3, 12)
+    assert (sets["synth-mall"]["people"], sets["synth-mall"]["images"]) == (180, 1500)
+    assert sets["synth-mall"]["counts"]["gallery"] == {"identities": 61, "images": 300, "cameras": 4}
+    assert (sets["pku"]["people"], sets["market-500k"]["images"]) == (None, None)  # nobody states them
     assert sets["bad"]["state"] == "damaged" and "prepare the set again" in sets["bad"]["how"]
     assert sets["duke"]["state"] == "withdrawn" and sets["market"]["counts"]["train"]["images"] == 12936
 

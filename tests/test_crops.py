@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reidgen.data.crops import left_out, never_a_person, own_dataset
+from reidgen.data.crops import own_dataset
+from reidgen.data.judge import left_out
 from reidgen.data.naming import numbers, same
 from reidgen.data.readers import SUFFIXES, image_files, read
+from reidgen.data.readings import never_a_person
 from reidgen.entries import parse
 from reidgen.errors import DataError
 
@@ -199,6 +201,40 @@ def test_patterns_are_offered_with_what_they_would_read(tmp_path: Path) -> None:
             assert entry.match(path) == (person, camera) and (tmp_path / path).is_file()
 
 
+# names that hold no camera: a guess would be a piece of a time, a day, a hash, a frame's number or a part's folder
+OFFERED = {
+    "a time of day": [f"{who}/{h}-3{m}-0{m}.jpg" for who in ("anna", "bob") for h in (11, 12, 13) for m in (1, 2)],
+    "a day and a time": [f"{who}/20240105_12{m}00.jpg" for who in ("anna", "bob") for m in range(30, 42)],
+    "hashes": ["anna/0a9c1e77.jpg", "anna/1a9c1e66.jpg", "bob/1b8c2d66.jpg", "bob/2b8c2d77.jpg"],
+    "hashes of many": [f"p{who}/{who}{i}{7 * i + who}e{i}f.jpg" for who in range(9) for i in range(1, 9)],
+    "parts": ["query/anna/x.jpg", "query/bob/y.jpg", "gallery/anna/z.jpg", "gallery/bob/v.jpg"],
+}
+
+
+@pytest.mark.parametrize("kind", OFFERED)
+def test_what_cannot_be_right_is_not_offered(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError, match=r"no usual pattern reads these names plausibly") as caught:
+        own_dataset("mine", touch(tmp_path, *OFFERED[kind]))
+    assert "\n" not in str(caught.value) and "--from" in str(caught.value)
+
+
+def test_a_frames_number_is_not_offered_as_camera(tmp_path: Path) -> None:
+    """Twelve frames of two people each: no offer has more than two cameras."""
+    touch(tmp_path, *(f"{who}/{i:04}.jpg" for who in ("anna", "bob") for i in range(12)))
+    with pytest.raises(DataError) as caught:
+        own_dataset("mine", tmp_path)
+    assert re.findall(r"(\d+) cameras?$", str(caught.value), re.MULTILINE) == ["2"]
+
+
+def test_the_likeliest_offer_comes_first(tmp_path: Path) -> None:
+    """The last number is one of two cameras; the first, whose pattern is looked at earlier, counts images."""
+    touch(tmp_path, *(f"p{who}/{i}_{i % 2 + 1}.jpg" for who in range(7) for i in range(1, 7)))
+    with pytest.raises(DataError) as caught:
+        own_dataset("mine", tmp_path)
+    _, first, reads, *_ = str(caught.value).splitlines()
+    assert first.endswith(r"[^/]*[_-](?P<camid>\d+)\.[^/.]+'") and reads.endswith("7 people, 2 cameras")
+
+
 @pytest.mark.parametrize(
     "name", ["query", "Train", "cam01", "c3", "camera_b", "images", "all_imgs", "2024-01-05", "bbox_test"]
 )
@@ -234,6 +270,61 @@ def test_junk_and_distractors_by_the_market_rule(tmp_path: Path) -> None:
     assert (found.junk, set(found.rows["pid"])) == (3, {0, 1})
 
 
+def test_person_0_beside_names_stands_for_distractors(tmp_path: Path) -> None:
+    """In folders and in a list alike: 0 is never asked for, and nobody else has its number."""
+    paths = [f"{who}/c{cam}_{i}.jpg" for who in ("-1", "0", "00", "anna", "bob") for cam in (1, 2) for i in (0, 1)]
+    root = touch(tmp_path, *(path for path in paths if not path.startswith("00/")))
+    lines = [f"{path},{path.partition('/')[0]},{path.partition('/c')[2][0]}" for path in paths if path[:2] != "00"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,pid,camid", *lines]))
+    for source in (root, tmp_path / "list.csv"):
+        found = read(own_dataset("mine", source), root)
+        assert (found.junk, found.dataset.distractors) == (4, (0,))
+        assert set(found.kept["pid"][found.kept["person"] == "0"]) == {0}
+        assert set(found.rows["pid"][found.rows["part"] == "query"]) == {1, 2}
+    train = touch(tmp_path / "t", *(f"train/{who}/c{cam}_0.jpg" for who in ("0", "anna") for cam in (1, 2)))
+    assert own_dataset("mine", train).distractors == ()
+
+
+def layout_of_nobody(kind: str) -> tuple[list[str], list[str]]:
+    """Return the paths of people and those of nobody, as people may lay them out."""
+    crowd = {"beside": "mall/unknown", "in the gallery": "gallery/Unknown", "beside the parts": "Distractors"}[kind]
+    parts = ("mall", "mall") if kind == "beside" else ("query", "gallery")
+    people = [
+        f"{part}/{who}/c{cam}_{i}.jpg"
+        for i, (cam, part) in enumerate(zip((1, 2), parts, strict=True))
+        for who in ("anna", "bob")
+    ]
+    return people, [f"{crowd}/{name}.jpg" for name in ("x", "c1_1", "deep/y")]
+
+
+@pytest.mark.parametrize("kind", ["beside", "in the gallery", "beside the parts"])
+def test_a_folder_of_nobody_is_of_the_gallery_whatever_its_names_say(tmp_path: Path, kind: str) -> None:
+    people, crowd = layout_of_nobody(kind)
+    entry = own_dataset("mine", touch(tmp_path, *people, *crowd))
+    found = read(entry, tmp_path)
+    rows = found.rows.set_index("path")
+    assert set(rows["part"][crowd]) == {"gallery"} and set(rows["pid"][crowd]) == {0}
+    assert set(found.kept["person"][found.kept["path"].isin(crowd)]) == {""}
+    assert sorted(rows.index[rows["part"] == "query"]) == sorted(path for path in people if "c1_" in path)
+    assert len(rows) == len(people) + len(crowd)
+    assert parse("mine", entry.table(), where="again") == entry
+
+
+@pytest.mark.parametrize("above", ["", "unknown/", "crops/nobody/"])
+def test_crops_of_nobody_alone_are_a_gallery(tmp_path: Path, above: str) -> None:
+    root = touch(tmp_path / "unknown" if not above else tmp_path, f"{above}x.jpg", f"{above}a/y.jpg")
+    found = read(own_dataset("mine", root), root)
+    assert found.rows["part"].tolist() == ["gallery"] * 2 and set(found.kept["person"]) == {""}
+    with pytest.raises(DataError, match="belong into a folder called unknown"):
+        own_dataset("mine", touch(tmp_path / "other", "x.jpg", "y.jpg"))
+
+
+def test_nobody_is_trained_on_or_asked_for(tmp_path: Path) -> None:
+    root = touch(tmp_path, "train/a/c1_0.jpg", "train/unknown/x.jpg")
+    with pytest.raises(DataError, match=r"'train/unknown/x.jpg' is of nobody, .* cannot be a train image"):
+        read(own_dataset("mine", root), root)
+
+
 NFC, NFD = "Jos\u00e9", "Jose\u0301"
 
 
@@ -262,6 +353,7 @@ def test_spellings_in_one_part_are_refused_unless_only_unicode_differs(tmp_path:
 def test_numbers_of_names() -> None:
     assert numbers(["0001", "2"]) == {"0001": 1, "2": 2}
     assert numbers(["b", "a", "A"]) == {"A": 1, "a": 1, "b": 2}
+    assert numbers(["b", "0", "a", ""]) == {"0": 0, "a": 1, "b": 2, "": 3}
     assert numbers(["7", ""]) == {"7": 7, "": 0} and numbers(["0", ""]) == {"0": 0, "": 1}
     assert same(NFC) == same(NFD) and same("00-1") == same("-1") == "-1"
 

@@ -11,6 +11,7 @@ from test_prepare import crops, picture
 from typer.testing import CliRunner
 
 from reidgen.cli import app
+from reidgen.data.batches import training_images
 from reidgen.data.check import check
 from reidgen.data.manifest import load_index, load_prepared, prepared_names
 from reidgen.data.pack import load_pack
@@ -48,6 +49,15 @@ def test_three_images_and_the_parts_are_told(tmp_path: Path) -> None:
     assert again.output.splitlines()[1:] == result.output.splitlines()[1:]
 
 
+def test_a_part_that_is_given_alone_is_said(tmp_path: Path) -> None:
+    root = crops(tmp_path / "set" / "Train")
+    assert not any("read alone" in line for line in prepare("mine", data=tmp_path / "data", source=root).notes)
+    lay(tmp_path / "set", "query/p0/c1_9.png")
+    made = prepare("mine", data=tmp_path / "data", source=root)
+    (line,) = [line for line in made.notes if "read alone" in line]
+    assert line.startswith("Train is read alone, and tested, though") and line.endswith(f"give {tmp_path / 'set'}")
+
+
 IMPLAUSIBLE = {
     "people in train and test": (
         [
@@ -70,6 +80,21 @@ IMPLAUSIBLE = {
         [f"p{pid}/{10 + 3 * pid + i}-30.png" for pid in range(4) for i in range(3)],
         ["--pattern", r"(?P<pid>[^/]+)/(?P<camid>\d+)-.*"],
         "of 12 cameras 12 show one person only",
+    ),
+    "frames as cameras": (
+        [f"p{pid}/{i:02}.png" for pid in range(3) for i in range(8)],
+        ["--pattern", r"(?P<pid>[^/]+)/(?P<camid>\d+)\..*"],
+        "3 people and 8 cameras, one image each, as if it was a frame's number",
+    ),
+    "cameras as people": (
+        [f"{who}/cam{cam}/{i}.png" for who in ("anna", "bob") for cam in (1, 2, 3) for i in (1, 2)],
+        ["--pattern", r"(?P<pid>[^/]+)/(?P<camid>\d+)\..*"],
+        "cam1, cam2, cam3 read as a person, but called as a part, a camera or a day is",
+    ),
+    "images as a person": (
+        [f"{folder}/{cam}_{i}.png" for folder in ("images", "anna") for cam in (1, 2) for i in (1, 2)],
+        ["--pattern", r"(?P<pid>[^/]+)/(?P<camid>\d+)_.*"],
+        "images read as a person, but called as a part, a camera",
     ),
     "one person": (
         [f"crops/x/c{cam}_{i}.png" for cam in (1, 2) for i in (0, 1)],
@@ -145,6 +170,7 @@ def test_one_image_may_be_query_and_gallery_in_a_list(tmp_path: Path) -> None:
     made = prepare("mine", data=tmp_path / "data", source=root / "list.csv")
     assert str(made) == "6 queries of 3 people, 6 gallery images of 3 people"
     index = load_index(made)
+    assert made.example.splitlines()[0] == "p0/c1_0.jpg is person 1, camera 1 (query and gallery)"
     assert index.groupby("path")["part"].agg(sorted).map(tuple).unique().tolist() == [("gallery", "query")]
     assert len(load_pack(made, 16, 8)[0]) == 6
     check("mine", tmp_path / "data", deep=True)
@@ -170,6 +196,16 @@ def test_crops_of_nobody_are_a_gallery(tmp_path: Path, queries: bool) -> None:
     assert ("there are no queries: it can be embedded and searched, but is no target" in made.notes) != queries
     assert len(load_pack(made, 16, 8)[0]) == len(known) + 4
     check("mine", tmp_path / "data", deep=True)
+
+
+def test_a_folder_of_nobody_is_embedded_and_never_trained_on(tmp_path: Path) -> None:
+    root = lay(crops(tmp_path / "in"), "unknown/x.png", "unknown/y.png")
+    made = prepare("mine", data=tmp_path / "data", source=root)
+    assert str(made) == "6 queries of 3 people, 8 gallery images of 4 people (2 distractors)"
+    assert "2 images of the gallery are of nobody who is named, and match no query" in made.notes
+    assert len(load_pack(made, 16, 8)[0]) == 14 and prepare("mine", data=tmp_path / "data").already
+    _, rows = training_images("mine-all", data=tmp_path / "data")
+    assert len(rows) == 12 and not rows["path"].str.startswith("unknown").any()
 
 
 def test_names_stay_as_they_were_written(tmp_path: Path) -> None:

@@ -171,6 +171,8 @@ def test_refused_rows_touch_no_data(tmp_path: Path) -> None:
         (lambda: Method(name="a", title=5, source=""), "title must be a str; got 5"),  # type: ignore[arg-type]
         (lambda: Method(name="x" * 255, title="", source=""), "cannot name a method"),
         (lambda: Part(name="a", build=print), "build must be a str or type"),  # type: ignore[arg-type]
+        (lambda: BackboneRow(name="b", build=Odd, source="", params={"x": {1}}), "the backbone b: x must be a text"),  # type: ignore[dict-item]
+        (lambda: BackboneRow(name="b", build=Odd, source="", params=[1]), "params must be a Mapping"),  # type: ignore[arg-type]
         (lambda: Part(name="l.x", build=Odd), "'l.x' cannot name a part"),
         (lambda: Part(name="a", build=Odd, places=1), "places must be a tuple or list; got 1"),  # type: ignore[arg-type]
         (lambda: Part(name="a", build=Odd, places=("1",)), "places must be whole numbers"),  # type: ignore[arg-type]
@@ -574,7 +576,7 @@ def test_a_test_step_that_breaks_its_contract_is_one_sentence(
 ) -> None:
     with pytest.raises(ReidgenError, match=message):
         load_plugins([write(tmp_path / "mine.py", STEP.replace("{rows}", rows))])
-        evaluate(trained, "synth-night", ways=select_ways(word), data=small_data, report=quiet)
+        evaluate(trained, "synth-night", ways=select_ways(f"plain,{word}"), data=small_data, report=quiet)
 
 
 @pytest.fixture(scope="module")

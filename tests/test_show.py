@@ -14,8 +14,10 @@ from conftest import SMALL, finish, quiet
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from test_prepare import crops
 
 from reidgen.data.manifest import load_prepared, write_manifest
+from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, RecipeError, RunError, SharedImagesError
 from reidgen.evaluation import evaluate
 from reidgen.files import sha256_file
@@ -112,6 +114,28 @@ def test_ranked_lists_have_the_numbers_of_evaluation(
     misses = queries[queries["first_match"] > 1].sort_values("ap", kind="stable").drop_duplicates("pid")[: show.MISSES]
     numbers = [float(one.caption.split("AP ")[1].split(" %")[0]) for one in rows]
     assert numbers[: len(misses)] == pytest.approx((100 * misses["ap"]).tolist(), abs=0.051)
+
+
+def test_captions_name_people_and_cameras_as_their_user_does(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names with leading zeros, accents, a dollar sign (which would begin a formula) and a tab, shown in the picture and
+    without a glyph that is missing.
+    """
+    names = ("007", "José", "$5$", "a\tb")
+    for name, folder in zip(names, sorted(crops(tmp_path / "in", people=4).iterdir()), strict=True):
+        folder.rename(folder.with_name(name))
+        for file in sorted(folder.with_name(name).iterdir()):
+            file.rename(file.with_name(file.name.replace("c", "cam0")))
+    prepare("mine", data=tmp_path / "data", source=tmp_path / "in")
+    draw, calls = drawings.draw_ranks, []
+    monkeypatch.setattr(drawings, "draw_ranks", lambda rows, **more: calls.append(rows) or draw(rows, **more))
+    shown(run, "ranks", "mine", data=tmp_path / "data")
+    who = {re.match(r"person (.*), camera (\w+): AP", row.caption).groups() for row in calls[0]}
+    assert {person for person, _ in who} == {"007", "José", r"\$5\$", "a\\tb"} and {camera for _, camera in who} <= {
+        "01",
+        "02",
+    }
 
 
 def test_several_targets_are_one_picture_of_domains_and_a_picture_each_of_the_rest(run: Run, small_data: Path) -> None:

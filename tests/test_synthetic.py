@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from reidgen.errors import DataError
-from reidgen.synth.domains import DOMAINS, draw_domain, draw_identity, draw_image
+from reidgen.synth.domains import DOMAINS, counts_of, draw_domain, draw_identity, draw_image
 from reidgen.synth.drawing import Board, Dice, direction
 from reidgen.synth.figures import Pose, draw_person
 from reidgen.synth.people import population
@@ -100,6 +100,14 @@ def test_market_layout(plaza: Path) -> None:
     assert seen["query"] == {(pid, camera): 1 for pid in (4, 5) for camera in cameras}
     assert seen["bounding_box_test"] == seen["query"] + Counter({(0, 1): 1, (0, 2): 1})
     assert len({name for files in parts.values() for name in files}) == sum(len(files) for files in parts.values())
+
+
+def test_counts_are_those_that_are_drawn(plaza: Path) -> None:
+    found = {}
+    for part, folder in (("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")):
+        files = names(plaza / folder)
+        found[part] = (len({one[:4] for one in files}), len(files), len({one.split("_c")[1][0] for one in files}))
+    assert counts_of("plaza", (3, 2)) == found
 
 
 def test_progress_counts_the_images(tmp_path: Path) -> None:

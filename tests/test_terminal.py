@@ -16,10 +16,11 @@ from test_significance import simulate
 from test_tables import frame, row
 from typer.testing import CliRunner
 
-from reidgen import files
+from reidgen import files, terminal
 from reidgen.cli import app
 from reidgen.errors import ReidgenError
 from reidgen.escapes import no_formula, visible
+from reidgen.methods import TABLES
 from reidgen.robustness.tables import stress_table
 from reidgen.robustness.trials import STRESS
 from reidgen.runs import Run, to_csv
@@ -73,6 +74,25 @@ def test_what_can_be_printed_is_printed(encoding: str, words: tuple[str, ...], r
     assert "mean of unseen" in text and "�" not in text and "?" not in text
     if encoding == "ascii" and words == ("table",):
         assert "written:" in text and " +-" in text
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp437", "ascii"])
+def test_the_bar_is_drawn_on_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal.err.cache_clear()
+    terminal.printable_output()
+    with terminal.progress() as report:
+        report("grid – José ±", 1, 2)
+    terminal.err.cache_clear()
+    screen.flush()
+    text = screen.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "1/2" in text and "---" in text and ("grid - Jose +-" if encoding == "ascii" else "grid - José ±") in text
 
 
 def test_an_error_is_printed_on_any_encoding(results: Path) -> None:
@@ -215,7 +235,7 @@ def test_json_is_all_that_is_printed(results: Path) -> None:
     table = pd.read_csv(results / "table.csv")
     assert cells["mAP"].tolist() == table["mAP"].tolist() and cells["paper_mAP"].isna().all()
     assert document["cells"][0]["hash"] == "1a2b3c4d5e6f7788" and document["notes"] == []
-    assert len(read_json("table", "all", "--results", str(results))) == 4
+    assert len(read_json("table", "all", "--results", str(results))) == len(TABLES)
     assert "--json does not go with --explain" in run(
         "table", "--json", "--explain", "x", "--results", str(results), code=1
     )
@@ -255,6 +275,10 @@ def test_the_papers_table_needs_no_run(tmp_path: Path) -> None:
     text = run("table", "--paper", "--results", str(tmp_path))
     assert "no run of ours" in text and "44.1" in text and not list(tmp_path.iterdir())
     assert "33.6" in run("table", "loss", "--paper", "--results", str(tmp_path))
+    assert "there is no table placement in the paper" in run(
+        "table", "placement", "--paper", "--results", str(tmp_path), code=1
+    )
+    assert "no run of ours" in run("table", "all", "--paper", "--results", str(tmp_path))
     assert "there are no results yet" in run("table", "--results", str(tmp_path), code=1)
 
 
@@ -267,6 +291,38 @@ def test_paper_shows_what_the_paper_has_or_was_asked_for(tmp_path: Path) -> None
     assert "source synth-plaza, target pku, target synth-mall" in note
     asked = read_json("table", "--paper", "--results", str(tmp_path), "--target", "duke,pku")
     assert {cell["target"] for cell in asked["cells"]} == {"duke", "pku", "mean of unseen"}
+
+
+@pytest.mark.parametrize("words", [(), ("main",), ("--target", "grid"), ("main", "--target", "grid,viper")])
+def test_the_papers_table_stands_alone_beside_runs_that_it_lacks(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """SNR from Market on GRID: 36.7 in the paper. Runs of a source that it lacks are not laid out, and nothing is
+    written; with --target they are, where they have it.
+    """
+    kept = save(tmp_path, frame(row("snr", "synth-mall", source="synth-plaza"), row("snr", "pku")))
+    before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
+    document = read_json("table", *words, "--paper", "--results", str(tmp_path))
+    cells = {(one["source"], one["method"], one["target"]): one["mAP"] for one in document["cells"]}
+    assert cells["market", "snr", "grid"] == 36.7 and not {"synth-plaza", "synth-mall", "pku"} & {*sum(cells, ())}
+    assert "--target" not in words or {target for *_, target in cells} <= {"grid", "viper", "mean of unseen"}
+    text = run("table", *words, "--paper", "--results", str(tmp_path))
+    assert "no run of ours" in text and ("note: there are no results of ours" in text) == ("--target" in words)
+    assert "no numbers for any of the results" in text or "--target" in words
+    assert {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
+
+
+def test_targets_of_which_only_the_paper_has_numbers_are_a_note(tmp_path: Path) -> None:
+    save(tmp_path, frame(row("snr", "duke"), row("snr", "pku")))
+    options = ("table", "--paper", "--results", str(tmp_path))
+    made = read_json(*options, "--target", "duke,prid", "--methods", "snr,in")
+    assert {one["target"] for one in made["cells"]} == {"duke", "mean of unseen"}
+    notes = [one for one in made["notes"] if "no results of ours" in one]
+    assert notes == [
+        f"there are no results of ours of the {what} (the paper's own numbers: reidgen table --paper {option})"
+        for what, option in (("target prid", "--target prid"), ("method in", "--methods in"))
+    ]
+    assert "unknown target 'gird'" in run(*options, "--target", "gird", code=1)
+    assert "unknown seed '7'" in run(*options, "--seeds", "7", code=1)
+    assert "unknown target 'grid'" in run("table", "--results", str(tmp_path), "--target", "grid", code=1)
 
 
 def test_latex_has_a_label_no_commands_and_two_hyphens(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from reidgen.data.augment import standardize, to_float
 from reidgen.data.manifest import load_prepared
 from reidgen.data.pack import load_pack
 from reidgen.data.prepare import prepare
-from reidgen.errors import RecipeError, ReidgenError
+from reidgen.errors import OutOfMemoryError, RecipeError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.integrity import seal
 from reidgen.models.network import build_network
@@ -29,7 +29,7 @@ from reidgen.registry import get_method
 from reidgen.report.page import make_report
 from reidgen.robustness.subject import load_subject
 from reidgen.runs import Run, read_csv, read_rows, write_rows
-from reidgen.steps import BatchNorm, Centre, Flip
+from reidgen.steps import BatchNorm, Centre, Flip, Rerank
 from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table
 from reidgen.tables.explain import explain
@@ -279,6 +279,22 @@ def test_all_steps_together_and_what_embeds_alike_is_embedded_once(
     assert again["mAP"].tolist() == stored["mAP"].tolist()
     lines = read_csv(run.results)
     assert not lines.duplicated(["target", "test", "split"]).any()
+
+
+def test_a_step_that_fails_costs_the_others_nothing(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(shutil.copytree(run.folder, tmp_path / run.folder.name))
+
+    def full(*args: object) -> None:
+        raise OutOfMemoryError("re-ranking: this computer's memory is full")
+
+    monkeypatch.setattr(Rerank, "distances", full)
+    data = load_prepared("synth-plaza", small_data).digest
+    with pytest.raises(OutOfMemoryError):
+        scored(run, small_data, "plain,rerank(k1=9),centre", target="synth-plaza")
+    done = {word: run.evaluated("synth-plaza", data, word) for word in ("plain", "rerank(k1=9)", "centre")}
+    assert done == {"plain": True, "rerank(k1=9)": False, "centre": False}
 
 
 def test_a_word_with_commas_replaces_its_own_numbers_only(run: Run, small_data: Path) -> None:

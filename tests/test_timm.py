@@ -9,16 +9,19 @@ import timm
 import torch
 from conftest import SMALL, quiet
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from reidgen import registry
+from reidgen.backbones import BACKBONES
+from reidgen.cli import app
 from reidgen.contracts import Batch
 from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.evaluation import evaluate, load_network
 from reidgen.methods import METHODS
-from reidgen.models.backbones import build_backbone
 from reidgen.models.network import build_losses, build_network, check_row, named_losses
 from reidgen.models.norms import share_batch_norm
+from reidgen.models.weights import build_backbone
 from reidgen.pictures.show import show
 from reidgen.recipe import Recipe, load_recipe
 from reidgen.registry import get_backbone
@@ -108,6 +111,14 @@ def test_the_classifier_beside_a_networks_own_names_is_left_out(tmp_path: Path) 
         build_backbone(get_backbone(f"timm:{name}"), weights=str(tmp_path / "x.pth"), size=SIZE)
 
 
+@pytest.mark.parametrize("name", ["tiny_vit_5m_224", "rexnet_100"])  # dropping paths, and features, if left alone
+def test_nothing_is_dropped_at_random(name: str) -> None:
+    body, _ = build_backbone(get_backbone(f"timm:{name}"), size=SIZE)
+    images = torch.randn(4, 3, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(body.train()(images), body(images))
+
+
 def test_imagenet_is_timms_download(monkeypatch: pytest.MonkeyPatch) -> None:
     make, asked = timm.create_model, []
 
@@ -154,6 +165,17 @@ def test_imagenet_is_timms_download(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_names_are_refused_with_near_ones(name: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe(backbone=name).known()
+
+
+def test_the_listing_has_every_backbone_and_describes_one() -> None:
+    def said(*words: str) -> str:
+        return " ".join(CliRunner().invoke(app, ["methods", *words]).output.split())
+
+    listed = said()
+    assert all(f" {name} " in listed for name in [*BACKBONES, "timm:NAME"])
+    assert said("osnet-ain-x0.5").endswith("Zhou et al., TPAMI 2021; form ain, width 0.5 (from reidgen)")
+    assert said(RESNET).startswith(f"{RESNET}: a backbone; timm's network with its own pooling")
+    assert said("timm:resnt10t").startswith("error: timm ") and "near it: timm:resnet10t" in said("timm:resnt10t")
 
 
 def test_without_timm_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from reidgen.data import batches
 from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError, WeightsError
 from reidgen.files import fill, reserve
 from reidgen.methods import METHODS
-from reidgen.models.backbones import build_backbone
+from reidgen.models.weights import build_backbone
 from reidgen.recipe import Recipe, load_recipe
 from reidgen.registry import get_backbone
 from reidgen.runs import Run

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL
 from server import PAGE, Server, redirect_google_drive, serving
 from torch import Tensor
+from typer.testing import CliRunner
 
+from reidgen.backbones import BACKBONES
+from reidgen.cli import app
 from reidgen.errors import WeightsError
 from reidgen.methods import METHODS
 from reidgen.models import build_network
-from reidgen.models.backbones import ResNet18IBNa, build_backbone
+from reidgen.models.backbones import ResNet18IBNa
 from reidgen.models.osnet import DRIVE, OSNet
-from reidgen.models.weights import fetch
+from reidgen.models.weights import build_backbone, fetch
 from reidgen.registry import get_backbone
+from reidgen.runs import Run
 
 OSNET_ID = DRIVE["ain", 0.25]
 
@@ -76,9 +81,28 @@ def test_osnets_weights_come_from_their_drive_behind_its_confirmation(
     assert len(server.files[address].asked) == asked  # the second time from its place
 
 
-def test_every_drive_id_belongs_to_a_backbone_and_has_torchreids_name() -> None:
-    from reidgen.backbones import BACKBONES
+def test_a_training_says_and_keeps_that_its_weights_are_unverified(
+    server: Server, tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redirect_google_drive(server, monkeypatch)
+    content = saved(published(OSNet(form="ain", width=0.25), "module.") | {"module.fc.0.bias": torch.zeros(2)})
+    server.put(f"drive?id={OSNET_ID}", content, drive=True)
+    recipe = SMALL.change(
+        backbone="osnet-ain-x0.25", weights="imagenet", method="baseline", epochs=1, batches_per_epoch=1
+    )
+    (tmp_path / "r.toml").write_text(recipe.to_toml())
+    words = ["--recipe", tmp_path / "r.toml", "--data", small_data, "--results", tmp_path / "runs", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["train", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    said = f"osnet_ain_x0_25_imagenet.pth (SHA-256 {hashlib.sha256(content).hexdigest()}, unverified: no hash is published)"
+    assert f"weights: {said}" in result.output and "not used: module.fc.0.bias" in result.output
+    (done,) = (tmp_path / "runs").rglob("done")
+    assert Run(done.parent).facts()["weights_from"] == said
 
+
+def test_every_drive_id_belongs_to_a_backbone_and_has_torchreids_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("kaiming_uniform_", "kaiming_normal_"):  # without memory, idle
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
     with torch.device("meta"):
         found = {name: build_backbone(row)[0].imagenet for name, row in BACKBONES.items() if name.startswith("osnet")}
     assert len(found) == len(DRIVE) == len(set(found.values())) == 9
@@ -120,7 +144,8 @@ def test_a_download_that_fails_says_why_and_what_to_do(
     content = options.pop("content", b"")
     address = server.put("net.pth", content, **options)  # type: ignore[arg-type]
     with pytest.raises(
-        WeightsError, match=r"cannot download net\.pth \(127\.0\.0\.1: .*\); fetch .* --weights FILE, or train"
+        WeightsError,
+        match=r"cannot download net\.pth \(127\.0\.0\.1: .*\); it lies at http://127.*/net\.pth: fetch .* --weights FILE, or train",
     ):
         fetch(address)
     assert kept(tmp_path) == []
@@ -143,3 +168,16 @@ def test_ibn_a_takes_the_authors_release(server: Server, monkeypatch: pytest.Mon
     assert loaded.unused == ("fc.bias",) and loaded.origin.endswith("as published)")
     assert torch.equal(body.stages[1][0].bn1.IN.weight, theirs.stages[1][0].bn1.IN.weight)  # type: ignore[index, union-attr]
     assert torch.equal(body.stages[4][1].conv2.weight, theirs.stages[4][1].conv2.weight)  # type: ignore[index, union-attr]
+
+
+def test_a_kept_file_that_cannot_be_read_is_a_sentence(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, _ = fetch(server.put("net.pth", b"x"))
+
+    def closed(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("reidgen.files.os.open", closed)
+    with pytest.raises(WeightsError, match=r"cannot use .*net\.pth: Permission denied; fetch the file elsewhere"):
+        fetch(server.put("net.pth", b"x"))

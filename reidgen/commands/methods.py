@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidgen.commands.options import Plugin
+from reidgen.commands.options import Plugin, Quiet
 from reidgen.terminal import note, one_sentence, out, result
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def methods(
     name: Annotated[str, typer.Argument(help="A method or a backbone, to see its parts and their parameters.")] = "",
     plugin: Plugin = None,
+    quiet: Quiet = False,
 ) -> None:
     """List methods, backbones, losses, test steps and recipes.
 
@@ -50,9 +51,9 @@ def methods(
         out().print(table)
     for sentence in broken():
         note(f"note: an installed package's rows are left out: {sentence}")
-    out().print("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
-    out().print("[N] a secondary note that names the paper's table, [D] recollection of the paper, unconfirmed.")
-    out().print("One method, or one test step, with its parameters: reidgen methods snr")
+    note("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
+    note("[N] a secondary note that names the paper's table, [D] recollection of the paper, unconfirmed.")
+    note("One method, or one test step, with its parameters: reidgen methods snr")
 
 
 def _everything() -> "Iterator[Table]":

@@ -2,15 +2,15 @@
 
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from reidgen.terminal import MANNER, one_sentence
 
-if TYPE_CHECKING:
-    pass
+LONGEST = 19  # digits of a seed
 
 
 @one_sentence
@@ -35,6 +35,23 @@ def _speak_quietly(quiet: bool) -> bool:
 def _speak_json(json: bool) -> bool:
     MANNER.json = json
     return json
+
+
+def whole_number(option: str) -> Callable[[str | int], int]:
+    """Return the parser of an option that takes a whole number; what is none, or too long, ends in one sentence."""
+
+    @one_sentence
+    def number(text: str | int) -> int:  # also the default
+        from reidgen.errors import RecipeError
+
+        digits = str(text).strip().removeprefix("-").removeprefix("+")
+        if not (digits.isascii() and digits.isdecimal()):
+            raise RecipeError(f"{option} {str(text)[:40]!r} is no whole number; give one, such as {option} 3")
+        if len(digits) > 1000:  # fewer are numbers, and whoever uses them knows their bounds
+            raise RecipeError(f"{option}: a number of {len(digits):,} digits is too large; give one such as {option} 3")
+        return int(text)
+
+    return number
 
 
 Data = Annotated[Path, typer.Option(envvar="REIDGEN_DATA", callback=_folder, help="Folder of the prepared data sets.")]
@@ -75,7 +92,9 @@ Target = Annotated[str, typer.Option(help="A prepared data set, several joined b
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the step with PyTorch: minutes at the start, other rounding.")
 ]
-Epochs = Annotated[int | None, typer.Option(help="Epochs instead of the recipe's.")]
+Epochs = Annotated[
+    int | None, typer.Option(parser=whole_number("--epochs"), metavar="<int>", help="Epochs instead of the recipe's.")
+]
 
 
 def _load_plugins(names: list[str] | None) -> list[str]:
@@ -132,9 +151,11 @@ def read_seeds(words: str) -> list[int]:
     from reidgen.errors import RecipeError
 
     parts = [part.strip() for part in words.split(",")]
+    if digits := max((len(part) for part in parts if part.isdecimal() and len(part) > LONGEST), default=0):
+        raise RecipeError(f"--seeds: a number of {digits:,} digits is too large; give 3, or seeds such as 2,4")
     if parts[-1] == "" and len(parts) > 1:
         parts.pop()
-    if not all(part.isascii() and part.isdecimal() and len(part) < 20 for part in parts):
+    if not all(part.isascii() and part.isdecimal() and len(part) <= LONGEST for part in parts):
         raise RecipeError(f"--seeds {words[:40]!r} is neither a number of seeds nor seeds such as 2,4 (or 4, for one)")
     numbers = [int(part) for part in parts]
     if "," in words:

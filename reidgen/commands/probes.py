@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reidgen.commands.options import Data, Device, Plugin, Quiet, Results, RunName, Target
+from reidgen.commands.options import Data, Device, Plugin, Quiet, Results, RunName, Target, whole_number
 from reidgen.errors import RunError
 from reidgen.terminal import note, one_sentence, out, progress, result
 
@@ -101,7 +101,12 @@ def attack(
         str, typer.Option(help="Of point, label, pair and list, joined by commas.")
     ] = "point,label,pair,list",
     bound: Annotated[
-        int, typer.Option(help="Grey levels that a pixel may move by, 1 to 255; each bound has its own patterns.")
+        int,
+        typer.Option(
+            parser=whole_number("--bound"),
+            metavar="<int>",
+            help="Grey levels that a pixel may move by, 1 to 255; each bound has its own patterns.",
+        ),
     ] = 10,
     plugin: Plugin = None,
     data: Data = Path("data"),

@@ -26,6 +26,7 @@ from reidgen.commands.options import (
     Test,
     Weights,
     read_seeds,
+    whole_number,
 )
 from reidgen.commands.tables import Asked, print_table
 from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
@@ -46,7 +47,12 @@ def train(
     ] = None,
     source: Source = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides the initial weights, batches and augmentation; 0 by default.")
+        int | None,
+        typer.Option(
+            parser=whole_number("--seed"),
+            metavar="<int>",
+            help="Decides the initial weights, batches and augmentation; 0 by default.",
+        ),
     ] = None,
     recipe: RecipeName = None,
     backbone: Backbone = None,

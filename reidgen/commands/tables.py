@@ -118,6 +118,7 @@ def report(
         bool, typer.Option("--images", help="Embed pictures of people too; mind the licence of the data.")
     ] = False,
     plugin: Plugin = None,
+    quiet: Quiet = False,
     results: Results = Path("results"),
 ) -> None:
     """Write everything that is known into one offline HTML file.
@@ -150,20 +151,22 @@ def print_table(
 ) -> "Table":
     """Print the table of the rows that `choose` returns of all rows, then write it; return it.
 
-    Where `results` cannot be written, a note says so. Without any row, `--paper` prints the paper's own table and
-    writes nothing. With --json, print no table: the caller prints the document.
+    Where `results` cannot be written, a note says so. Where the paper has no number beside any row, `paper` prints
+    the paper's own table and writes nothing. With --json, print no table: the caller prints the document.
     """
     from reidgen.runs import write_rows
+    from reidgen.tables.choose import Selection
     from reidgen.tables.compare import paper_table
     from reidgen.tables.identities import keep_identities
 
     try:
         made, rows, identities = _make(results, name, asked, choose=choose)
-    except EmptyTableError:
-        if not asked.paper:
+    except EmptyTableError as error:
+        selection = asked.selection or Selection()
+        if not asked.paper or selection.recipes or selection.seeds:  # which only runs have
             raise
-        made = paper_table(name or "main", literature=asked.literature)
-        _print([made.rich()], made.notes)
+        made = paper_table(name or "main", selection, literature=asked.literature)
+        _print([made.rich()], [error, *made.notes])
         return made
     _print([made.rich()], made.notes)
     stem = f"table-{name}" if name else "table"

@@ -99,7 +99,7 @@ def training_images(source: str, *, data: Path) -> tuple[Prepared, pd.DataFrame]
     """Return a source's set and the rows of its index that are trained on, by path, each file once.
 
     They are the training part of its first split; with `-all` behind the name, all images of people in all parts and
-    splits, **without** the distractors that are no one person.
+    splits, **without** distractors and images of nobody, which are no one person.
     Raises DataError when the set is not prepared or has no such images.
     """
     name, everything = split_all(source)
@@ -108,7 +108,8 @@ def training_images(source: str, *, data: Path) -> tuple[Prepared, pd.DataFrame]
     if everything:
         # The catalogue's word, where it has one: a manifest may be older than what is known of distractors.
         entry = load_catalogue().get(name, prepared.dataset)
-        rows = index[~index["pid"].isin(entry.distractors)].drop_duplicates("path")
+        nobody = [int(pid) for pid, name in prepared.people.items() if not name]
+        rows = index[~index["pid"].isin([*entry.distractors, *nobody])].drop_duplicates("path")
     else:
         rows = index[(index["part"] == "train") & (index["split"] == 0)]
     if rows.empty:

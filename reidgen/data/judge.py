@@ -1,20 +1,29 @@
 """What was read of people's own crops, told and judged: examples, doubts, and the same picture twice."""
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 
-from reidgen.data.crops import left_out
+from reidgen.data.lists import read_table
 from reidgen.data.naming import shown
-from reidgen.data.readers import Found
+from reidgen.data.readers import Found, image_files
+from reidgen.data.readings import never_a_person, part_of
+from reidgen.entries import Dataset
 
 SINGLE = 0.8  # above this share of people with one image, frames were read as people; PRID, of real sets, has 0.79
 LONELY = 0.5  # above this share of cameras that show one person, times or hashes were read as cameras
+MANY = 6  # cameras, above which more cameras than people, with one image each, are frames that were read as cameras
 
 
 def examples(found: Found, number: int = 3) -> list[str]:
     """Return how the names of a few images were read, of parts, folders, people and cameras as
     different as there are.
     """
-    parts = found.rows.drop_duplicates("path").set_index("path")["part"]
+    parts = found.rows.groupby("path")["part"].agg(lambda some: " and ".join(sorted(set(some), reverse=True)))
     images = found.kept.assign(part=found.kept["path"].map(parts).fillna("no split"))
     images["folder"] = images["path"].str.rpartition("/")[0]
     chosen = [0]
@@ -38,6 +47,12 @@ def remarks(found: Found) -> list[str]:
     dataset, kept = found.dataset, found.kept
     folders = ", ".join(f"{part} in {shown(folder)}" for part, some in dataset.folders.items() for folder in some)
     sentences = [f"parts: {folders}"] if not dataset.lists and dataset.folders != {"test": (".",)} else []
+    others = _other_parts(found.root)
+    if dataset.folders == {"test": (".",)} and others:
+        sentences.append(
+            f"{shown(found.root.name)} is read alone, and tested, though it is called as a part and beside it lie "
+            f"{_few(others)}; for the whole set give {found.root.parent}"
+        )
     if crowd := int(kept["pid"].isin(dataset.distractors).sum()):
         sentences.append(
             f"person 0 stands for distractors, as in Market-1501: {crowd:,} images of the gallery; give it another "
@@ -50,38 +65,101 @@ def remarks(found: Found) -> list[str]:
     return [*sentences, *found.joined, *left_out(dataset, found.root, kept["path"])]
 
 
-def doubts(found: Found) -> list[str]:
-    """Return why the reading cannot be right: people on both sides, one image per person, cameras that
-    show one person.
+def _other_parts(root: Path) -> list[str]:
+    """Return the folders beside `root` that are called as parts, where it is called as one itself."""
+    others: list[str] = []
+    if part_of(root.name):
+        with contextlib.suppress(OSError):  # not ours to look into
+            others = [one.name for one in root.parent.iterdir() if part_of(one.name) and one != root and one.is_dir()]
+    return sorted(others)
+
+
+def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
+    """Return sentences on what lies in `root` and is not among the images `read`: folders and files, counted.
+
+    What a list does not name is no business of the set's, and is not looked for.
     """
+    if dataset.lists:
+        files = {root / file for some in dataset.lists.values() for file in some}
+        val = sum(
+            one.split == "val" for file in files if dataset.list_format == "table" for one in read_table(file, root)
+        )
+        return [f"left out: {val:,} images of val, as there is a test part beside it"] if val else []
+    found, known = image_files(root, "."), set(read)
+    sentences = []
+    folders = sorted(one for some in dataset.folders.values() for one in some)
+    inside = tuple(f"{one}/" for one in folders)  # what is junk there is counted as junk
+    others = [path for path in found.images if path not in known and not path.startswith(inside) and folders != ["."]]
+    if beside := Counter(_top(path, folders) for path in others):
+        counted = ", ".join(f"{shown(folder)} ({count:,} images)" for folder, count in sorted(beside.items()))
+        sentences.append(f"left out, as no part of the set: {counted}")
+    if found.others:
+        kinds = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(found.others.items()))
+        sentences.append(f"left out, as no images: {kinds}")
+    if found.twice:
+        what = f"{len(found.twice):,} links to folders that are read already, such as {shown(found.twice[0])}"
+        sentences.append(f"left out: {what}")
+    return sentences
+
+
+def _top(path: str, folders: list[str]) -> str:
+    """Return the folder of `path` that is highest and holds none of `folders`."""
+    parts = path.split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        folder = "/".join(parts[:depth])
+        if not any(f"{one}/".startswith(f"{folder}/") for one in folders):
+            return folder
+    return "/".join(parts) or "."
+
+
+def doubts(found: Found) -> list[str]:
+    """Return why the reading cannot be right: people who are called as a camera or a part, and what `against` finds."""
     rows = found.rows[found.rows["split"] == found.rows["split"].min()]
     names = found.kept.drop_duplicates("pid").set_index("pid")["person"]
     somebody = ~rows["pid"].isin([*found.dataset.distractors, *names.index[names == ""]])
-    train, test = rows[(rows["part"] == "train") & somebody], rows[(rows["part"] != "train") & somebody]
-    found_doubts = []
+    tested = rows["part"] != "train"
+    alone = set(rows["pid"][tested]) == set(rows["pid"][tested & somebody])
+    odd = [] if found.dataset.lists else sorted({name for name in names if never_a_person(name)})
+    said = [f"{_few(odd)} read as a person, but called as a part, a camera or a day is"] if odd else []
+    return said + against(rows[somebody], names=names.to_dict(), alone=alone)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def against(images: pd.DataFrame, *, names: Mapping[Any, str] = {}, alone: bool) -> list[str]:
+    """Return what speaks against a reading: people on both sides, one image per person, cameras that show one person,
+    frames as cameras, one person alone.
+
+    images: part, path, pid and camid of all who are somebody. names: pid -> how its user calls it, where that is not
+    the pid. alone: whether nobody else is tested, distractors for example.
+    """
+    train, test = images[images["part"] == "train"], images[images["part"] != "train"]
+    found = []
     if both := sorted(set(train["pid"]) & set(test["pid"])):
-        found_doubts.append(
-            f"{len(both):,} people are in train and are tested, such as {shown(names[both[0]])}; whoever is tested "
-            "must not be trained on (parts that number their people apart need apart = true in datasets.toml)"
+        found.append(
+            f"{len(both):,} people are in train and are tested, such as {shown(str(names.get(both[0], both[0])))}; "
+            "whoever is tested must not be trained on (parts that number their people apart need apart = true in "
+            "datasets.toml)"
         )
     for side, word in ((train, "trained on"), (test, "tested")):
-        images = side.drop_duplicates("path").groupby("pid").size()
-        single = int((images == 1).sum())
-        if len(images) > 2 and single > SINGLE * len(images):
-            found_doubts.append(
-                f"of {len(images):,} people {word} {single:,} have one image, as if it was no person's name"
-            )
-    people = pd.concat([train, test]).groupby("camid")["pid"].nunique()
-    lonely = int((people == 1).sum())
-    if len(people) > 2 and somebody.any() and rows["pid"][somebody].nunique() > 2 and lonely > LONELY * len(people):
-        found_doubts.append(
-            f"of {len(people):,} cameras {lonely:,} show one person only, as if it was no camera's name"
-        )
-    if "query" in set(test["part"]) and set(rows["pid"][rows["part"] != "train"]) == set(test["pid"].iloc[:1]):
-        found_doubts.append(
-            f"all {len(test):,} images that are tested are of one person, {shown(names[test['pid'].iloc[0]])}"
-        )
-    return found_doubts
+        sizes = side.drop_duplicates("path").groupby("pid").size()
+        single = int((sizes == 1).sum())
+        if len(sizes) > 2 and single > SINGLE * len(sizes):
+            found.append(f"of {len(sizes):,} people {word} {single:,} have one image, as if it was no person's name")
+    people, shown_by = images["pid"].nunique(), images.groupby("camid")["pid"].nunique()
+    lonely = int((shown_by == 1).sum())
+    if len(shown_by) > 2 and people > 2 and lonely > LONELY * len(shown_by):
+        found.append(f"of {len(shown_by):,} cameras {lonely:,} show one person only, as if it was no camera's name")
+    pairs = images.drop_duplicates("path").groupby(["pid", "camid"]).size()
+    if len(shown_by) > max(MANY, people) and (pairs == 1).sum() > SINGLE * len(pairs):
+        whom = f"{people:,} {'person' if people == 1 else 'people'}"
+        found.append(f"{whom} and {len(shown_by):,} cameras, one image each, as if it was a frame's number")
+    if alone and {"query", "test"} & set(test["part"]) and test["pid"].nunique() == 1:
+        who = test["pid"].iloc[0]
+        found.append(f"all {len(test):,} images that are tested are of one person, {shown(str(names.get(who, who)))}")
+    return found
 
 
 def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]]:

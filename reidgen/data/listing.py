@@ -9,6 +9,7 @@ from reidgen.data.manifest import Prepared, how, load_prepared, prepared_names
 from reidgen.entries import PARTS, Dataset
 from reidgen.errors import DataError, unknown
 from reidgen.escapes import visible
+from reidgen.synth.domains import counts_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,6 +20,7 @@ PURPOSE = (
 )
 
 
+Counts = Mapping[str, Mapping[str, int]]  # part -> identities, images, cameras, as far as they are known
 COLOURS = {"prepared": "green", "damaged": "red"}
 
 
@@ -59,8 +61,8 @@ def in_full(names: list[str], data: Path) -> "Table":
 def facts(names: list[str], data: Path) -> list[dict[str, Any]]:
     """Return what is known of the sets, of all where none is named: plain values, for JSON.
 
-    state: "prepared", "damaged", or that of the catalogue; people, images: different ones in all parts, 0 where nobody
-    says; counts: part -> identities, images, cameras; bytes: on the disk; how: the command, or what is wrong.
+    state: "prepared", "damaged", or that of the catalogue; people, images: different ones in all parts, None where
+    nobody says; counts: part -> identities, images, cameras; bytes: on the disk; how: the command, or what is wrong.
     Raises DataError for a name that is neither in the catalogue nor prepared.
     """
     known, here = load_catalogue(), prepared_names(data)
@@ -75,7 +77,8 @@ def facts(names: list[str], data: Path) -> list[dict[str, Any]]:
                 problem = str(error)
         whole = entry or Dataset(name=name, pattern="")
         state = "prepared" if prepared else "damaged" if problem else whole.status
-        people, images = _in_all(whole)
+        counts = prepared.counts if prepared else _named(whole)
+        people, images = _in_all(whole, counts)
         found.append(
             {
                 "name": name,
@@ -85,8 +88,8 @@ def facts(names: list[str], data: Path) -> list[dict[str, Any]]:
                 "licence": whole.licence,
                 "homepage": whole.homepage,
                 "people": people,
-                "images": prepared.counts["all"]["images"] if prepared else images,
-                "counts": prepared.counts if prepared else _named(whole),
+                "images": images,
+                "counts": counts,
                 "root": str(prepared.root) if prepared else "",
                 "bytes": _bytes(prepared) if prepared else 0,
                 "how": problem or ("" if prepared else how(whole)),
@@ -114,19 +117,27 @@ def _way(one: Mapping[str, Any]) -> str:
     return "--from DIR" if "--from" in one["how"] else "is downloaded"
 
 
-def _named(entry: Dataset) -> dict[str, dict[str, int]]:
-    """Return the catalogue's counts as a manifest has them."""
+def _named(entry: Dataset) -> Counts:
+    """Return the catalogue's counts as a manifest has them; those of a built-in set as it will be drawn."""
     words = ("identities", "images", "cameras")
-    return {part: dict(zip(words, numbers, strict=False)) for part, numbers in entry.counts.items()}
+    counts: Mapping[str, tuple[int, ...]] = entry.counts
+    if entry.status == "built-in":
+        counts = counts_of(entry.name.removeprefix("synth-"))
+    return {part: dict(zip(words, numbers, strict=False)) for part, numbers in counts.items()}
 
 
-def _in_all(entry: Dataset) -> tuple[int, int]:
-    """Return the people (without mere distractors) and images of a whole set by the catalogue; 0 where nobody says."""
-    counts = entry.counts
-    parts = [counts[part] for part in (["all"] if "all" in counts else PARTS) if part in counts]
-    tested = counts.get("query", counts.get("gallery", (0,)))[0]
-    people = counts["all"][0] if "all" in counts else counts.get("train", (0,))[0] + tested
-    return people, sum(one[1] for one in parts) if all(len(one) > 1 for one in parts) else 0
+def _in_all(entry: Dataset, counts: Counts) -> tuple[int | None, int | None]:
+    """Return the people (without mere distractors) and images of a whole set; None where nobody says.
+
+    counts: as a manifest has them. What the catalogue says of a set of several splits in all goes before.
+    """
+    whole = {"identities": entry.counts["all"][0]} if "all" in entry.counts else {}
+    whole |= counts.get("all", {})
+    parts = [counts[part] for part in PARTS if part in counts]
+    tested = counts.get("query", counts.get("gallery", {})).get("identities", 0)
+    people = whole.get("identities", counts.get("train", {}).get("identities", 0) + tested)
+    images = whole.get("images", sum(one["images"] for one in parts) if all("images" in one for one in parts) else 0)
+    return people or None, images or None
 
 
 def _prepared(name: str, data: Path) -> tuple[str, list[str]]:

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from reidgen.catalogue import load_catalogue
-from reidgen.data.crops import AUTOMATIC
 from reidgen.data.naming import shown
+from reidgen.data.readings import AUTOMATIC
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
 from reidgen.files import sha256_file, write_text

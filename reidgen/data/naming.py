@@ -37,22 +37,25 @@ def number_of(name: str) -> int | None:
 
 def numbers(names: Iterable[str]) -> dict[str, int]:
     """Return a number for each name, the same for all spellings of one: its own where all names are numbers, else its
-    place in sorted order, from 1. The empty name gets 0, or where that is taken a number of its own.
+    place in sorted order, from 1; a name that is 0 keeps it, as 0 means distractors. The empty name gets 0, or where
+    that is taken a number of its own.
 
     >>> numbers(["12", "007", "7"])
     {'007': 7, '12': 12, '7': 7}
     >>> numbers(["bob", "Anna", "anna", ""])
     {'Anna': 1, 'anna': 1, 'bob': 2, '': 0}
+    >>> numbers(["000", "bob", "7"])
+    {'000': 0, '7': 1, 'bob': 2}
     """
     distinct = sorted({one for one in names if one})
-    first: dict[str, int] = {}
-    for name in distinct:
-        first.setdefault(same(name), len(first) + 1)
-    if all(NUMBER.fullmatch(one) for one in first):
-        first = {one: int(one) for one in first}
+    order = list(dict.fromkeys(map(same, distinct)))
+    if all(NUMBER.fullmatch(one) for one in order):
+        first = {one: int(one) for one in order}
+    else:
+        first = {"0": 0} | {one: place for place, one in enumerate((one for one in order if one != "0"), 1)}
     found = {name: first[same(name)] for name in distinct}
     if "" in set(names):
-        taken = set(first.values())
+        taken = set(found.values())
         found[""] = max(taken) + 1 if 0 in taken else 0
     return found
 

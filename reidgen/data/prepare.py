@@ -41,7 +41,7 @@ from reidgen.errors import DataError, unknown
 from reidgen.files import writable, write_text
 from reidgen.locks import locked
 from reidgen.runs import Progress
-from reidgen.synth.domains import DOMAINS, IDENTITIES, IMAGES_PER_CAMERA, draw_domain
+from reidgen.synth.domains import IDENTITIES, counts_of, draw_domain
 
 
 @dataclass(frozen=True)
@@ -288,8 +288,7 @@ def _draw(dataset: Dataset, folder: Path, seed: int, report: Progress | None) ->
     part, images = folder / "images.part", folder / "images"
     shutil.rmtree(part, ignore_errors=True)
     domain, done = dataset.name.removeprefix("synth-"), 0
-    per_person = len(DOMAINS[domain].cameras) * IMAGES_PER_CAMERA
-    total = sum(IDENTITIES) * per_person + IDENTITIES[1]  # each test person has a distractor
+    total = sum(images for _, images, _ in counts_of(domain, IDENTITIES).values())
 
     def count(images: int) -> None:
         nonlocal done

@@ -4,7 +4,7 @@ import heapq
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -102,6 +102,11 @@ def locate(dataset: Dataset, root: Path) -> Path:
     inside = ", ".join([one.name for one in _folders(dataset.name, root) if one.name.isprintable()][:5]) or "no folders"
     what = f"lacks {', '.join(lacking)} (it has {inside}): give the folder that holds them"
     raise DataError(_advice(dataset, root, what))
+
+
+def is_below(path: str, folders: Iterable[str]) -> bool:
+    """Tell whether `path` lies below one of the folders; both relative to the image root, with `/`."""
+    return any(folder == "." or path.startswith(f"{folder}/") for folder in folders)
 
 
 def _advice(dataset: Dataset, root: Path, what: str) -> str:
@@ -251,12 +256,12 @@ def _parts(dataset: Dataset, root: Path) -> Iterator[tuple[str, str, list[Named]
 def _named(dataset: Dataset, root: Path) -> pd.DataFrame:
     """Return one row per image: part, path, name (the path below its folder), person and camera as texts.
 
-    Person and camera are empty where a table of own crops names nobody.
+    Person and camera are empty where a table of own crops, or a folder's name, names nobody.
     """
     rows: list[tuple[str, str, str, str, str]] = []
     unfit: list[str] = []
     folders = {one for some in dataset.folders.values() for options in some for one in options.split("|")}
-    nobody = folders | {PurePosixPath(one).name for one in folders}
+    parts = folders | {PurePosixPath(one).name for one in folders}
     for part, folder, images in _parts(dataset, root):
         prefix = f"{PurePosixPath(folder)}/"
         table = dataset.list_format == "table" and part in dataset.lists
@@ -264,10 +269,16 @@ def _named(dataset: Dataset, root: Path) -> pd.DataFrame:
             if dataset.skips(path):
                 continue
             person, camera = pid, camid
-            if not table and not (pid and camid):
+            unknown = not table and is_below(path, dataset.nobody)
+            if unknown and part not in ("gallery", "test"):
+                raise DataError(
+                    f"{dataset.name}: {shown(path)!r} is of nobody, as its folder's name says, and cannot be a {part} "
+                    "image; move it to the gallery"
+                )
+            if not table and not unknown and not (pid and camid):
                 person, camera = dataset.match(path) or ("", "")
                 person, camera = pid or person, camid or camera
-            if not table and (not person or not camera or person in nobody):  # a part's folder is no person
+            if not table and not unknown and (not person or not camera or person in parts):  # a part is no person
                 unfit.append(path)
             rows.append((part, path, path.removeprefix(prefix), person, camera))
     if unfit:

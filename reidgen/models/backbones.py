@@ -1,24 +1,18 @@
-"""ResNets, MobileNetV2 and `tiny`, which know no method, and how a backbone of any family is built.
+"""ResNets and MobileNetV2, which know no method: torchvision's networks, so that its weights fit.
 
-All of these have five places: 0 the stem, 1..4 the stages. The networks are torchvision's, so that its weights fit;
-`tiny` is four small stages of torchvision's BasicBlock.
+All have five places: 0 the stem, 1..4 the stages.
 """
 
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2, resnet
 
 from reidgen.contracts import Backbone
-from reidgen.errors import RecipeError
-from reidgen.methods import BackboneRow
 from reidgen.models.norms import InstanceBatchNorm2d
-from reidgen.models.weights import Loaded, load_file, load_published
-from reidgen.registry import blaming, load_class
+from reidgen.models.tiny import ResidualStages, insert
 
-TINY_WIDTHS = (32, 64, 128, 128)
 IBN_RELEASE = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0"
 
 
@@ -53,19 +47,7 @@ class Bottleneck(resnet.Bottleneck):  # type: ignore[misc]
         return out
 
 
-class _Stages(Backbone):
-    """A backbone whose stages end in residual blocks with a socket, behind a stem of convolution, norm and ReLU."""
-
-    def put_before_relu(self, place: int, module: nn.Module) -> None:
-        stage = self.stages[place]
-        assert isinstance(stage, nn.Sequential)
-        if place == 0:
-            insert(stage, module)
-        else:
-            stage[-1].before_relu = module
-
-
-class _ResNet(_Stages):
+class _ResNet(ResidualStages):
     """torchvision's ResNet with last stride 1 [A]: stride 16."""
 
     block: ClassVar[type[nn.Module]]
@@ -139,28 +121,6 @@ class ResNet18IBNa(_IBNa):
     imagenet = f"{IBN_RELEASE}/resnet18_ibn_a-2f571257.pth"
 
 
-class Tiny(_Stages):
-    """Four small stages of one BasicBlock each: stride 8, for a CPU."""
-
-    def __init__(self) -> None:
-        def stage(inputs: int, width: int, stride: int) -> nn.Sequential:
-            down = None
-            if stride != 1 or inputs != width:
-                down = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-            return nn.Sequential(BasicBlock(inputs, width, stride, down))
-
-        widths = (TINY_WIDTHS[0], *TINY_WIDTHS)
-        stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-        )
-        pairs = zip(pairwise(widths), (1, 2, 2, 1), strict=True)
-        stages = [stem, *(stage(inputs, width, stride) for (inputs, width), stride in pairs)]
-        for module in nn.Sequential(*stages).modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        super().__init__(stages, widths)
-
-
 class MobileNetV2(Backbone):
     """Sandler et al., CVPR 2018; torchvision's, with last stride 1 as in the ResNets: stride 16.
 
@@ -197,37 +157,3 @@ class MobileNetV2(Backbone):
 def _channels(stage: nn.Module) -> int:
     """Return the channels that a stage passes on: those of its last convolution."""
     return [module.out_channels for module in stage.modules() if isinstance(module, nn.Conv2d)][-1]
-
-
-def insert(block: nn.Module, module: nn.Module) -> None:
-    """Put `module` between the norm and the ReLU of a block (convolution, norm, ReLU)."""
-    assert isinstance(block, nn.Sequential)
-    block[2] = nn.Sequential(module, block[2])
-
-
-def build_backbone(
-    row: BackboneRow, *, weights: str = "none", size: tuple[int, int] = (256, 128)
-) -> tuple[Backbone, Loaded]:
-    """Return the backbone of a row of BACKBONES with its weights loaded, and what was loaded.
-
-    weights: "imagenet" (what the backbone's `imagenet` names, see `load_published`), "none", or the file of a state
-    dict: the published names or this network's own, also behind a prefix or inside a wrapper, see `read_state_dict`.
-    size: height and width of the images, for a backbone that must know them.
-    Raises WeightsError when the file is missing, unreadable, or does not fit (the keys are named), RecipeError for a
-    backbone without ImageNet weights, or of a size that it cannot take.
-    """
-    build = load_class(row.build, row.digest)
-    if not issubclass(build, Backbone):
-        raise RecipeError(f"backbone {row.name}: {row.build} is no reidgen.contracts.Backbone")
-    try:
-        with blaming():
-            backbone: Backbone = build(**row.params, **({"size": size} if build.sized else {}))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"the backbone {row.name} cannot be built: {error}") from error
-    if weights == "none":
-        return backbone, Loaded()
-    if weights == "imagenet":
-        if not backbone.imagenet:
-            raise RecipeError(f"backbone {row.name} has no ImageNet weights; use --weights none")
-        return backbone, load_published(backbone)
-    return backbone, load_file(backbone, Path(weights))

@@ -13,8 +13,7 @@ from reidgen import parallel
 from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Output, Step, copy_alike
 from reidgen.errors import RecipeError
 from reidgen.methods import IMAGES, BackboneRow, Method, Part
-from reidgen.models.backbones import build_backbone
-from reidgen.models.weights import Loaded
+from reidgen.models.weights import Loaded, build_backbone
 from reidgen.registry import blaming, get_backbone, load_class
 
 Placed = Sequence[tuple[int, nn.Module]]
@@ -297,11 +296,22 @@ def check_row(
     where = torch.device("cpu" if outside else "meta")
     with parallel.alone(), torch.random.fork_rng(devices=[]), where, blaming():
         network = build_network(row, backbone, classes=2, size=(height, width), pooling=pooling)
+        if pooling == "gem" and not network.backbone.channels:
+            _refuse_features(row, network, backbone, (3, height, width))
         losses = build_losses(row, shared, network, domains=1)
         augmentations = build_augmentations(row)
         if outside:
             _try_augmentations(row, augmentations, (3, height, width))
             _try_out(row, network.train(), losses.train(), (3, height, width))
+
+
+@torch.no_grad()
+def _refuse_features(row: Method, network: ReIDNet, backbone: str, shape: tuple[int, int, int]) -> None:
+    """Raise RecipeError when the backbone gives features, which cannot be pooled once more."""
+    if network.backbone.eval()(torch.zeros(2, *shape)).ndim != 4:
+        raise RecipeError(
+            f"{row.label}: pooling = gem pools a map, and backbone {backbone} gives features; set pooling = avg"
+        )
 
 
 def _try_augmentations(row: Method, augmentations: list[Augmentation], shape: tuple[int, int, int]) -> None:

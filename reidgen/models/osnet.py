@@ -5,8 +5,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from reidgen.contracts import Backbone
-from reidgen.models.backbones import insert
 from reidgen.models.norms import InstanceNorm2d
+from reidgen.models.tiny import insert
 
 CHANNELS = (64, 256, 384, 512)  # at width 1: of the stem, and of conv2 to conv4
 STREAMS = (1, 2, 3, 4)  # 3x3 convolutions in each stream of a block

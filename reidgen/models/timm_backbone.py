@@ -1,5 +1,6 @@
 """Every network of timm as a backbone; timm is an optional package, imported when one is asked for."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ class TimmBackbone(Backbone):
 
     name: as timm has it, with a tag of weights ("vit_small_patch16_224.augreg_in21k") or without. size: of the images,
     to which networks with a fixed input size are built. It has no places. Images come in ImageNet-normalised, and are
-    brought to the mean and deviation that the network was trained with.
+    brought to the mean and deviation that the network was trained with. Its dropout, of paths too, is off.
     Weights: "imagenet" are those of the tag, or of timm's default one, from where timm has them (the data may be
     others than ImageNet: the tag says so); a file of timm's is brought to the size by timm's own code.
     Raises RecipeError for a size that the network cannot take.
@@ -73,31 +74,38 @@ class TimmBackbone(Backbone):
             return found
         try:
             brought = bring({key.removeprefix(NETWORK): tensor for key, tensor in found.items()}, self.network)
+            return {key: brought.get(key.removeprefix(NETWORK), tensor) for key, tensor in found.items()}
         except Exception:  # of a file that it was not made for: what does not fit is said by who asked
             return found
-        return {key: brought.get(key.removeprefix(NETWORK), tensor) for key, tensor in found.items()}
 
 
 def _create(name: str, size: tuple[int, int], *, pretrained: bool = False) -> nn.Module:
-    """Return timm's network without classifier, built for the size where it is one that must be.
+    """Return timm's network without classifier, built for the size where it is one that must be, and with no dropout:
+    what it draws would not come from the step's own streams, and backbones are compared alike.
 
     Raises RecipeError without timm, and for a size that the network cannot take, or would not see whole: some pass
     over the rows that fill no patch.
     """
     timm = import_timm(f"timm:{name}")
+    make = functools.partial(timm.create_model, name, pretrained=pretrained, num_classes=0)
     try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=size)
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except (AssertionError, RuntimeError) as error:
+        try:
+            network: nn.Module = make(img_size=size)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            network = make()
+    except Exception as error:  # as many kinds as there are networks
         if pretrained:
             raise
         raise _cannot(name, size, error) from error
     patches = getattr(network, "patch_embed", None)
     if isinstance(patch := getattr(patches, "patch_size", None), tuple) and not getattr(patches, "dynamic_img_pad", 0):
         refuse_size(f"backbone timm:{name}", size, patch)
+    for module in network.modules():
+        rates = {"p"} if isinstance(module, nn.modules.dropout._DropoutNd) else {"drop_prob", "drop_rate"}
+        for rate in rates & vars(module).keys():
+            setattr(module, rate, 0.0)
     return network
 
 

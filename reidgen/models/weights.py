@@ -1,4 +1,4 @@
-"""Weights: where the published ones of a backbone come from, how a file is read, and how its names are mapped."""
+"""A backbone and its weights: where published ones come from, how a file is read, and how its names are mapped."""
 
 import logging
 import re
@@ -11,14 +11,15 @@ from urllib.parse import urldefrag, urlsplit
 import safetensors.torch
 import torch
 from torch import Tensor
-from torchvision.models import get_weight
 
 from reidgen.contracts import Backbone
 from reidgen.data.download import download
 from reidgen.entries import Archive
-from reidgen.errors import DataError, WeightsError
+from reidgen.errors import DataError, RecipeError, WeightsError
 from reidgen.files import sha256_file
 from reidgen.locks import hold
+from reidgen.methods import BackboneRow
+from reidgen.registry import blaming, load_class
 
 PREFIXES = ("module.", "base.", "backbone.", "encoder_q.", "model.")  # of networks that hold this one as a part
 WRAPPERS = ("state_dict", "model")  # keys of files that hold more than a state dict
@@ -35,6 +36,34 @@ class Loaded(NamedTuple):
     unused: tuple[str, ...] = ()
 
 
+def build_backbone(
+    row: BackboneRow, *, weights: str = "none", size: tuple[int, int] = (256, 128)
+) -> tuple[Backbone, Loaded]:
+    """Return the backbone of a row of BACKBONES with its weights loaded, and what was loaded.
+
+    weights: "imagenet" (what the backbone's `imagenet` names, see `load_published`), "none", or the file of a state
+    dict: the published names or this network's own, also behind a prefix or inside a wrapper, see `read_state_dict`.
+    size: height and width of the images, for a backbone that must know them.
+    Raises WeightsError when the file is missing, unreadable, or does not fit (the keys are named), RecipeError for a
+    backbone without ImageNet weights, or of a size that it cannot take.
+    """
+    build = load_class(row.build, row.digest)
+    if not issubclass(build, Backbone):
+        raise RecipeError(f"backbone {row.name}: {row.build} is no reidgen.contracts.Backbone")
+    try:
+        with blaming():
+            backbone: Backbone = build(**row.params, **({"size": size} if build.sized else {}))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"the backbone {row.name} cannot be built: {error}") from error
+    if weights == "none":
+        return backbone, Loaded()
+    if weights == "imagenet":
+        if not backbone.imagenet:
+            raise RecipeError(f"backbone {row.name} has no ImageNet weights; use --weights none")
+        return backbone, load_published(backbone)
+    return backbone, load_file(backbone, Path(weights))
+
+
 def load_published(backbone: Backbone) -> Loaded:
     """Load the weights that the backbone's `imagenet` names.
 
@@ -47,6 +76,8 @@ def load_published(backbone: Backbone) -> Loaded:
     if "://" in name:
         file, proof = fetch(name)
         return Loaded(f"{file.name} ({proof})", load_weights(backbone, read_state_dict(file), str(file)))
+    from torchvision.models import get_weight  # for a second; those without its weights need it not
+
     try:
         state: Mapping[str, Tensor] = get_weight(name).get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
@@ -72,19 +103,24 @@ def fetch(address: str) -> tuple[Path, str]:
     name = name or urlsplit(url).path.rpartition("/")[2]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / name
-    if file.is_file():
-        return file, _proof(file, name)
     try:
-        with hold(folder / f".{name}"):  # several processes may want it at once
-            if not file.is_file():
-                came = download(Archive(file=name, urls=(url,)), folder / f".{name}", say=log.warning)
-                log.warning("%s: %s", name, _proof(came, name))
-                came.replace(file)
+        if not file.is_file():
+            _download(url, file)
+        return file, _proof(file, name)
     except DataError as error:
-        raise WeightsError(f"{error}; {ELSE}") from error
+        raise WeightsError(f"{error}; it lies at {url}: {ELSE}") from error
     except OSError as error:
         raise WeightsError(f"cannot use {error.filename or file}: {error.strerror or error}; {ELSE}") from error
-    return file, _proof(file, name)
+
+
+def _download(url: str, file: Path) -> None:
+    """Download the file, in a folder beside its place until it is known to be right; several processes may want it."""
+    aside = file.parent / f".{file.name}"
+    with hold(aside):
+        if not file.is_file():
+            came = download(Archive(file=file.name, urls=(url,)), aside, say=log.warning)
+            log.warning("%s: %s", file.name, _proof(came, file.name))
+            came.replace(file)
 
 
 def _proof(file: Path, name: str) -> str:

@@ -17,6 +17,7 @@ from reidgen.methods import METHODS, title_of
 from reidgen.report.plots import Style, styles
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS
 from reidgen.robustness.trials import CLEAN, KINDS
+from reidgen.runs import in_folders
 from reidgen.tables.formats import markdown, markup
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def stress_figures(rows: pd.DataFrame) -> dict[str, str]:
     """Return `stress_figure` for each source, target, shifted side and backbone, by a name for its file."""
     rows, _ = _alike(_some(rows, "stress"), "shifts")
     return {
-        f"stress-{name.replace(', ', '-')}-{target}-{where}": stress_figure(block)
+        in_folders(f"stress-{name.replace(', ', '-')}-{target}-{where}"): stress_figure(block)
         for (name, target, where), block in _blocks(rows, "target", "where")
     }
 
@@ -205,7 +206,9 @@ def attack_figures(rows: pd.DataFrame) -> dict[str, str]:
     """Return `attack_figure` for each source and bound, by a name for its file."""
     rows, _ = _alike(_some(rows, "attack"), "")
     return {
-        f"attack-{name.replace(', ', '-')}-{bound}": attack_figure(_groups(block), f"{name}, bound {bound}/255")
+        in_folders(f"attack-{name.replace(', ', '-')}-{bound}"): attack_figure(
+            _groups(block), f"{name}, bound {bound}/255"
+        )
         for (name, bound), block in _blocks(rows, "bound")
     }
 

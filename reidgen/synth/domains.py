@@ -287,6 +287,23 @@ def draw_domain(
         ) from error
 
 
+def counts_of(name: str, identities: tuple[int, int] = IDENTITIES) -> dict[str, tuple[int, int, int]]:
+    """Return part -> identities, images and cameras of a domain as `draw_domain` writes it; in the gallery all
+    distractors are one identity, 0.
+
+    >>> counts_of("plaza")["gallery"]
+    (61, 300, 4)
+    """
+    (train, test), cameras = identities, len(DOMAINS[name].cameras)
+    per_camera = {"train": IMAGES_PER_CAMERA * train, "query": test, "gallery": (IMAGES_PER_CAMERA - 1) * test}
+    images = {part: cameras * number for part, number in per_camera.items()}
+    return {
+        "train": (train, images["train"], cameras),
+        "query": (test, images["query"], cameras),
+        "gallery": (test + 1, images["gallery"] + test, cameras),
+    }
+
+
 def _write_person(job: tuple[str, Path, int, int, int]) -> int:
     """Write all images of one person and return their number; pid 0, -1, -2... are distractors, with one image each."""
     name, folder, seed, pid, train = job

@@ -6,7 +6,7 @@ Whatever is left out becomes a Note.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -71,6 +71,38 @@ def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) 
     if len(rows) and not chosen.any():
         raise EmptyTableError("no result has all that was asked for; leave out one of the options")
     return rows[chosen]
+
+
+def only_of_paper(rows: pd.DataFrame, asked: Selection, paper: pd.DataFrame) -> tuple[Selection, list[Note]]:
+    """Return the selection without the targets and methods of which only the paper has numbers, and notes on them.
+
+    rows, paper: with the columns target and method. Raises EmptyTableError where nothing else was asked for.
+    """
+    targets, said = _ours(rows["target"], paper["target"], asked.targets, "--target", _is_target)
+    methods, also = _ours(rows["method"], paper["method"], asked.methods, "--methods", _is_method)
+    return replace(asked, targets=targets, methods=methods), said + also
+
+
+def _ours(
+    ours: "pd.Series[str]",
+    paper: "pd.Series[str]",
+    words: tuple[str, ...],
+    option: str,
+    means: Callable[[str, str], bool],
+) -> tuple[tuple[str, ...], list[Note]]:
+    """Return the words without those that mean nothing of ours, but something of the paper's, and a note on these."""
+
+    def known(word: str, names: "pd.Series[str]") -> bool:
+        return any(means(str(name), word) for name in names.unique())
+
+    lacking = [word for word in words if not known(word, ours) and known(word, paper)]
+    if not lacking:
+        return words, []
+    text = f"there are no results of ours of the {ours.name}{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+    if len(lacking) == len(words):
+        raise EmptyTableError(text)
+    hint = f"the paper's own numbers: reidgen table --paper {option} {','.join(lacking)}"
+    return tuple(word for word in words if word not in lacking), [Note(text, hint)]
 
 
 def _named(

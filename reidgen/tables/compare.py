@@ -27,6 +27,7 @@ from reidgen.tables.choose import (
     distinct,
     group_names,
     names_together,
+    only_of_paper,
     select,
 )
 from reidgen.tables.formats import SHOWN
@@ -119,12 +120,14 @@ def make_table(
     )
 
 
-def paper_table(name: str = "main", *, literature: bool = False) -> Table:
-    """Return one of the PAPER_TABLES with the paper's own numbers, which needs no run."""
+def paper_table(name: str = "main", selection: Selection = Selection(), *, literature: bool = False) -> Table:
+    """Return one of the paper's TABLES with the paper's own numbers, which needs no run; of a `selection` its targets,
+    methods and backbones count. Raises ReidgenError for a table or name that the paper has not.
+    """
     if name not in TABLES:
         raise ReidgenError(unknown("table", name, TABLES))
     if name not in PAPER_TABLES:
-        raise EmptyTableError(f"the paper has no table {name}; to make it of runs: reidgen bench --methods {name}")
+        raise EmptyTableError(f"there is no table {name} in the paper, which has {', '.join(PAPER_TABLES)}")
     numbers = papers.numbers()
     numbers = numbers[numbers["table"] == name].drop(columns="table")
     numbers = numbers.rename(columns={"paper_mAP": "mAP", "paper_rank1": "rank1"})
@@ -143,6 +146,7 @@ def paper_table(name: str = "main", *, literature: bool = False) -> Table:
         **dict.fromkeys(METRICS[2:]),
     )
     rows = rows.assign(mAP=rows["mAP"] / 100, rank1=rows["rank1"] / 100).astype(dict.fromkeys(METRICS, "float64"))
+    rows = select(rows, replace(selection, recipes=(), seeds=()))
     means = means_of(rows, asked=True)
     cells = average(rows, means)
     if name != "main":
@@ -177,11 +181,19 @@ def _choose(
 
     The other methods count in the differences, which are so the same in every table: they tell of the seeds.
     """
-    shown, said = select(rows, selection), list[Note]()
+    said: list[Note] = []
+    if narrow:
+        selection, said = only_of_paper(rows, selection, papers.numbers())
+    shown = select(rows, selection)
     if name and (shown := papers.select(shown, name)).empty:
         raise EmptyTableError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
-    if narrow and not selection.targets and not name:
+    if narrow and not selection.targets:
         shown, others = papers.beside_paper(shown)
+        if shown.empty:
+            raise EmptyTableError(
+                f"the paper has no numbers for any of the results' sources and targets: {', '.join(others)} (to show "
+                "them, leave out --paper, or name them: --target NAME,NAME)"
+            )
         if others:
             hint = "to show them too, name the targets: --target NAME,NAME"
             said.append(Note(f"not shown, as the paper has no numbers for them: {', '.join(others)}", hint))

@@ -73,15 +73,10 @@ def select(rows: pd.DataFrame, table: str) -> pd.DataFrame:
 
 
 def beside_paper(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of the sources and targets that the paper has numbers for, and the names of the others.
-
-    All rows where the paper has numbers for none of them.
-    """
+    """Return the rows of the sources and targets that the paper has numbers for, and the names of the others."""
     pairs = set(zip(families(numbers()["source"]), families(numbers()["target"]), strict=True))
     kin = zip(families(rows["source"]), families(rows["target"]), strict=True)
     shown = pd.Series([pair in pairs for pair in kin], index=rows.index, dtype=bool)
-    if not shown.any():
-        return rows, []
     others = [in_order(set(rows[column]) - set(rows[column][shown]), column) for column in ("source", "target")]
     return rows[shown], [f"source {name}" for name in others[0]] + [f"target {name}" for name in others[1]]
 
