@@ -86,8 +86,9 @@ def table(
 
     asked = Asked(paper=paper, literature=literature, best=best, against=against, selection=selection)
     if explain is not None:
-        if json or literature or best is not None:
-            raise ReidgenError("--json, --literature and --best do not go with --explain; leave them out")
+        for option, given in {"--json": json, "--literature": literature, "--best": best is not None}.items():
+            if given:
+                raise ReidgenError(f"{option} does not go with --explain; leave one of them out")
         made, rows, _ = _make(results, "" if name == "all" else name, asked)
         from reidgen.tables.explain import explain as explained
 
