@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import reidgen
 from reidgen.cli import app
 from reidgen.errors import EmptyTableError, ReidgenError
 from reidgen.methods import GROUPS, METHODS, PAPER_TABLES
@@ -935,3 +936,8 @@ def test_the_listing_of_methods_has_each_below_its_group() -> None:
     for group in GROUPS:
         order += [group, *(name for name, one in METHODS.items() if one.group == group and name != "baseline")]
     assert done.exit_code == 0 and [word for word in words if word in order] == order
+
+
+def test_the_best_in_python(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(to_csv(in_groups()))
+    assert set(reidgen.table(best=1, results=tmp_path)["method"]) == {"baseline", "snr", "bau"}
