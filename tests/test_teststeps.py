@@ -34,7 +34,7 @@ from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table
 from reidgen.tables.explain import explain
 from reidgen.tables.identities import read_identities
-from reidgen.teststeps import TEST_STEPS
+from reidgen.teststeps import TEST_STEPS, StepRow
 from reidgen.training import train
 from reidgen.ways import select_ways
 
@@ -247,6 +247,15 @@ def test_steps_act_in_one_order_whatever_is_written() -> None:
     assert select_ways("rerank", {"rerank.weight": 0})[0].word == "rerank(weight=0)"
     with pytest.raises(RecipeError, match=r"--set rerank.k1: --test names no step rerank"):
         select_ways("flip", {"rerank.k1": 20})
+
+
+def test_own_steps_have_one_order_whichever_was_loaded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("zebra", "ant"):
+        own = StepRow(name=name, build="x", stage="embeddings", digest="1a2b3c4d5e", params={"kind": "a"})
+        monkeypatch.setitem(TEST_STEPS, name, own)
+    assert select_ways("zebra+ant+centre")[0].word == "centre+ant@1a2b3c4d+zebra@1a2b3c4d"
+    with pytest.raises(RecipeError, match=r"--set ant.kind: 'b,c' holds one of"):
+        select_ways("ant", {"ant.kind": "b,c"})
 
 
 def test_a_recipe_holds_no_test_step(tmp_path: Path) -> None:
