@@ -188,6 +188,7 @@ def table(
     *,
     paper: bool = False,
     against: str = "baseline",
+    best: int | None = None,
     targets: Names = (),
     methods: Names = (),
     recipes: Names = (),
@@ -200,8 +201,8 @@ def table(
     """Return the cells of a comparison table, in percent, one row per source, test, method and target; nothing is
     written.
 
-    name: "" or a paper's table. targets, methods, recipes, backbones, seeds, tests: select, as the command's options
-    do.
+    name: "" or a table's, such as main. best: only so many methods, beside Baseline and SNR. targets, methods, recipes,
+    backbones, seeds, tests: select, as the command's options do.
     Raises ReidgenError when there are no results, or none of what was asked for.
     """
     load_plugins(_several(plugins))
@@ -216,7 +217,7 @@ def table(
         tests=tuple(_several(tests)),
     )
     rows = read_rows(_folder(results))
-    return _cells(_folder(results), rows, name=name, paper=paper, against=against, selection=chosen)
+    return _cells(_folder(results), rows, name=name, paper=paper, against=against, best=best, selection=chosen)
 
 
 def load(

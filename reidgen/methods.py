@@ -28,6 +28,7 @@ BACKBONE_NAME = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,62}[a-z0-9_-])?")  # no fold
 PAPER_TABLES = ("main", "loss", "stage", "design")
 TABLES = (*PAPER_TABLES, "placement")  # the last: the readings of IN, IBN and SNR beside each other
 GROUPS = ("normalization", "mixing", "losses")  # what kind of thing a row changes, in the order of tables
+FIRST, LAST = "baseline", "other"  # in the place of a group: Baseline, and a row that nobody here knows
 WORDS = (*TABLES, *GROUPS, "all", "ablations")  # that stand for several methods, so that none may be called so
 COLUMNS = ("loss", "epoch", "lr", "images_per_s", "seconds")  # of log.csv, so that no loss may be called so
 
@@ -678,6 +679,18 @@ def backbone_from(facts: Mapping[str, Any]) -> BackboneRow:
         return BackboneRow(**{**found, "params": _params_from(found.get("params", {}))})
     except (KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"that is no row of a backbone ({error!r})") from error
+
+
+def group_of(label: str) -> str:
+    """Return the group of a method by its label in tables: one of GROUPS, FIRST for Baseline, LAST for one not known.
+
+    >>> group_of("snr(distance=euclidean)"), group_of("dsu"), group_of("baseline"), group_of("mine")
+    ('normalization', 'mixing', 'baseline', 'other')
+    """
+    name = label.partition("(")[0]
+    if name == FIRST:
+        return FIRST
+    return METHODS[name].group if name in METHODS else LAST
 
 
 def title_of(label: str) -> str:

@@ -18,8 +18,9 @@ from conftest import seal
 
 from reidgen.errors import ReidgenError, RunError
 from reidgen.integrity import with_check
+from reidgen.methods import GROUPS, METHODS
 from reidgen.report.page import headlines, make_report
-from reidgen.report.sections import PICTURES
+from reidgen.report.sections import PICTURES, for_curves
 from reidgen.runs import ADDED, COLUMNS, to_csv
 from reidgen.tables.compare import make_table
 from reidgen.tables.identities import keep_identities
@@ -566,6 +567,74 @@ def test_missing_numbers_stay_below_and_a_number_marks_its_runs(tmp_path: Path) 
         assert len(marked) == 1 and f"#{chromium.run('document.querySelector(`tr.on`).id')}" == chromium.run(
             "location.hash"
         )
+
+
+# Thirty methods
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of all shipped methods and one that nobody knows, on two unseen targets."""
+    names = [*METHODS, "mine"]
+    rows = [row(m, t, 0.2 + n / 100 + x) for n, m in enumerate(names) for t, x in (("duke", 0), ("viper", 0.1))]
+    return make_report(save(tmp_path_factory.mktemp("thirty"), *rows))
+
+
+def test_groups_and_published_numbers_stand_in_the_page(thirty: Path, reference: Path) -> None:
+    text = thirty.read_text(encoding="utf-8")
+    body = text[text.index('<section id="tables"') :].partition("</section>")[0]
+    heads = re.findall(r'<tr class="group" data-of="(\w+)"><th scope="rowgroup" colspan="4">', body)
+    assert heads == [*GROUPS, "other"] and len(elements(body, "tr")) == 1 + 4 + len(METHODS) + 1
+    part = text[text.index('<section id="literature"') :].partition("</section>")[0]
+    assert "MUVA, arXiv 2603.14012 [N]" in part and "PAT: evaluated on the target during training" in part
+    assert "sortable" not in part and "aria-sort" not in part and "<b>" not in part
+    plain = reference.read_text(encoding="utf-8")  # six methods of one group, on sets that nobody published about
+    assert 'id="literature"' not in plain and 'id="group"' not in plain and 'class="group"' not in plain
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_groups_filter_by_key_and_go_where_numbers_sort(thirty: Path, width: int, tmp_path: Path) -> None:
+    with Page(tmp_path / "chromium", width=width) as chromium:
+        chromium.open(thirty)
+        assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
+        rows = "[...document.querySelectorAll('#tables tbody tr')].filter(r => r.checkVisibility())"
+        names = f"{rows}.map(r => r.cells[0].textContent)"
+        everything = chromium.run(names)
+        assert len(everything) == len(METHODS) + 1 + 4 and everything[:2] == ["Baseline", "normalization"]
+        chromium.run("document.getElementById('group').focus()")
+        chromium.press("ArrowDown")
+        chromium.press("ArrowDown")
+        assert chromium.run("document.getElementById('group').value") == "mixing"
+        mixing = [method.title for method in METHODS.values() if method.group == "mixing"]
+        assert chromium.run(names) == ["Baseline", "mixing", *mixing]
+        chromium.run("document.querySelectorAll('#tables thead button')[1].focus()")
+        chromium.press("Enter")
+        assert chromium.run(names) == [*mixing[::-1], "Baseline"]  # by the mean, downwards; no name of a group left
+        chromium.run("document.getElementById('group').focus()")
+        chromium.press("ArrowUp")
+        chromium.press("ArrowUp")
+        assert chromium.run(f"{rows}.length") == len(METHODS) + 1
+        scores = chromium.run(f"{rows}.map(r => parseFloat(r.cells[1].dataset.value))")
+        assert scores == sorted(scores, reverse=True)
+        assert chromium.reported("Runtime.exceptionThrown") == []
+
+
+def test_of_many_methods_curves_have_eight(tmp_path: Path) -> None:
+    """Baseline, SNR and the six best by the mean of unseen, in the table's order; of eight or fewer all."""
+    names = list(METHODS)
+    cells = make_table(frame(*(row(m, "duke", 0.2 + n / 100) for n, m in enumerate(names)))).cells
+    assert for_curves(cells) == [METHODS[m].title for m in ("baseline", "snr", *names[-6:])]
+    assert for_curves(cells[cells["method"].isin(names[:8])]) == [METHODS[m].title for m in names[:8]]
+    for number, method in enumerate(names[:10]):
+        make_run(tmp_path, method=method, first=[1, 2, number + 1])
+    text = page(tmp_path)
+    (cmc,) = labels(text, "CMC")
+    drawn = [METHODS[m].title for m in names[:8]]  # the higher the number, the lower the mAP
+    assert cmc.count("at rank 10") == 8 and all(title in cmc for title in drawn)
+    assert text.count("Of many methods, Baseline, SNR and those with the highest mean of unseen are drawn.") == 2
+    legend = text[text.index('<ul class="legend"') :].partition("</ul>")[0]
+    assert legend.count("<li>") == 8 and len(set(re.findall(r"border-color: (#\w+)", legend))) == 8
 
 
 def test_a_picture_and_its_words_are_those_that_were_written(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def _everything() -> "Iterator[Table]":
         losses |= {part.name: (part, row.name) for part in row.losses if part.name not in losses}
         own = [*([row.norm] if row.norm else []), *row.modules]
         modules |= {str(part.build): (part, row.name) for part in own if str(part.build) not in modules}
-    yield _table("method", "title", ((row.name, row.title, row.source, row.origin) for row in rows))
+    yield _by_group(rows)
     timm = (f"{TIMM}NAME", "", "every network of timm, with its own pooling [B]; needs reidgen[timm]", "timm")
     yield _table("backbone", "", [*((row.name, "", row.source, row.origin) for row in backbones), timm])
     yield _table("module", "of", ((one.name, of, one.source, _origin(one)) for one, of in modules.values()))
@@ -76,6 +76,26 @@ def _everything() -> "Iterator[Table]":
     yield _table("test step", "uses", ((one.name, _uses(one), one.source, one.origin) for one in steps))
     described = (f"{one.backbone}, {one.height}x{one.width}, {one.epochs} epochs" for one in RECIPES.values())
     yield _table("recipe", "", ((one, "", words, "reidgen") for one, words in zip(RECIPES, described, strict=True)))
+
+
+def _by_group(rows: "list[Method]") -> "Table":
+    """Return the methods in the order of tables: Baseline, then each group below its name, its plug-ins' rows last."""
+    from rich.text import Text
+
+    from reidgen.methods import FIRST, GROUPS
+
+    table = _table("method", "title", [_line(row) for row in rows if row.name == FIRST])
+    for group in GROUPS:
+        table.add_section()
+        table.add_row(Text(group, style="dim"))
+        for row in rows:
+            if row.group == group and row.name != FIRST:
+                table.add_row(*_line(row))
+    return table
+
+
+def _line(row: "Method") -> tuple[str, str, str, str]:
+    return row.name, row.title, row.source, row.origin
 
 
 def _table(kind: str, second: str, lines: Iterable[tuple[str, str, str, str]]) -> "Table":

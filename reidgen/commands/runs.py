@@ -28,7 +28,7 @@ from reidgen.commands.options import (
     read_seeds,
     whole_number,
 )
-from reidgen.commands.tables import print_table
+from reidgen.commands.tables import Asked, print_table
 from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
 from reidgen.terminal import document, note, one_sentence, progress, result
 
@@ -283,8 +283,8 @@ def bench(
 
         print_table(
             results,
+            asked=Asked(selection=Selection(every=cells is not None)),  # a protocol names its targets: all count
             choose=lambda rows: rows_of(grid, rows, alone=cells is not None),
-            selection=Selection(every=cells is not None),  # a protocol names its targets: all of them count
         )
     if grid.failures:
         lines = [f"{len(grid.failures)} runs failed; the table holds the others. Each again, with what ended it:"]

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from reidgen.tables.choose import Selection
+    from reidgen.tables.literature import Literature
     from reidgen.tables.looks import Table
 
 
@@ -23,16 +25,26 @@ if TYPE_CHECKING:
 def table(
     name: Annotated[
         str,
-        typer.Argument(help="main, loss, stage, design or all, as in the paper; stress; attack. Without: all methods."),
+        typer.Argument(
+            help="main, loss, stage or design, as in the paper; placement; all; stress; attack. Without: all methods."
+        ),
     ] = "",
     paper: Annotated[
         bool, typer.Option("--paper", help="Put the paper's number and the difference beside ours.")
     ] = False,
+    literature: Annotated[
+        bool,
+        typer.Option("--literature", help="Add what others published of the same sources and targets, below ours."),
+    ] = False,
     against: Annotated[str, typer.Option(help="The method that the others are compared with.")] = "baseline",
     target: Annotated[str, typer.Option(help="Only these targets, joined by commas; all of them enter the mean.")] = "",
     methods: Annotated[
-        str, typer.Option(help="Only these: main, loss, stage, design, all, or names with commas.")
+        str,
+        typer.Option(help="Only these: tables such as main, groups such as mixing, or names, joined by commas."),
     ] = "",
+    best: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the N best by the mean of unseen, Baseline and SNR.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="Only these recipes: beginnings of their hash, or names, joined by commas.")
     ] = "",
@@ -59,35 +71,43 @@ def table(
 
     Example: reidgen table --target duke,viper --methods baseline,snr --seeds 0,1
 
+    Example: reidgen table --best 5 --literature
+
     Example: reidgen table --explain "snr synth-plaza night"
     """
     selection = _selection(target, methods, recipe, backbone, seeds, test)
     if name in ("stress", "attack"):
-        if paper or against != "baseline" or explain is not None or test:
-            what = "--paper, --against, --explain and --test"
+        if paper or literature or best is not None or against != "baseline" or explain is not None or test:
+            what = "--paper, --literature, --best, --against, --explain and --test"
             raise ReidgenError(f"{what} do not go with {name}, whose rows are of plain tests; leave them out")
         _print_robustness(name, results, selection)
         return
     from reidgen.methods import TABLES
 
+    asked = Asked(paper=paper, literature=literature, best=best, against=against, selection=selection)
     if explain is not None:
-        if json:
-            raise ReidgenError("--json does not go with --explain; leave one of them out")
-        made, rows, _ = _make(results, "" if name == "all" else name, paper=paper, against=against, selection=selection)
+        for option, given in {"--json": json, "--literature": literature, "--best": best is not None}.items():
+            if given:
+                raise ReidgenError(f"{option} does not go with --explain; leave one of them out")
+        made, rows, _ = _make(results, "" if name == "all" else name, asked)
         from reidgen.tables.explain import explain as explained
 
         result(explained(made, explain, rows=rows, results=results))
         return
     empty: list[EmptyTableError] = []
-    tables = []
+    tables: list[Table | Literature] = []
     for one in TABLES if name == "all" else [name]:
         try:
-            tables.append(print_table(results, one, paper=paper, against=against, selection=selection))
+            tables.append(print_table(results, one, asked))
         except EmptyTableError as error:
             empty.append(error)
-            if name != "all" or len(empty) == len(TABLES):
+            nothing = name != "all" or len(empty) == len(TABLES)
+            if nothing and not literature:
                 raise
-            note(f"note: {error}")
+            if str(error) not in map(str, empty[:-1]):
+                note(f"note: {error}")
+            if nothing:
+                tables.append(_print_literature(selection))
     if json:
         documents = [made.json() for made in tables]
         document(documents if name == "all" else documents[0])
@@ -112,14 +132,23 @@ def report(
     result(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a table is to show, see the options of `table`; selection: None for all rows."""
+
+    paper: bool = False
+    literature: bool = False
+    best: int | None = None
+    against: str = "baseline"
+    selection: "Selection | None" = None
+
+
 def print_table(
     results: Path,
     name: str = "",
+    asked: Asked = Asked(),
     *,
-    paper: bool = False,
-    against: str = "baseline",
     choose: "Callable[[pd.DataFrame], pd.DataFrame]" = lambda rows: rows,
-    selection: "Selection | None" = None,
 ) -> "Table":
     """Print the table of the rows that `choose` returns of all rows, then write it; return it.
 
@@ -132,16 +161,19 @@ def print_table(
     from reidgen.tables.identities import keep_identities
 
     try:
-        made, rows, identities = _make(results, name, paper=paper, against=against, choose=choose, selection=selection)
+        made, rows, identities = _make(results, name, asked, choose=choose)
     except EmptyTableError as error:
-        if not paper or (selection and (selection.recipes or selection.seeds)):  # which only runs have
+        selection = asked.selection or Selection()
+        if not asked.paper or selection.recipes or selection.seeds:  # which only runs have
             raise
-        made = paper_table(name or "main", selection or Selection())
+        made = paper_table(name or "main", selection, literature=asked.literature)
         _print([made.rich()], [error, *made.notes])
         return made
     _print([made.rich()], made.notes)
     stem = f"table-{name}" if name else "table"
     texts = {f"{stem}.md": made.markdown(), f"{stem}.csv": made.csv(), f"{stem}.tex": made.latex()}
+    if made.literature:
+        texts[f"{stem}-literature.csv"] = made.literature.csv()
 
     def keep() -> None:
         write_rows(results / "rows.csv", rows)
@@ -151,32 +183,46 @@ def print_table(
     return made
 
 
+def _print_literature(selection: "Selection") -> "Literature":
+    """Print what is published of the targets that are asked for, where there are no rows of ours; write nothing."""
+    from reidgen.tables.literature import of_targets
+
+    found = of_targets(selection.targets)
+    _print([found.rich()], [])
+    return found
+
+
 def _make(
     results: Path,
     name: str,
+    asked: Asked,
     *,
-    paper: bool,
-    against: str,
     choose: "Callable[[pd.DataFrame], pd.DataFrame]" = lambda rows: rows,
-    selection: "Selection | None" = None,
 ) -> "tuple[Table, pd.DataFrame, pd.DataFrame]":
-    """Return the table of a results folder, all its rows and their numbers per identity."""
+    """Return the table of a results folder, all its rows and their numbers per identity.
+
+    Raises EmptyTableError also where published numbers of targets are asked for that no row is of.
+    """
     from reidgen.runs import read_rows
-    from reidgen.tables.choose import Selection
+    from reidgen.tables.choose import Selection, has_target
     from reidgen.tables.compare import make_table
     from reidgen.tables.identities import read_identities
     from reidgen.tables.settings import read_settings
 
-    rows = read_rows(results)
+    rows, selection = read_rows(results), asked.selection or Selection()
+    if asked.literature and selection.targets and not has_target(rows, selection.targets):
+        raise EmptyTableError(f"there are no results on {', '.join(selection.targets)}")
     identities = read_identities(results, rows)
     made = make_table(
         choose(rows),
         name=name,
-        paper=paper,
-        narrow=paper,
-        against=against,
+        paper=asked.paper,
+        narrow=asked.paper,
+        literature=asked.literature,
+        best=asked.best,
+        against=asked.against,
         identities=identities,
-        selection=selection or Selection(),
+        selection=selection,
         settings=read_settings(results, rows),
     )
     return made, rows, identities

@@ -13,14 +13,15 @@ from typing import Any, cast
 import pandas as pd
 
 from reidgen.files import write_text
+from reidgen.methods import FIRST
 from reidgen.report.plots import styles
-from reidgen.report.sections import Behind, make_sections, mean_first, score
+from reidgen.report.sections import Behind, for_curves, make_sections, mean_first, score
 from reidgen.runs import provenance, read_rows
 from reidgen.tables.choose import CELL, GROUP, group_names
 from reidgen.tables.compare import MEAN, Table, make_table
 from reidgen.tables.explain import repeat_run
+from reidgen.tables.formats import difference, mark, marks_legend, p_value
 from reidgen.tables.identities import read_identities, run_names
-from reidgen.tables.looks import difference, mark, marks_legend, p_value
 from reidgen.tables.paper import in_order
 from reidgen.tables.settings import read_settings
 from reidgen.tables.statistics import LEVEL
@@ -37,7 +38,8 @@ def make_report(results: Path, *, images: bool = False) -> Path:
 
     It holds what `results` has: a finding per group computed from the numbers, the tables, a heat map, bars with
     spread and, where the table has them, intervals of the differences, CMC curves (mean over splits, then seeds),
-    training curves (mean over seeds), what `reidgen show` drew, and the runs behind every cell. A results folder with
+    training curves (mean over seeds), what `reidgen show` drew, what others published of the same sources and targets,
+    and the runs behind every cell. A results folder with
     rows.csv alone is enough. The same folder gives the same bytes.
     Pictures that show images of a data set are **excluded** unless `images`, whatever the file's size then; plots of
     `show` are embedded up to BUDGET characters, so that the file stays below 5 MB.
@@ -47,11 +49,12 @@ def make_report(results: Path, *, images: bool = False) -> Path:
 
     rows = read_rows(results)
     identities, settings = read_identities(results, rows), read_settings(results, rows)
-    table = make_table(rows, paper=True, identities=identities, settings=settings)
+    table = make_table(rows, paper=True, literature=True, identities=identities, settings=settings)
     rows = _numbered(table)
     runs = _runs(rows, results)
-    style = styles(table.cells["title"])
-    sections = make_sections(table.cells, runs, results, style, images=images)
+    drawn = for_curves(table.cells)
+    style = styles([*drawn, *table.cells["title"]])
+    sections = make_sections(table.cells, runs, results, style, curves_of=drawn, images=images)
     template = resources.files("reidgen.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = page.from_string(template).render(
@@ -64,7 +67,10 @@ def make_report(results: Path, *, images: bool = False) -> Path:
         notes=table.notes,
         sections=[section for section in sections if section.panels],
         missing=[section.missing for section in sections if section.missing],
-        style=style,
+        groups=[group for group in table.cells["group"].unique() if group != FIRST] if table.has_groups else [],
+        first=FIRST,
+        literature=table.literature,
+        style={name: style[name] for name in drawn},
         mean=MEAN,
         runs=[_birth_certificate(*run) for run in runs],
         made=provenance(),
@@ -168,8 +174,9 @@ def _blocks(table: Table, rows: pd.DataFrame) -> list[dict[str, Any]]:
                     key = tuple(cell[column] for column in CELL)
                     runs = total.loc[key[:-1]] if target == MEAN else behind.loc[key]
                     line[target] = {**cell, "mark": mark(cell), "best": cell["mAP_place"] == 1, **runs.to_dict()}
-            lines.append((next(iter(line.values()))["title"], line))
-        shown = {target for _, line in lines for target in line}
+            first = next(iter(line.values()))
+            lines.append((first["title"], first["group"], line))
+        shown = {target for *_, line in lines for target in line}
         columns = {target: heading for target, heading in mean_first(table.columns()).items() if target in shown}
         blocks.append({"source": name, "columns": columns, "seen": table.seen(name), "lines": lines})
     return blocks

@@ -8,8 +8,8 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.files import read_regular
 from reidgen.integrity import passes_check
+from reidgen.methods import FIRST
 from reidgen.report.plots import Style, bars, curves, heat_map
 from reidgen.runs import Run, is_there
 from reidgen.tables.choose import GROUP, group_names
-from reidgen.tables.looks import headings, mark, marks_legend, signed
+from reidgen.tables.formats import mark, marks_legend, signed
+from reidgen.tables.looks import headings
 from reidgen.tables.paper import MEAN
 
 RANKS = 20  # of the CMC curves
@@ -34,8 +36,10 @@ PICTURES = {  # what `reidgen show` makes, and its heading
     "distances": "Distances of pairs",
 }
 MANY = 36  # bar charts of one section
+LINES = 8  # methods in a plot of curves, as many as there are colours
 BUDGET = 3_500_000  # characters of embedded pictures without people; the whole file stays below 5 MB
 FEWER = f" Of more than {MANY} charts, only the means of unseen are drawn; the tables hold the rest."
+SELECTED = " Of many methods, Baseline, SNR and those with the highest mean of unseen are drawn."
 NAMES = {"cross_entropy": "cross entropy", "triplet": "triplet loss", "snr": "SNR loss"}  # of losses, for people
 NO_LOSS = ("epoch", "lr", "images_per_s", "seconds")  # the other columns of a log
 # A run's first row with its `title` and `group`, its folder (which may be gone), its targets.
@@ -65,21 +69,50 @@ class Section:
 
 
 def make_sections(
-    cells: pd.DataFrame, runs: list[Behind], results: Path, style: dict[str, Style], *, images: bool
+    cells: pd.DataFrame,
+    runs: list[Behind],
+    results: Path,
+    style: dict[str, Style],
+    *,
+    curves_of: Collection[str],
+    images: bool,
 ) -> list[Section]:
     """Return all sections, those without data too.
 
-    cells: Table.cells. runs: those behind them. style: title of a method -> Style.
+    cells: Table.cells. runs: those behind them. style: title of a method -> Style. curves_of: the titles of the methods
+    that have lines in plots of curves.
     Raises RunError when a file of a run is damaged.
     """
     return [
         _heat_maps(cells),
         _scores(cells, style),
         _differences(cells, style),
-        _cmc(runs, style),
-        _training(runs, style),
+        *_curves(runs, style, curves_of),
         *_pictures(results, images=images),
     ]
+
+
+def _curves(runs: list[Behind], style: dict[str, Style], shown: Collection[str]) -> Iterator[Section]:
+    """Yield the sections of curves, with lines for the methods of these titles."""
+    few = [run for run in runs if run[0]["title"] in shown]
+    said = "" if len(few) == len(runs) else SELECTED
+    for section in (_cmc(few, style), _training(few, style)):
+        yield replace(section, text=section.text + said)
+
+
+def for_curves(cells: pd.DataFrame) -> list[str]:
+    """Return the titles of the methods that have lines in plots of curves, in the table's order: all, or LINES of them.
+
+    Baseline and SNR are among them; the others are those with the highest mAP on the mean of unseen, of any group.
+    """
+    titles = list(cells["title"].drop_duplicates())
+    if len(titles) <= LINES:
+        return titles
+    best = cells[cells["target"] == MEAN].groupby("title", sort=False)["mAP"].max()
+    best = best.sort_values(ascending=False, kind="stable")
+    always = cells["title"][cells["method"].isin([FIRST, "snr"])]
+    chosen = list(dict.fromkeys([*always, *best.index, *titles]))[:LINES]
+    return [title for title in titles if title in chosen]
 
 
 def score(cell: "pd.Series[Any]") -> str:

@@ -20,7 +20,7 @@ from reidgen.robustness.trials import CLEAN, KINDS
 from reidgen.runs import in_folders
 from reidgen.tables.average import titles
 from reidgen.tables.choose import latest_version
-from reidgen.tables.looks import markdown, markup
+from reidgen.tables.formats import markdown, markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

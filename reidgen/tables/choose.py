@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import METHODS
+from reidgen.methods import GROUPS, METHODS
 from reidgen.registry import select_methods
 from reidgen.teststeps import PLAIN, same_way
 
@@ -38,9 +38,10 @@ class Note:
 class Selection:
     """What of the rows a table shows, by name; an empty field means all.
 
-    targets: "synth" stands for all built-in ones. methods: names, or tables' names such as "main". recipes: names,
-    or beginnings of a hash; several of them stand in one table as groups, as tests and backbones do. every: all targets
-    enter the mean of unseen, own crops and further sets of a family too, as they do where `targets` names them.
+    targets: "synth" stands for all built-in ones. methods: names, or words for several, such as "main" or
+    "mixing". recipes: names, or beginnings of a hash; several of them stand in one table as groups, as tests and
+    backbones do. every: all targets enter the mean of unseen, own crops and further sets of a family too, as they do
+    where `targets` names them.
     """
 
     targets: tuple[str, ...] = ()
@@ -118,6 +119,11 @@ def _named(
     return rows[column].isin(set().union(*meant.values()))
 
 
+def has_target(rows: pd.DataFrame, targets: Iterable[str]) -> bool:
+    """Tell whether rows are of one of the targets at least."""
+    return any(_is_target(name, word) for name in rows["target"].unique() for word in targets)
+
+
 def _is_target(name: str, word: str) -> bool:
     return name == word or (word == "synth" and name.startswith("synth-"))
 
@@ -126,7 +132,7 @@ def _is_method(name: str, word: str) -> bool:
     if name == word:
         return True
     tables = {table for method in METHODS.values() for table in method.tables}
-    return word in {*tables, "ablations", "all"} and name in select_methods(word)
+    return word in {*tables, *GROUPS, "ablations", "all"} and name in select_methods(word)
 
 
 def _is_recipe(name: str, word: str) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import PAPER_TABLES, TABLES
+from reidgen.methods import FIRST, PAPER_TABLES, TABLES, group_of
 from reidgen.registry import get_method
 from reidgen.tables import findings, notes
+from reidgen.tables import literature as literatures
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean, average, means_of, titles
 from reidgen.tables.choose import (
@@ -24,11 +25,13 @@ from reidgen.tables.choose import (
     Settings,
     comparable,
     distinct,
+    group_names,
     names_together,
     only_of_paper,
     select,
 )
-from reidgen.tables.looks import SHOWN, Table
+from reidgen.tables.formats import SHOWN
+from reidgen.tables.looks import Table
 from reidgen.tables.paper import MEAN, in_order
 from reidgen.tables.significance import differences
 from reidgen.tables.statistics import holm
@@ -41,7 +44,7 @@ COLUMNS += [f"{metric}{part}" for metric in METRICS for part in ("", "_std_seeds
 COLUMNS += [f"{part}_{metric}" for metric in SHOWN for part in ("paper", "diff")] + ["recipe", "backbone", "version"]
 COLUMNS += ["against", "gain_seeds"]
 COLUMNS += [f"gain_{metric}{part}" for metric in SHOWN for part in ("", "_low", "_high", "_p", "_holm")]
-COLUMNS += ["average_rank", "hash", "title", "test"]
+COLUMNS += ["average_rank", "hash", "title", "test", "group"]
 
 
 def make_table(
@@ -51,6 +54,8 @@ def make_table(
     paper: bool = False,
     narrow: bool = False,
     against: str = "baseline",
+    best: int | None = None,
+    literature: bool = False,
     identities: pd.DataFrame | None = None,
     selection: Selection = Selection(),
     settings: Settings | None = None,
@@ -62,11 +67,14 @@ def make_table(
     group share, as `average.Mean` says; own crops and further sets of a family are **excluded**, unless `selection`
     names its targets. Whatever is left out, and every difference in seeds, splits or machines, is said in `notes`.
 
-    name: one of the paper's TABLES: its methods and, of its sources, its targets. paper: the paper's numbers for the
+    name: one of TABLES: its methods and, of the paper's sources, its targets. paper: the paper's numbers for the
     same method and families of sets, and ours minus theirs. narrow: only sources and targets that the paper has, or
-    targets that `selection` names. identities (see `read_identities`): for intervals and p-values of the differences
-    from the method `against`; Holm's correction is over all of them in the table, mAP and Rank-1, so that a mark in a
-    larger table needs a smaller p. settings: those of the recipes by hash, to say in what one that is left out differs.
+    targets that `selection` names. identities (see `read_identities`): for intervals and p-values of the
+    differences from the method `against`; Holm's correction is over all of them in the table, mAP and Rank-1, so
+    that a mark in a larger table needs a smaller p. best: only so many methods, those with the highest mAP on the
+    mean of unseen of their group, beside Baseline and SNR; intervals, ranks and Holm's correction are those of the
+    whole table. literature: what others published of the same sources and targets, apart from
+    ours. settings: those of the recipes by hash, to say in what one that is left out differs.
     rows: the columns of `reidgen.runs.COLUMNS`, scores as fractions; not modified.
     Raises ReidgenError when there are no rows, or none of what was asked for.
     Source: the paper's numbers are those of Jin et al., CVPR 2020, as its slides show them (`paper_tables.csv`).
@@ -74,6 +82,7 @@ def make_table(
     >>> from reidgen.runs import COLUMNS as columns
     >>> rows = pd.DataFrame(dict.fromkeys(columns, ["0", "0"])).astype(columns)
     >>> rows = rows.assign(source="market", target="duke", method="snr", seed=[0, 1], mAP=[0.3, 0.34], rank1=0.5)
+    >>> rows = rows.assign(test="plain")
     >>> make_table(rows, paper=True).cells.loc[0, ["mAP", "mAP_std_seeds", "paper_mAP", "diff_mAP"]].tolist()
     [32.0, 2.828427, 33.6, -1.6]
     """
@@ -81,19 +90,21 @@ def make_table(
     shown, peers, left_out = _choose(rows, name=name, narrow=narrow, selection=selection, settings=settings)
     means = means_of(shown, asked=selection.every or bool(selection.targets))
     cells = average(shown, means)
+    kept, not_best = _best(cells, best)
     if name not in ("", "main") and cells.groupby(GROUP)["target"].nunique().eq(2).all():
         cells = cells[cells["target"] != MEAN]  # the mean of one says nothing
     said = left_out + notes.notes_on(shown, means) + (notes.lacking_methods(shown, name) if name else [])
     if paper:
         cells = _beside_paper(cells, means)
-        said += notes.beside_paper(cells)
+        said += notes.beside_paper(cells, name)
     order = {column: in_order(cells[column], column) for column in CELL}
     cells = cells.sort_values(CELL, key=lambda column: column.map(order[str(column.name)].index))
     known = pd.DataFrame() if identities is None else identities
     over = {key: mean.targets for key, mean in means.items()}
     cells = cells.merge(differences(peers, known, against=against, means=over), how="left", on=CELL)
     cells, ranks = findings.ranked(cells, means)
-    cells = _corrected(cells.reindex(columns=COLUMNS))
+    cells = _corrected(cells.assign(group=cells["method"].map(group_of)).reindex(columns=COLUMNS))
+    cells = cells[[key in kept for key in cells[CELL[:-1]].itertuples(index=False, name=None)]].reset_index(drop=True)
     words = findings.means_in_words(cells, means)
     words += findings.gained(cells, titles(peers), asked=identities is not None) + ranks
     return Table(
@@ -101,14 +112,15 @@ def make_table(
         rows=shown,
         means={key: mean.targets for key, mean in means.items()},
         caption=_caption(shown),
-        notes=said,
+        notes=said + not_best,
         findings=words,
         name=name,
         against=titles(peers).get(against, against),
+        literature=literatures.beside(cells, over) if literature else None,
     )
 
 
-def paper_table(name: str = "main", selection: Selection = Selection()) -> Table:
+def paper_table(name: str = "main", selection: Selection = Selection(), *, literature: bool = False) -> Table:
     """Return one of the paper's TABLES with the paper's own numbers, which needs no run; of a `selection` its targets,
     methods and backbones count. Raises ReidgenError for a table or name that the paper has not.
     """
@@ -141,12 +153,14 @@ def paper_table(name: str = "main", selection: Selection = Selection()) -> Table
         cells = cells[cells["target"] != MEAN]
     order = {column: in_order(cells[column], column) for column in CELL}
     cells = cells.sort_values(CELL, key=lambda column: column.map(order[str(column.name)].index))
-    cells = cells.reindex(columns=COLUMNS).assign(recipe="the paper's").reset_index(drop=True)
+    cells = cells.assign(group=cells["method"].map(group_of)).reindex(columns=COLUMNS)
+    cells = cells.assign(recipe="the paper's").reset_index(drop=True)
     cells = cells.round(dict.fromkeys(METRICS, 6)).assign(version="", seeds=1)
     caption = "the paper's numbers (Jin et al., CVPR 2020), no run of ours; resnet50"
     words = [Note("the mean of unseen is taken here, over the unseen targets")] if name == "main" else []
     over = {key: mean.targets for key, mean in means.items()}
-    return Table(cells=cells, rows=rows.iloc[:0], means=over, caption=caption, notes=words, findings=[], name=name)
+    table = Table(cells=cells, rows=rows.iloc[:0], means=over, caption=caption, notes=words, findings=[], name=name)
+    return replace(table, literature=literatures.beside(cells, over)) if literature else table
 
 
 def _check(rows: pd.DataFrame, name: str, against: str) -> None:
@@ -189,6 +203,31 @@ def _choose(
     made = [*GROUP, "version", "source_data", "target", "data"]
     peers = beside.merge(shown[made].drop_duplicates(), on=made)
     return shown, comparable(peers, recipes_asked=by_name)[0], said + left_out
+
+
+def _best(cells: pd.DataFrame, number: int | None) -> tuple[set[tuple[str, ...]], list[Note]]:
+    """Return which methods of each group are shown, as (*group, method), and a note for each group on the others.
+
+    All of a group without a mean of unseen. Raises ReidgenError where the number is below 1.
+    """
+    if number is not None and number < 1:
+        raise ReidgenError(f"--best {number}: give 1 or more methods to show")
+    keys = list(dict.fromkeys(cells[CELL[:-1]].itertuples(index=False, name=None)))
+    said, kept = list[Note](), set(keys)
+    if number is None:
+        return kept, said
+    names = group_names(cells)
+    for group, block in cells[cells["target"] == MEAN].groupby(GROUP, sort=False):
+        ranked = block.assign(method=pd.Categorical(block["method"], in_order(block["method"], "method"), ordered=True))
+        ranked = ranked.sort_values("method").sort_values("mAP", ascending=False, kind="stable")
+        best = {FIRST, "snr", *ranked["method"].head(number)}
+        out = [key for key in keys if key[:-1] == group and key[-1] not in best]
+        kept -= set(out)
+        if out:
+            what = f"{names[group]}: not shown, as not among the {number} best by the mean of unseen: "
+            what += ", ".join(in_order([key[-1] for key in out], "method"))
+            said.append(Note(f"{what}; ranks and Holm's correction count them", "to show all, leave out --best"))
+    return kept, said
 
 
 def _beside_paper(cells: pd.DataFrame, means: dict[tuple[str, ...], Mean]) -> pd.DataFrame:

@@ -15,8 +15,9 @@ from reidgen.methods import METHODS
 from reidgen.recipe import RECIPES, read_recipe
 from reidgen.runs import Run
 from reidgen.tables.choose import GROUP, TRAINED
+from reidgen.tables.formats import SHOWN, difference, p_value, signed
 from reidgen.tables.identities import run_names
-from reidgen.tables.looks import SHOWN, Table, difference, p_value, signed
+from reidgen.tables.looks import Table
 from reidgen.tables.paper import MEAN
 from reidgen.teststeps import PLAIN, same_way
 

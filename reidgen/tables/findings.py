@@ -6,7 +6,7 @@ import pandas as pd
 
 from reidgen.tables.average import Mean
 from reidgen.tables.choose import GROUP, Note, group_names, names_together
-from reidgen.tables.looks import difference, p_value
+from reidgen.tables.formats import difference, p_value
 from reidgen.tables.paper import MEAN
 from reidgen.tables.statistics import average_ranks
 

@@ -4,137 +4,35 @@ Each prints the numbers of `Table.cells`, percent with one decimal.
 """
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from reidgen.escapes import no_formula, visible
+from reidgen.methods import FIRST, GROUPS, group_of
 from reidgen.tables.choose import GROUP, Note, group_names
+from reidgen.tables.formats import (
+    LATEX,
+    MARKDOWN,
+    PAGE_COLUMNS,
+    PAGE_LINES,
+    SHOWN,
+    TERMINAL,
+    TEX_HEAD,
+    Cell,
+    Look,
+    floats,
+    marks_legend,
+    tabular,
+)
+from reidgen.tables.literature import Literature
 from reidgen.tables.paper import MEAN, in_order
-from reidgen.tables.statistics import LEVEL
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table as RichTable
-
-SHOWN = {"mAP": "mAP", "rank1": "R1"}  # what fits on a page, and its heading; the CSV holds all metrics
-PAGE_COLUMNS, PAGE_LINES = 7, 44  # of one LaTeX tabular
-_Cell = dict[str, Any]  # one row of Table.cells, and `<metric>_place`: 1, 2, ... or NaN; {} where there is no number
-
-
-@dataclass(frozen=True)
-class _Look:
-    """How one format writes a number, its marks, a pair of numbers and a name."""
-
-    best: str
-    second: str
-    spread: str
-    pair: str
-    scores: str
-    source: str
-    seen: str
-    paper: str
-    escape: Callable[[str], str]
-    unseen: str = ""
-    difference: str = "{} ({})"
-    missing: str = "–"
-    minus: str = "−"
-    hintless: bool = False  # whether commands to run are left out
-
-    def number(self, cell: _Cell, metric: str) -> str:
-        """Return our number with its marks and spread."""
-        if not cell:
-            return self.missing
-        text = {1: self.best, 2: self.second}.get(cell[f"{metric}_place"], "{}").format(f"{cell[metric]:.1f}")
-        text += self.escape(mark(cell, metric))
-        std = cell[f"{metric}_std_seeds"]
-        return text if pd.isna(std) else text + self.spread.format(f"{std:.1f}")
-
-    def beside(self, cell: _Cell, metric: str) -> str:
-        """Return the paper's number and the difference, ours minus theirs."""
-        if not cell or pd.isna(cell[f"paper_{metric}"]):
-            return self.missing
-        ours_minus_theirs = signed(cell[f"diff_{metric}"]).replace("−", self.minus)
-        return self.difference.format(f"{cell[f'paper_{metric}']:.1f}", ours_minus_theirs)
-
-
-_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-_TEX |= {
-    "–": "--",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "†": r"$^\dagger$",
-    "‡": r"$^\ddagger$",
-    "→": r"$\to$",
-    "|": r"\textbar{}",
-}
-_TEX |= {character: f"\\{character}" for character in "_%&#${}"}
-
-
-def _tex(text: str) -> str:
-    """Return a text for LaTeX; two hyphens stay two, which LaTeX would join into a dash."""
-    parts = re.split(r"(?<=-)(?=-)", visible(text))
-    return "{}".join("".join(_TEX.get(character, character) for character in part) for part in parts)
-
-
-def markdown(text: str) -> str:
-    """Return a text for a line or a cell of GitHub's Markdown."""
-    return re.sub(r"([\\`*_<|])", r"\\\1", visible(text))
-
-
-def markup(text: str) -> str:
-    """Return a text for Rich's markup, in which nothing of it is markup."""
-    from rich.markup import escape
-
-    return escape(visible(text, lines=True))
-
-
-_MARKDOWN = _Look(  # <ins>, not <u>: GitHub's sanitizer drops <u>
-    best="**{}**",
-    second="<ins>{}</ins>",
-    spread="±{}",
-    pair=" / ",
-    scores="mAP / Rank-1",
-    source="**Source: {}**",
-    seen="*seen*",
-    paper="*paper (difference)*",
-    escape=markdown,
-)
-_TERMINAL = _Look(
-    best="[bold]{}[/bold]",
-    second="[underline]{}[/underline]",
-    spread=" ±{}",
-    pair="\n",
-    scores="mAP, Rank-1 (R1)",
-    source="[bold]{}[/bold]",
-    seen="(seen)",
-    paper="[dim]  paper[/dim]",
-    difference="[dim]{} {}[/dim]",
-    escape=markup,
-)
-_LATEX = _Look(
-    best=r"\textbf{{{}}}",
-    second=r"\underline{{{}}}",
-    spread=r"$_{{\pm{}}}$",
-    pair=" & ",
-    scores="mAP and Rank-1 (R1)",
-    source="\\midrule\n\\emph{{Source: {}}}",
-    seen=r"\multicolumn{2}{c}{\emph{seen}}",
-    unseen=r"\multicolumn{2}{c}{}",
-    paper=r"\quad paper$_\mathrm{difference}$",
-    difference="{}$_{{{}}}$",
-    missing="--",
-    minus="-",
-    hintless=True,
-    escape=_tex,
-)
-_TEX_HEAD = r"""% \input this file into a document with \usepackage{booktabs,graphicx}, or compile it as it is.
-\makeatletter\ifx\@nodocument\relax\def\reidgenend{}\else\def\reidgenend{\end{document}}
-\documentclass{article}\usepackage{booktabs,graphicx}\usepackage[margin=2cm]{geometry}\begin{document}\fi\makeatother
-\providecommand{\resizebox}[3]{#3}"""
 
 
 @dataclass(frozen=True)
@@ -150,7 +48,7 @@ class Table:
     rows: the result rows that the cells are made of. caption: one line of provenance.
     notes: one for whatever was left out or is not alike. findings: one for each answer of the statistics.
     name: the paper's table that it is laid out as, or "". against: the title of the method that others are compared
-    with.
+    with. literature: what others published of these sources and targets, where that was asked for.
     """
 
     cells: pd.DataFrame
@@ -161,6 +59,7 @@ class Table:
     findings: list[Note]
     name: str = ""
     against: str = "Baseline"
+    literature: Literature | None = None
 
     def csv(self) -> str:
         """Return the cells as CSV, one line per group, method and target; pandas reads back the same frame.
@@ -181,14 +80,16 @@ class Table:
             "caption": self.caption,
             "findings": [str(finding) for finding in self.findings],
             "notes": [str(note) for note in self.notes],
+            **({"literature": self.literature.json()} if self.literature else {}),
         }
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown, with legend, findings, provenance and notes below it."""
-        names = [_MARKDOWN.escape(name) for name in self.columns().values()]
-        lines = [["Method", *names], [":--", *["--:"] * len(names)], *self._lines(_MARKDOWN)]
+        names = [MARKDOWN.escape(name) for name in self.columns().values()]
+        lines = [["Method", *names], [":--", *["--:"] * len(names)], *self._lines(MARKDOWN)]
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| – / – ", "| – ")
-        return text + "\n\n" + "\n".join(f"- {line}" for line in self._below(_MARKDOWN)) + "\n"
+        text += "\n\n" + "\n".join(f"- {line}" for line in self._below(MARKDOWN)) + "\n"
+        return text + (f"\n{self.literature.markdown()}" if self.literature else "")
 
     def latex(self) -> str:
         r"""Return the table as LaTeX that compiles by itself and by `\input`; it needs booktabs, and graphicx where it
@@ -197,27 +98,11 @@ class Table:
         Its label is `tab:reidgen`, or `tab:reidgen-NAME`. More than PAGE_COLUMNS targets stand in several tabulars,
         more than PAGE_LINES lines in several floats.
         """
-        legend, *below = self._below(_LATEX)
-        notes = r"\par\medskip\begin{minipage}{\textwidth}\raggedright\tiny" + "\n" + "\\par\n".join(below)
-        floats: list[list[str]] = []
-        room = 0
-        for tabular in self._tabulars():
-            room -= tabular.count("\n")
-            if room < 0:
-                floats.append([])
-                room = PAGE_LINES + 10 - tabular.count("\n")
-            floats[-1].append(tabular)
-        floats[-1].append(notes + r"\end{minipage}")
+        legend, *below = self._below(LATEX)
         label = f"tab:reidgen-{self.name}" if self.name else "tab:reidgen"
-        captions = [
-            rf"\caption{{{legend}}}\label{{{label}}}",
-            *[r"\caption{The table before, continued.}"] * (len(floats) - 1),
-        ]
-        lines = [_TEX_HEAD]
-        for caption, parts in zip(captions, floats, strict=True):
-            lines += [r"\begin{table*}[tp]", r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}"]
-            lines += [caption + r"\par\smallskip", "\\par\\medskip\n".join(parts), r"\end{table*}"]
-        return "\n".join([*lines, r"\reidgenend", ""])
+        lines = floats(self._tabulars(), caption=rf"\caption{{{legend}}}\label{{{label}}}", below=below)
+        lines += self.literature.latex(f"{label}-published") if self.literature else []
+        return "\n".join([TEX_HEAD, *lines, r"\reidgenend", ""])
 
     def rich(self) -> "_Screen":
         """Return the table for a terminal, with legend, findings and caption; print the `notes` yourself."""
@@ -225,18 +110,22 @@ class Table:
 
     def _tabulars(self) -> Iterator[str]:
         """Yield LaTeX tabulars that fit a page: so many columns, so many lines, cut before a source where possible."""
-        names, lines = [_LATEX.escape(name) for name in self.columns().values()], list(self._lines(_LATEX))
+        names, lines = [LATEX.escape(name) for name in self.columns().values()], list(self._lines(LATEX))
         parts = -(-len(names) // PAGE_COLUMNS)
         step = -(-len(names) // parts)
         while lines:
-            starts = [n for n, line in enumerate(lines) if n and line[0].startswith(r"\midrule")] + [len(lines)]
-            end = max([n for n in starts if n <= PAGE_LINES], default=PAGE_LINES)
+            rules = {n: line[0] for n, line in enumerate(lines) if 0 < n <= PAGE_LINES and r"\midrule" in line[0]}
+            sources = [n for n, first in rules.items() if r"\quad" not in first]
+            end = len(lines) if len(lines) <= PAGE_LINES else max(sources or rules, default=PAGE_LINES)
             for part in (slice(start, start + step) for start in range(0, len(names), step)):
-                yield _tabular(names[part], [[first, *cells[part]] for first, *cells in lines[:end]])
+                yield tabular(names[part], [[first, *cells[part]] for first, *cells in lines[:end]])
             lines = lines[end:]
 
-    def _lines(self, look: _Look) -> Iterator[list[str]]:
-        """Yield the lines of all blocks: the group, then each method and, where there is one, the paper's line."""
+    def _lines(self, look: Look) -> Iterator[list[str]]:
+        """Yield the lines of all blocks: the source, then each method and, where there is one, the paper's line.
+
+        Where the methods are of several of the GROUPS, each of these has its name before it.
+        """
         for block, methods in self.blocks().items():
             if block:
                 seen = self.seen(block)
@@ -244,11 +133,19 @@ class Table:
                     look.source.format(look.escape(block)),
                     *(look.seen if target in seen else look.unseen for target in self.columns()),
                 ]
-            for cells in methods.values():
+            group = FIRST
+            for method, cells in methods.items():
+                if self.has_groups and group != (group := group_of(method)):
+                    yield [look.group.format(group), *(look.unseen for _ in cells)]
                 name = next(cell["title"] for cell in cells if cell)
                 yield [look.escape(name), *(look.pair.join(look.number(c, m) for m in SHOWN) for c in cells)]
                 if any(not pd.isna(cell.get("paper_mAP")) for cell in cells):
                     yield [look.paper, *(look.pair.join(look.beside(c, m) for m in SHOWN) for c in cells)]
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the methods are of several of the GROUPS, so that their names are worth a line."""
+        return len(set(map(group_of, self.cells["method"].unique())) & set(GROUPS)) > 1
 
     def _in_pairs(self) -> bool:
         """Return whether the columns are `source → target`, as in the paper's ablations: one target for each source."""
@@ -262,7 +159,7 @@ class Table:
             return {pair: pair for pair in dict.fromkeys(self.cells["source"] + " → " + self.cells["target"])}
         return headings(in_order(self.cells["target"], "target"))
 
-    def blocks(self) -> dict[str, dict[str, list[_Cell]]]:
+    def blocks(self) -> dict[str, dict[str, list[Cell]]]:
         """Return group (or "", where the columns name it) -> method -> one cell per column, {} where there is none.
 
         A cell has, beside the columns of `cells`, `<metric>_place`: 1 for the best of its group and column, 2, ...
@@ -274,8 +171,8 @@ class Table:
             cells[f"{metric}_place"] = places.where(shown.transform("size") > 1)
         pairs, names = self._in_pairs(), group_names(self.cells)
         column = {key: number for number, key in enumerate(self.columns())}
-        blocks: dict[str, dict[str, list[_Cell]]] = {}
-        for cell in cast(list[_Cell], cells.to_dict("records")):
+        blocks: dict[str, dict[str, list[Cell]]] = {}
+        for cell in cast(list[Cell], cells.to_dict("records")):
             block = "" if pairs else names[tuple(cell[key] for key in GROUP)]
             place = column[f"{cell['source']} → {cell['target']}" if pairs else cell["target"]]
             lines = blocks.setdefault(block, {})
@@ -289,7 +186,7 @@ class Table:
         keys = cells[[*GROUP, "target"]].itertuples(index=False, name=None)
         return {target for *key, target in keys if names[tuple(key)] == block}
 
-    def _below(self, look: _Look) -> list[str]:
+    def _below(self, look: Look) -> list[str]:
         """Return the lines under the table: legend, findings, caption, notes."""
         words = (
             look.escape(f"{look.scores} in %; ")
@@ -307,30 +204,6 @@ class Table:
         return [f"{words}.", *(look.escape(line.text if look.hintless else str(line)) for line in lines)]
 
 
-def _tabular(names: list[str], lines: list[list[str]]) -> str:
-    """Return one LaTeX tabular, scaled down where it is wider than the text."""
-    head = [
-        ["", *(rf"\multicolumn{{2}}{{c}}{{{name}}}" for name in names)],
-        ["Method", *list(SHOWN.values()) * len(names)],
-    ]
-    rules = "".join(rf"\cmidrule(lr){{{left}-{left + 1}}}" for left in range(2, 2 * len(names) + 1, 2))
-    first, *rest = [" & ".join(line) + r" \\" for line in [*head, *lines]]
-    if not lines[0][0].startswith("\\midrule"):
-        rest.insert(1, r"\midrule")
-    return "\n".join(
-        [
-            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{l{'rr' * len(names)}}}",
-            r"\toprule",
-            first,
-            rules,
-            *rest,
-            r"\bottomrule",
-            r"\end{tabular}}",
-        ]
-    )
-
-
 @dataclass(frozen=True)
 class _Screen:
     """A Table as Rich draws it: whole, or else without the spread, or else in parts below each other."""
@@ -339,16 +212,18 @@ class _Screen:
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         names = list(self.table.columns())
-        slim, wide = replace(_TERMINAL, spread=""), options.update(width=10_000)
-        for parts, look in ((1, _TERMINAL), (1, slim), *((parts, _TERMINAL) for parts in range(2, len(names) + 1))):
+        slim, wide = replace(TERMINAL, spread=""), options.update(width=10_000)
+        for parts, look in ((1, TERMINAL), (1, slim), *((parts, TERMINAL) for parts in range(2, len(names) + 1))):
             step = -(-len(names) // parts)
             drawn = [self._draw(look, slice(start, start + step)) for start in range(0, len(names), step)]
             if all(console.measure(part, options=wide).maximum <= options.max_width for part in drawn):
                 break
         yield from drawn
         yield "\n".join(self.table._below(look)[: 2 + len(self.table.findings)])
+        if self.table.literature:
+            yield self.table.literature.rich()
 
-    def _draw(self, look: _Look, part: slice) -> "RichTable":
+    def _draw(self, look: Look, part: slice) -> "RichTable":
         from rich import box
         from rich.table import Table as RichTable
 
@@ -368,23 +243,6 @@ class _Screen:
         return drawn
 
 
-def mark(cell: "Mapping[Any, Any] | pd.Series[Any]", metric: str = "mAP") -> str:
-    """Return the mark of a cell that differs by more than chance: another one where a single seed says so."""
-    if not cell[f"gain_{metric}_holm"] < LEVEL:
-        return ""
-    return "†" if cell["gain_seeds"] > 1 else "‡"
-
-
-def marks_legend(cells: pd.DataFrame, other: str) -> str:
-    """Return what the marks in these cells mean; nothing where no difference was tested."""
-    single = cells["gain_seeds"][cells["gain_mAP_p"].notna()].eq(1)
-    if single.empty:
-        return ""
-    differs = f"differs from {other} (p < {LEVEL} after Holm's correction"
-    words = [f"†: {differs})"] * (not single.all())
-    return "; ".join([*words, *[f"‡: {differs}; of one seed, whose luck is not counted)"] * bool(single.any())])
-
-
 def headings(targets: Iterable[str]) -> dict[str, str]:
     """Return target -> heading; "synth-" goes where every target has it.
 
@@ -394,30 +252,3 @@ def headings(targets: Iterable[str]) -> dict[str, str]:
     names = list(dict.fromkeys(targets))
     short = all(name.startswith("synth-") or name == MEAN for name in names)
     return {name: name.removeprefix("synth-") if short else name for name in names}
-
-
-def difference(cell: "Mapping[Any, Any] | pd.Series[Any]", metric: str = "mAP") -> str:
-    """Return the difference of a cell from the method it is compared with, its 95 % interval and mark where tested."""
-    words = signed(cell[f"gain_{metric}"])
-    if pd.notna(cell[f"gain_{metric}_p"]):
-        words += f" [{signed(cell[f'gain_{metric}_low'])}, {signed(cell[f'gain_{metric}_high'])}]{mark(cell, metric)}"
-    return words
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign and one decimal; nothing has none.
-
-    >>> signed(1.25), signed(-0.3), signed(-0.04)
-    ('+1.2', '−0.3', '0.0')
-    """
-    words = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if words in ("+0.0", "−0.0") else words
-
-
-def p_value(value: float) -> str:
-    """Return the words for a p-value, as small as it is worth saying.
-
-    >>> p_value(0.0), p_value(0.022)
-    ('p < 0.001', 'p = 0.022')
-    """
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from reidgen.methods import PAPER_TABLES
 from reidgen.tables import paper as papers
 from reidgen.tables.average import Mean
 from reidgen.tables.choose import GROUP, Note, distinct, group_names
@@ -150,10 +151,15 @@ def lacking_methods(rows: pd.DataFrame, name: str) -> list[Note]:
     return notes
 
 
-def beside_paper(cells: pd.DataFrame) -> list[Note]:
-    """Return what to know before comparing with the paper's numbers. cells: with the columns paper_mAP and backbone."""
+def beside_paper(cells: pd.DataFrame, name: str = "") -> list[Note]:
+    """Return what to know before comparing with the paper's numbers.
+
+    cells: with the columns paper_mAP and backbone. name: of the table that they are laid out as.
+    """
     others = sorted(set(cells["source"]) - set(cells["source"][papers.has_source(cells["source"])]))
     notes = [Note(f"{', '.join(others)}: the paper has no numbers for this source")] if others else []
+    if name and name not in PAPER_TABLES:
+        notes.append(Note(f"the paper has no table {name}; its numbers here are from its other tables"))
     compared = cells[cells["paper_mAP"].notna()]
     if compared["target"].eq(papers.MEAN).any():
         notes.append(Note("the paper's mean of unseen is taken here, over the same targets as ours"))

@@ -7,7 +7,7 @@ from importlib import resources
 import pandas as pd
 
 from reidgen.catalogue import family_of, load_catalogue
-from reidgen.methods import METHODS
+from reidgen.methods import FIRST, GROUPS, METHODS, group_of
 from reidgen.registry import select_methods
 from reidgen.teststeps import PLAIN
 
@@ -93,14 +93,16 @@ def expected_methods(table: str, source: str) -> list[str]:
 def in_order(names: Iterable[str], column: str) -> list[str]:
     """Return the names of a column without repeats: in the paper's order, then by alphabet, MEAN last.
 
-    column: source, method or target; of tests `plain` is first; any other is by alphabet alone. A variant of a method
-    stands right behind it.
+    column: source, method or target; of tests `plain` is first; any other is by alphabet alone. Of methods Baseline is
+    first, then come the GROUPS, within them the order of METHODS, a plug-in's rows last; a variant stands right behind
+    its method.
     """
     distinct = pd.Series(sorted(set(names)), dtype=str)
     first: list[str] = []
     kin = dict(zip(distinct, distinct, strict=True))
     if column == "method":
-        first = list(METHODS)
+        groups = [FIRST, *GROUPS]
+        first = sorted(METHODS, key=lambda name: groups.index(group_of(name)))
         kin = {name: name.partition("(")[0] for name in distinct}
     elif column == "test":
         first = [PLAIN]
