@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen.contracts import Backbone, Batch, Given, Loss, Module, Output, Step, TestStep
-from reidgen.methods import BackboneRow, Method, Part
+from reidgen.parts import BackboneRow, Method, Part
 from reidgen.teststeps import StepRow
 
 

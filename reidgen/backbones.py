@@ -4,7 +4,7 @@ What a backbone must be is said in `reidgen.contracts`, what the evidence tags m
 timm have no rows: `reidgen.registry` makes one where `timm:NAME` is asked for.
 """
 
-from reidgen.methods import BackboneRow
+from reidgen.parts import BackboneRow
 
 _IBN_NET = "[A] XingangPan/IBN-Net@d167338; Pan et al., ECCV 2018"
 _BACKBONES = [

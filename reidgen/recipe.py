@@ -19,7 +19,8 @@ from typing import Any, Self
 from reidgen.catalogue import DEFAULT_SYNTH
 from reidgen.errors import RecipeError, unknown
 from reidgen.files import read_regular
-from reidgen.methods import CIRCLE, CROSS_ENTROPY, METHODS, TRIPLET, Method, Part, Value
+from reidgen.methods import CIRCLE, CROSS_ENTROPY, METHODS, TRIPLET
+from reidgen.parts import Method, Part, Value
 from reidgen.registry import get_backbone, get_method, load_plugins
 from reidgen.teststeps import TEST_STEPS
 

@@ -26,16 +26,8 @@ from typing import Any, NoReturn, TypeVar
 
 from reidgen.backbones import BACKBONES
 from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
-from reidgen.methods import (
-    GROUPS,
-    METHODS,
-    PAPER_TABLES,
-    TIMM,
-    WORDS,
-    BackboneRow,
-    Method,
-    Part,
-)
+from reidgen.methods import METHODS, PAPER_TABLES, WORDS
+from reidgen.parts import GROUPS, TIMM, BackboneRow, Method, Part
 from reidgen.teststeps import PLAIN, TEST_STEPS, StepRow
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata

@@ -43,7 +43,7 @@ from reidgen.integrity import (
     write_sealed,
 )
 from reidgen.locks import hold
-from reidgen.methods import BackboneRow, Method, backbone_from, method_from
+from reidgen.parts import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe
 from reidgen.teststeps import PLAIN
 

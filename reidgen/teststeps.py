@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from reidgen.errors import RecipeError
-from reidgen.methods import Part, Value, check_fields, words_of
+from reidgen.parts import Part, Value, check_fields, words_of
 
 PLAIN = "plain"
 # When a step acts: before the target is embedded (on a copy of the network), while it is, on the embeddings, and on the

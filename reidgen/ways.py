@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from reidgen.errors import RecipeError
 from reidgen.escapes import split_names
-from reidgen.methods import Value, read_setting
+from reidgen.parts import Value, read_setting
 from reidgen.registry import get_test_step
 from reidgen.teststeps import ALONE, PLAIN, STAGES, TEST_STEPS, StepRow, Way, split_word
 

@@ -13,10 +13,11 @@ from torchvision.models import vision_transformer
 from reidgen.backbones import BACKBONES
 from reidgen.contracts import Backbone
 from reidgen.errors import RecipeError, WeightsError
-from reidgen.methods import METHODS, BackboneRow, backbone_from
+from reidgen.methods import METHODS
 from reidgen.models.network import build_network, check_row
 from reidgen.models.transformers import VisionTransformer
 from reidgen.models.weights import build_backbone, load_weights
+from reidgen.parts import BackboneRow, backbone_from
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import get_backbone
 

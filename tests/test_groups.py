@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 import reidgen
 from reidgen.cli import app
 from reidgen.errors import EmptyTableError, ReidgenError
-from reidgen.methods import GROUPS, METHODS
+from reidgen.methods import METHODS
+from reidgen.parts import GROUPS
 from reidgen.runs import to_csv
 from reidgen.tables import compare
 from reidgen.tables.choose import Selection

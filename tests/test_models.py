@@ -12,13 +12,14 @@ from reidgen.backbones import BACKBONES
 from reidgen.contracts import Step
 from reidgen.errors import RecipeError, WeightsError
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import GROUPS, METHODS
+from reidgen.methods import METHODS
 from reidgen.models import build_network
 from reidgen.models.gates import BatchInstanceNorm2d, SqueezeExcite
 from reidgen.models.mixing import DSU, EFDMix, MixStyle
 from reidgen.models.network import GeM, check_row, draw_parts
 from reidgen.models.norms import SNR, InstanceBatchNorm2d, SNRConv, SwitchableNorm2d
 from reidgen.models.weights import build_backbone
+from reidgen.parts import GROUPS
 from reidgen.recipe import RECIPES
 from reidgen.registry import get_backbone, select_methods
 

@@ -32,7 +32,8 @@ from reidgen import parallel, training
 from reidgen.contracts import Loss
 from reidgen.errors import ReidgenError
 from reidgen import methods
-from reidgen.methods import METHODS, Method, Part
+from reidgen.methods import METHODS
+from reidgen.parts import Method, Part
 from reidgen.registry import load_plugins
 load_plugins([sys.argv[4]])
 

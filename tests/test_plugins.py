@@ -19,9 +19,10 @@ from reidgen.contracts import Backbone, Batch, Loss, Module, Output
 from reidgen.errors import PluginError, RecipeError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.losses import dual_causality_loss
-from reidgen.methods import IN, METHODS, SNR, SNR_LOSS, BackboneRow, Method, Part, read_setting, title_of
+from reidgen.methods import IN, METHODS, SNR, SNR_LOSS, title_of
 from reidgen.models.network import build_losses, build_network, check_row
 from reidgen.models.norms import Pooled
+from reidgen.parts import BackboneRow, Method, Part, read_setting
 from reidgen.recipe import Recipe, idle, read_recipe
 from reidgen.registry import load_plugins
 from reidgen.runs import COLUMNS, Run, read_rows, write_rows
@@ -49,7 +50,7 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-HEAD = "from torch import nn\nfrom reidgen.methods import BackboneRow, Method, Part\n"
+HEAD = "from torch import nn\nfrom reidgen.parts import BackboneRow, Method, Part\n"
 
 
 @pytest.mark.parametrize(
@@ -508,7 +509,7 @@ def test_an_augmentation_and_a_second_view_are_parts_too(small_data: Path, tmp_p
 
 STEP = """
 from reidgen.contracts import TestStep
-from reidgen.methods import Method, Part
+from reidgen.parts import Method, Part
 from reidgen.teststeps import StepRow
 
 

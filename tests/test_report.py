@@ -18,7 +18,8 @@ from conftest import seal
 
 from reidgen.errors import ReidgenError, RunError
 from reidgen.integrity import with_check
-from reidgen.methods import GROUPS, METHODS
+from reidgen.methods import METHODS
+from reidgen.parts import GROUPS
 from reidgen.report.page import headlines, make_report
 from reidgen.report.sections import PICTURES, for_curves
 from reidgen.runs import ADDED, COLUMNS, to_csv

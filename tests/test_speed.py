@@ -8,9 +8,10 @@ from reidgen import speed as module
 from reidgen.backbones import BACKBONES
 from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError
-from reidgen.methods import METHODS, BackboneRow
+from reidgen.methods import METHODS
 from reidgen.models.network import build_network
 from reidgen.models.transformers import VisionTransformer
+from reidgen.parts import BackboneRow
 from reidgen.recipe import Recipe
 from reidgen.speed import Speed, speed, table
 

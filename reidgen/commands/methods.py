@@ -11,7 +11,7 @@ from reidgen.terminal import note, one_sentence, out, result
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from reidgen.methods import Method, Part
+    from reidgen.parts import Method, Part
     from reidgen.teststeps import StepRow
 
 
@@ -32,7 +32,7 @@ def methods(
     Example: reidgen methods --plugin examples/own_parts.py
     """
     from reidgen.backbones import BACKBONES
-    from reidgen.methods import TIMM, words_of
+    from reidgen.parts import TIMM, words_of
     from reidgen.registry import broken, get_backbone, get_method
     from reidgen.teststeps import TEST_STEPS
 
@@ -57,7 +57,8 @@ def methods(
 
 
 def _everything() -> "Iterator[Table]":
-    from reidgen.methods import CROSS_ENTROPY, TIMM, TRIPLET
+    from reidgen.methods import CROSS_ENTROPY, TRIPLET
+    from reidgen.parts import TIMM
     from reidgen.recipe import RECIPES
     from reidgen.registry import all_rows
 
@@ -82,7 +83,8 @@ def _by_group(rows: "list[Method]") -> "Table":
     """Return the methods in the order of tables: Baseline, then each group below its name, its plug-ins' rows last."""
     from rich.text import Text
 
-    from reidgen.methods import FIRST, GROUPS
+    from reidgen.methods import FIRST
+    from reidgen.parts import GROUPS
 
     table = _table("method", "title", [_line(row) for row in rows if row.name == FIRST])
     for group in GROUPS:
@@ -116,7 +118,7 @@ def _origin(part: "Part") -> str:
 
 def _show(row: "Method") -> None:
     """Print a method with its parts, where they stand, and every parameter with its value and who says so."""
-    from reidgen.methods import words_of
+    from reidgen.parts import words_of
 
     out().print(f"{row.name}: {row.title}; {row.source} (from {row.origin})", soft_wrap=True)
     kinds = [("in the place of BatchNorm2d", [row.norm] if row.norm else []), ("module", row.modules)]
@@ -135,7 +137,7 @@ def _show(row: "Method") -> None:
 
 def _show_step(row: "StepRow") -> None:
     """Print a test step, what it uses of the target, and every parameter with its value and who says so."""
-    from reidgen.methods import words_of
+    from reidgen.parts import words_of
 
     out().print(f"{row.name}: a test step (--test {row.name}); {row.source} (from {row.origin})", soft_wrap=True)
     out().print(f"  uses {_uses(row)}", soft_wrap=True)
@@ -152,7 +154,7 @@ def _uses(row: "StepRow") -> str:
 
 
 def _where(part: "Part") -> str:
-    from reidgen.methods import IMAGES
+    from reidgen.parts import IMAGES
 
     if not part.places:
         return ""

@@ -71,7 +71,7 @@ def train(
     Example: reidgen train --method snr --source market --seed 0
     """
     from reidgen.catalogue import split_all
-    from reidgen.methods import read_setting
+    from reidgen.parts import read_setting
     from reidgen.recipe import choose_recipe, idle
 
     asked = dict(map(read_setting, setting or []))
@@ -133,7 +133,7 @@ def evaluate(
     Example: reidgen evaluate snr-tiny-s0 snr-tiny-s1 --target synth-night,synth-mall --json
     """
     from reidgen.catalogue import expand
-    from reidgen.methods import read_setting
+    from reidgen.parts import read_setting
     from reidgen.runs import find_run
     from reidgen.ways import select_ways
 
@@ -229,7 +229,7 @@ def bench(
     Example: reidgen bench --source synth --test plain,centre,bn
     """
     from reidgen.catalogue import expand
-    from reidgen.methods import read_setting
+    from reidgen.parts import read_setting
     from reidgen.protocols import get_protocol
     from reidgen.recipe import choose_recipe, idle
     from reidgen.registry import select_methods
@@ -359,7 +359,7 @@ def speed(
 
     Example: reidgen speed --recipe paper --methods baseline,snr
     """
-    from reidgen.methods import read_setting
+    from reidgen.parts import read_setting
     from reidgen.recipe import choose_recipe, idle
     from reidgen.registry import select_methods
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 from reidgen import parallel
 from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Output, Step, copy_alike
 from reidgen.errors import RecipeError
-from reidgen.methods import IMAGES, BackboneRow, Method, Part
 from reidgen.models.weights import Loaded, build_backbone
+from reidgen.parts import IMAGES, BackboneRow, Method, Part
 from reidgen.registry import blaming, get_backbone, load_class
 
 Placed = Sequence[tuple[int, nn.Module]]

@@ -18,7 +18,7 @@ from reidgen.entries import Archive
 from reidgen.errors import DataError, RecipeError, WeightsError
 from reidgen.files import sha256_file
 from reidgen.locks import hold
-from reidgen.methods import BackboneRow
+from reidgen.parts import BackboneRow
 from reidgen.registry import blaming, load_class
 
 PREFIXES = ("module.", "base.", "backbone.", "encoder_q.", "model.")  # of networks that hold this one as a part

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import GROUPS, METHODS
+from reidgen.methods import METHODS
+from reidgen.parts import GROUPS
 from reidgen.registry import select_methods
 from reidgen.teststeps import PLAIN, same_way
 

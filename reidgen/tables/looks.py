@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from reidgen.escapes import no_formula, visible
-from reidgen.methods import FIRST, GROUPS, group_of
+from reidgen.methods import FIRST, group_of
+from reidgen.parts import GROUPS
 from reidgen.tables.choose import GROUP, Note, group_names
 from reidgen.tables.formats import (
     LATEX,

@@ -7,7 +7,8 @@ from importlib import resources
 import pandas as pd
 
 from reidgen.catalogue import family_of, load_catalogue
-from reidgen.methods import FIRST, GROUPS, METHODS, group_of
+from reidgen.methods import FIRST, METHODS, group_of
+from reidgen.parts import GROUPS
 from reidgen.registry import select_methods
 from reidgen.teststeps import PLAIN
 
