@@ -269,7 +269,7 @@ _ROWS = [
     ),
     Method(
         name="in-plain",
-        title="IN without affine",
+        title="IN, no affine",
         source="IN without parameters after stages 1, 2, 3: BAU's backbone; Cho et al., NeurIPS 2024 [A]",
         modules=[IN.but(affine=False).at(1, 2, 3)],
         tables=("placement",),
@@ -303,7 +303,7 @@ _ROWS = [
     ),
     Method(
         name="mixstyle-camera",
-        title="MixStyle (camera)",
+        title="MixStyle (cam)",
         source="partners of another camera; Zhou et al., ICLR 2021 [A], whose batches hold two cameras",
         modules=[MIXSTYLE.but(partner="camera").at(1, 2)],
         group="mixing",
@@ -334,8 +334,8 @@ _ROWS = [
             group="losses",
         )
         for name, title, what, losses in (
-            ("bau-align", "BAU, alignment alone", "alignment of two views", [BAU_ALIGN]),
-            ("bau-uniform", "BAU, uniformity alone", "uniformity of two views", [BAU_UNIFORM]),
+            ("bau-align", "BAU (align)", "alignment of two views", [BAU_ALIGN]),
+            ("bau-uniform", "BAU (uniform)", "uniformity of two views", [BAU_UNIFORM]),
             ("bau", "BAU", "alignment and uniformity of two views", [BAU_ALIGN, BAU_UNIFORM, BAU_DOMAIN]),
         )
     ),

@@ -36,19 +36,23 @@ def lively(method: str, backbone: str = "tiny") -> ReIDNet:
 def test_maps_and_gates_are_those_of_the_network(method: str) -> None:
     network = lively(method)
     passed_on: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
-    for place, module in enumerate(network.backbone.after):
-        module.register_forward_hook(lambda m, x, y, place=place: passed_on.update({f"stage {place}": (m, x[0], y)}))
+    names = ["stem", *(f"stage {place}" for place in (1, 2, 3, 4))]
+    for name, module in zip(names, network.backbone.after, strict=True):
+        module.register_forward_hook(lambda m, x, y, name=name: passed_on.update({name: (m, x[0], y)}))
+    parts = METHODS[method].modules
+    before = {names[place] for part in parts if part.before_relu for place in part.places}
+    shown = names if any(0 in part.places for part in parts) else names[1:]
     with torch.inference_mode():
         expected = network(IMAGES)
     stages, embedding = probes.look_inside(network, IMAGES)
-    assert torch.equal(embedding, expected) and list(stages) == [f"stage {place}" for place in (1, 2, 3, 4)]
+    assert torch.equal(embedding, expected) and list(stages) == shown
     for stage, (maps, gates) in stages.items():
         module, entered, left = passed_on[stage]
-        if method == "ibn" and stage in ("stage 1", "stage 2"):  # looks at the sum before the ReLU, and leaves F~'s
+        if stage in before:  # looks at the sum before the ReLU, and leaves F~'s
             torch.testing.assert_close(maps["F~"].clamp(min=0), entered, rtol=1e-4, atol=1e-4)
             continue
         torch.testing.assert_close(maps["F"], entered)
-        torch.testing.assert_close(maps[{1: "F", 2: "F~", 4: "F~+"}[len(maps)]], left, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(maps["F~+" if len(maps) == 4 else list(maps)[-1]], left, rtol=1e-4, atol=1e-4)
         if len(maps) < 4:
             continue
         mean, deviation = entered.mean((2, 3), keepdim=True), entered.std((2, 3), correction=0, keepdim=True)
@@ -65,8 +69,8 @@ def test_maps_and_gates_are_those_of_the_network(method: str) -> None:
         assert list(gates) == ["a"] and gates["a"].min() > 0 and gates["a"].max() < 1
         torch.testing.assert_close(gates["a"], by_hand, rtol=1e-4, atol=1e-5)
     assert [len(one.gates) for one in stages.values()] == [
-        sum(int(part.params.get("gates", 0)) for part in METHODS[method].modules if place in part.places)  # type: ignore[arg-type]
-        for place in (1, 2, 3, 4)
+        sum(int(part.params.get("gates", part.name == "se")) for part in parts if place in part.places)  # type: ignore[arg-type]
+        for place in range(len(names) - len(shown), len(names))
     ]
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from reidgen.contracts import Module
-from reidgen.models.norms import gate_network, moments, scale_and_shift, unbiased, wide
+from reidgen.contracts import Look, Module
+from reidgen.models.norms import gate_network, moments, scale_and_shift, spread, unbiased, wide
 from reidgen.parallel import average
 
 
@@ -76,4 +76,8 @@ class SqueezeExcite(Module):
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         gate_BC: Tensor = self.gate(wide(map_BCHW).mean(dim=(2, 3)))
-        return map_BCHW * gate_BC[:, :, None, None].to(map_BCHW.dtype)
+        return map_BCHW * spread(gate_BC).to(map_BCHW.dtype)
+
+    def look(self, map_BCHW: Tensor) -> Look:
+        """Return F and a F, and the gate a."""
+        return Look({"F": map_BCHW, "a F": self.forward(map_BCHW)}, {"a": self.gate(map_BCHW.mean(dim=(2, 3)))})

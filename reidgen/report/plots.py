@@ -22,7 +22,7 @@ WIDTH = 3.5  # inches; at 100 px an inch a plot fits on a phone as it is
 Style = tuple[str, str]  # a colour and a line style ("solid", "dashed", "dotted"), by the names that CSS has too
 
 _COLOURS = ("#7d8790", "#2f7ed8", "#d9730d", "#1f9d78", "#a463c9", "#d64550", "#a68a0d", "#2496b5")
-_LINES = ("solid", "dashed", "dotted")
+_LINES = ("solid", "dashed", "dotted", "dashdot")
 _INK = "#010203"  # stands for currentColor, which matplotlib does not know
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -50,7 +50,7 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Return a colour and line style for each name; the first is grey, and 24 names are told apart.
+    """Return a colour and line style for each name; the first is grey, and 32 names are told apart.
 
     >>> styles(["baseline", "snr"])
     {'baseline': ('#7d8790', 'solid'), 'snr': ('#2f7ed8', 'solid')}
