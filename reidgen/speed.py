@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from reidgen.data.augment import augment, draw_augmentation, standardize
 from reidgen.data.batches import Source, epoch_batches
 from reidgen.devices import choose_device, memory_format
+from reidgen.errors import RecipeError
 from reidgen.evaluation import embed
+from reidgen.models.network import check_row
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run
@@ -29,7 +31,7 @@ QUERIES, GALLERY, PER_PERSON = 200, 19_281, 20  # Market-1501's gallery
 class Speed:
     """One measured speed. limit: the same unit, what the machine's matrix product alone would allow (of "batches": its
     copy); None where the row is a limit itself. data: the share of a training step that is spent on its batch, a
-    fraction."""
+    fraction. parameters: of the network without its classifier."""
 
     what: str
     method: str
@@ -37,21 +39,41 @@ class Speed:
     unit: str
     limit: float | None = None
     data: float | None = None
+    parameters: int | None = None
 
 
-def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", report: Progress) -> list[Speed]:
-    """Measure the recipe's training and embedding with each method, and ranking; needs no data set and writes nothing.
+def kinds_of(recipe: Recipe, *, methods: Sequence[str], backbones: Sequence[str]) -> tuple[list[Recipe], list[str]]:
+    """Return the recipe with each method on each backbone, and a sentence for each pair that has no meaning.
+
+    Raises RecipeError for an unknown name, or where no pair is left.
+    """
+    kinds, refused = list[Recipe](), list[str]()
+    for kind in (recipe.change(backbone=body, method=name).known() for body in backbones for name in methods):
+        try:
+            check_row(kind.row, kind.backbone, kind.losses, height=kind.height, width=kind.width, pooling=kind.pooling)
+            kinds.append(kind)
+        except RecipeError as error:
+            refused.append(str(error))
+    if not kinds:
+        raise RecipeError(refused[0])
+    return kinds, refused
+
+
+def speed(kinds: Sequence[Recipe], *, device: str = "auto", report: Progress) -> list[Speed]:
+    """Measure training and embedding by each recipe, and ranking; needs no data set and writes nothing.
+
+    kinds: one or more recipes that differ in method and backbone alone, see `kinds_of`.
 
     The pixels are noise, the weights random: neither changes the time. Each row is the best of repeated runs after one
     to warm up. The limit of a row is the speed at which this machine, in the same run, multiplies large float32 (or
     bfloat16) matrices, divided by the floating point operations that PyTorch counts in the work (convolutions and
     products, forward and backward); pooling, normalization, losses and memory traffic make up the difference. Batches
     (drawn, read, augmented) read a byte and write a float32 per value: their limit is the speed of a large copy.
-    Raises RecipeError for an unknown method or device.
+    Raises RecipeError for an unknown device.
     """
-    place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza")
-    kinds = [recipe.change(method=name) for name in methods]
-    steps = 3 + 2 * len(methods)
+    place, kinds = choose_device(device), [kind.change(weights="none", source="synth-plaza") for kind in kinds]
+    recipe, several = kinds[0], len({kind.backbone for kind in kinds}) > 1
+    steps = 3 + 2 * len(kinds)
     report("speed: matrix product and copy", 0, steps)
     flops, copied = _matrix_product(place, recipe.dtype), _copy(place)
     rows = [
@@ -62,10 +84,11 @@ def speed(recipe: Recipe, *, methods: Sequence[str], device: str = "auto", repor
     data, moved = _batches(recipe, source, place), 5 * 3 * recipe.height * recipe.width
     rows.append(Speed("batches", "", recipe.batch / data, "images/s", copied / moved))
     for number, kind in enumerate(kinds):
-        report(f"speed: {kind.method}", 2 + 2 * number, steps)
+        name = f"{kind.method}, {kind.backbone}" if several else kind.method
+        report(f"speed: {name}", 2 + 2 * number, steps)
         trainer = Trainer(kind, source, Run(Path("none")), place)
         features = trainer.network.backbone.dim
-        rows += [_training(trainer, flops, data), _embedding(trainer, flops)]
+        rows += [_training(name, trainer, flops, data), _embedding(name, trainer, flops)]
     report("speed: ranking", steps - 1, steps)
     return [*rows, _ranking(features, place)]
 
@@ -90,12 +113,13 @@ def pace(recipe: Recipe, *, device: str) -> tuple[float, float]:
 
 def table(rows: Sequence[Speed]) -> str:
     """Return the rows as aligned text, one line each below a line of titles."""
-    lines = [("", "", "measured", "", "limit", "of limit", "data")]
+    lines = [("", "", "measured", "", "limit", "of limit", "data", "parameters")]
     for row in rows:
         of_limit = f"{row.value / row.limit:.0%}" if row.limit else ""
         data = f"{row.data:.1%}" if row.data is not None else ""
         limit = f"{row.limit:,.1f}" if row.limit else ""
-        lines.append((row.what, row.method, f"{row.value:,.1f}", row.unit, limit, of_limit, data))
+        parameters = f"{row.parameters:,}" if row.parameters is not None else ""
+        lines.append((row.what, row.method, f"{row.value:,.1f}", row.unit, limit, of_limit, data, parameters))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = (0, 1, 3)
     return "\n".join(
@@ -176,7 +200,7 @@ def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
     return order + seconds(draw, device)
 
 
-def _training(trainer: Trainer, flops: float, data: float) -> Speed:
+def _training(name: str, trainer: Trainer, flops: float, data: float) -> Speed:
     recipe, source, device = trainer.recipe, trainer.source, trainer.device
     pixels_NHWC, images_B = source.pixels_on(device), np.arange(recipe.batch)
 
@@ -190,10 +214,12 @@ def _training(trainer: Trainer, flops: float, data: float) -> Speed:
         step()
     whole = seconds(step, device)
     limit = recipe.batch * flops / counter.get_total_flops()
-    return Speed("training", recipe.method, recipe.batch / whole, "images/s", limit, data / whole)
+    parts = [part for part in trainer.network.children() if part is not trainer.network.classifier]
+    parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    return Speed("training", name, recipe.batch / whole, "images/s", limit, data / whole, parameters)
 
 
-def _embedding(trainer: Trainer, flops: float) -> Speed:
+def _embedding(name: str, trainer: Trainer, flops: float) -> Speed:
     recipe, pixels = trainer.recipe, trainer.source.packs[0]
     network, rows_N = trainer.network.eval(), np.arange(len(pixels))
 
@@ -208,7 +234,7 @@ def _embedding(trainer: Trainer, flops: float) -> Speed:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     limit = len(pixels) * flops / counter.get_total_flops()
-    return Speed("embedding", recipe.method, len(pixels) / seconds(run, trainer.device), "images/s", limit)
+    return Speed("embedding", name, len(pixels) / seconds(run, trainer.device), "images/s", limit)
 
 
 def _ranking(features: int, device: torch.device) -> Speed:

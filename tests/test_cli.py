@@ -14,6 +14,7 @@ import pytest
 from conftest import SMALL, grid_toml, quiet
 from typer.main import get_command
 from typer.testing import CliRunner, Result
+from warm import Command
 
 from reidgen import __version__
 from reidgen.cli import app
@@ -293,28 +294,29 @@ def test_names_reach_the_terminal_without_their_escapes(tmp_path: Path, monkeypa
 def test_a_stopped_bench_goes_on(small_data: Path, tmp_path: Path) -> None:
     """Stopped in each of three ways, one after the other, and each time gone on with by the same command."""
     (tmp_path / "long.toml").write_text(grid_toml(SMALL.change(epochs=30)))
-    words = [sys.executable, "-m", "reidgen", "bench", "--methods", "baseline", "--seeds", "1", "--recipe"]
-    words += [str(tmp_path / "long.toml"), "--data", str(small_data), "--results", str(tmp_path), "--device", "cpu"]
+    words = ["bench", "--methods", "baseline", "--seeds", "1", "--recipe", tmp_path / "long.toml"]
+    words += ["--data", small_data, "--results", tmp_path, "--device", "cpu"]
 
     def epochs() -> int:
         return max((len(log.read_text().splitlines()) - 1 for log in tmp_path.glob("runs/*/*/log.csv")), default=0)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        before, pipe = epochs(), subprocess.PIPE
-        process = subprocess.Popen(words, cwd=ROOT, env=ONE_THREAD, stdout=pipe, stderr=pipe, text=True)
+        before, command = epochs(), Command(tmp_path / number.name, *words)
         until = time.monotonic() + 120
-        while epochs() <= before and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
-        process.send_signal(number)
-        printed = process.communicate(timeout=120)[1]
+        while epochs() <= before and command.process.is_alive() and time.monotonic() < until:
+            time.sleep(0.02)
+        command.signal(number)
+        code, printed = command.ended(), command.err.read_text()
         assert not list(tmp_path.glob("runs/*/*/done")) and epochs() > before
-        if number != signal.SIGKILL:
-            assert process.returncode == 130, printed
+        if number == signal.SIGKILL:
+            assert code == -number
+        else:
+            assert code == 130, printed
             assert "the state is kept" in printed and len(printed.strip().splitlines()) == 1
         assert next(tmp_path.glob("runs/*/*/state.pt")).stat().st_size > 0
-    last = subprocess.run(words, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, check=False)
-    assert last.returncode == 0, last.stderr
-    assert "[1/1] baseline s0" in last.stdout and epochs() == 30
+    last = Command(tmp_path / "last", *words)
+    assert last.ended() == 0, last.err.read_text()
+    assert "[1/1] baseline s0" in last.out.read_text() and epochs() == 30
 
 
 def test_a_stop_while_everything_is_imported_is_one_sentence(

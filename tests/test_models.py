@@ -26,7 +26,7 @@ from reidgen.registry import get_backbone, select_methods
 
 CHANNELS = {"resnet50": 2048, "resnet18": 512, "mobilenet_v2": 1280, "osnet-x0.75": 384, "tiny": 128}
 PLACED = [name for name in BACKBONES if name != "vit_b_16"]
-PID = torch.arange(8) // 2
+PID = torch.arange(4) // 2
 
 
 def networks() -> list[str]:
@@ -43,18 +43,18 @@ def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -
     torch.manual_seed(0)
     row = METHODS[method]
     network = build_network(row, backbone, classes=7)
-    images = torch.randn(8, 3, 64, 32)
+    images = torch.randn(4, 3, 64, 32)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | SwitchableNorm2d | BatchInstanceNorm2d):
             module.momentum = 1.0  # so that the running averages are those of this batch
         if isinstance(module, BatchInstanceNorm2d):
             nn.init.constant_(module.gate, 0.5)  # at its start the half of Instance Norm learns nothing yet
     zero = torch.zeros_like(PID)
-    step = Step(PID, torch.arange(8) % 2, zero, zero, torch.arange(8), seed=0, number=0)
+    step = Step(PID, torch.arange(4) % 2, zero, zero, torch.arange(4), seed=0, number=0)
     draw_parts(network, nn.ModuleDict(), step, tuple)
     output = network(images)
     feature, logits = output.feature, output.logits
-    assert feature.shape == (8, CHANNELS[backbone]) and logits.shape == (8, 7)
+    assert feature.shape == (4, CHANNELS[backbone]) and logits.shape == (4, 7)
     pooled = output.offered.get("pooled", {})
     assert tuple(pooled) == tuple(place for part in row.modules if part.name == "snr" for place in part.places)
     loss = nn.functional.cross_entropy(logits, PID) + feature.square().mean()
@@ -75,8 +75,8 @@ def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -
     with torch.no_grad():
         embedding = network(images)
         alone = network(images[:2])
-    assert embedding.shape == (8, CHANNELS[backbone]) and torch.isfinite(embedding).all()
-    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(8))
+    assert embedding.shape == (4, CHANNELS[backbone]) and torch.isfinite(embedding).all()
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(embedding[:2], alone, rtol=1e-3, atol=1e-4)  # in evaluation no image sees another
     with torch.no_grad():
         assert not torch.allclose(nn.functional.normalize(feature, dim=1), embedding, atol=1e-3)

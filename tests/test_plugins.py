@@ -1,8 +1,6 @@
 """Parts from outside: a method, a backbone and a loss from one file, and what a file must not do."""
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import SMALL, grid_toml, quiet
+from warm import Command
 
 from reidgen import grid, registry, training
 from reidgen.backbones import BACKBONES
@@ -377,11 +376,9 @@ def test_a_plugin_that_draws_and_remembers_resumes_to_the_same_bits(small_data: 
     recipe.write_text(grid_toml(chosen))
 
     def bench(**more: str) -> int:
-        words = ["bench", "--recipe", str(recipe), "--methods", "both", "--seeds", "1", "--target", "synth-night"]
-        words += ["--device", "cpu", "--data", str(small_data), "--results", str(tmp_path / "killed")]
-        command = [sys.executable, str(driver), *words]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
-        return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300).returncode
+        words = ["bench", "--recipe", recipe, "--methods", "both", "--seeds", "1", "--target", "synth-night"]
+        words += ["--device", "cpu", "--data", small_data, "--results", tmp_path / "killed"]
+        return Command(tmp_path / "said", *words, script=driver, **more).ended()
 
     assert bench(KILL="1") == -signal.SIGKILL and list(tmp_path.glob("killed/runs/*/*/state.pt"))
     assert bench() == 0 and "| Both " in (tmp_path / "killed" / "table.md").read_text()

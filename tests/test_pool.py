@@ -1,31 +1,16 @@
 """One process per device: what comes back, that an error ends its job alone, and that nothing is left running."""
 
-import os
-import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from conftest import SMALL, quiet
+from jobs import work
 
 from reidgen import grid as bench_module
 from reidgen.errors import DataError, InterruptedRunError, RunError
 from reidgen.pool import spread
 from reidgen.runs import read_rows
-
-
-def work(job: tuple[str, str], device: str) -> tuple[str, int]:
-    """Do what the job's first word says; its second is a folder in which every process leaves its number."""
-    what, folder = job
-    (Path(folder) / str(os.getpid())).write_text(device)
-    if what == "wrong":
-        raise DataError("no such data")
-    if what == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "sleep":
-        time.sleep(600)
-    return device, os.getpid()
 
 
 def running(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from reidgen.models.network import build_network
 from reidgen.models.transformers import VisionTransformer
 from reidgen.parts import BackboneRow
 from reidgen.recipe import Recipe
-from reidgen.speed import Speed, speed, table
+from reidgen.speed import Speed, kinds_of, speed, table
 
 
 @pytest.fixture
@@ -49,9 +49,12 @@ def test_every_row_is_there_and_its_limit_is_the_work_counted_by_hand(
 ) -> None:
     monkeypatch.setattr(module, "_matrix_product", lambda device, dtype: 1e9)
     said: list[tuple[int, int]] = []
-    rows = speed(
-        small_recipe, methods=["baseline", "snr"], device="cpu", report=lambda what, done, of: said.append((done, of))
-    )
+    kinds, refused = kinds_of(small_recipe, methods=["baseline", "snr"], backbones=["tiny"])
+    rows = speed(kinds, device="cpu", report=lambda what, done, of: said.append((done, of)))
+    assert not refused
+    head = [build_network(METHODS[name], "tiny", classes=16).state_dict() for name in ("baseline", "snr")]
+    counted = [sum(t.numel() for name, t in one.items() if name.endswith(("weight", "bias"))) for one in head]
+    assert [row.parameters for row in rows if row.what == "training"] == [number - 16 * 128 for number in counted]
     assert [(row.what, row.method) for row in rows] == [
         ("matrix product", "float32"), ("copy", ""), ("batches", ""), ("training", "baseline"), ("embedding", "baseline"),
         ("training", "snr"), ("embedding", "snr"), ("ranking", "210 x 128"),
@@ -77,7 +80,7 @@ def test_the_products_inside_attention_count(small_recipe: Recipe, monkeypatch: 
     monkeypatch.setitem(BACKBONES, "small_vit", row)
     monkeypatch.setattr(module, "_matrix_product", lambda device, dtype: 1e9)
     recipe = small_recipe.change(backbone="small_vit", height=64, width=32)
-    rows = speed(recipe, methods=["baseline"], device="cpu", report=lambda *words: None)
+    rows = speed([recipe.change(method="baseline")], device="cpu", report=lambda *words: None)
     patches, tokens, width = 32, 33, 16
     linear = tokens * (3 * width**2 + width**2 + 2 * 4 * width**2)  # queries, keys and values; their sum; two layers
     by_hand = 2 * patches * 3 * 8**2 * width + 2 * (2 * linear + 2 * 2 * tokens**2 * width)
@@ -95,14 +98,30 @@ def test_the_time_is_the_best_of_three_or_more_runs_after_one_to_warm_up(monkeyp
 
 
 def test_the_table_is_aligned() -> None:
-    rows = [Speed("copy", "", 1234.56, "GB/s"), Speed("training", "snr", 50.0, "images/s", 200.0, 0.031)]
+    rows = [Speed("copy", "", 1234.56, "GB/s"), Speed("training", "snr", 50.0, "images/s", 200.0, 0.031, 1234)]
     assert table(rows).splitlines() == [
-        "               measured            limit  of limit  data",
+        "               measured            limit  of limit  data  parameters",
         "copy            1,234.6  GB/s",
-        "training  snr      50.0  images/s  200.0       25%  3.1%",
+        "training  snr      50.0  images/s  200.0       25%  3.1%       1,234",
     ]
+
+
+@pytest.mark.usefixtures("small")
+def test_several_backbones_are_measured_in_one_run_and_pairs_without_meaning_left_out(small_recipe: Recipe) -> None:
+    recipe = small_recipe.change(height=64, width=32)
+    kinds, refused = kinds_of(recipe, methods=["baseline", "in"], backbones=["tiny", "vit_b_16"])
+    assert [(kind.method, kind.backbone) for kind in kinds] == [
+        ("baseline", "tiny"),
+        ("in", "tiny"),
+        ("baseline", "vit_b_16"),
+    ]
+    assert len(refused) == 1 and "in:" in refused[0] and "vit_b_16" in refused[0]
+    rows = speed([kinds[0], kinds[0].change(backbone="osnet-x0.25")], device="cpu", report=lambda *words: None)
+    assert [row.method for row in rows if row.what == "embedding"] == ["baseline, tiny", "baseline, osnet-x0.25"]
+    with pytest.raises(RecipeError, match=r"in: in stands at place 1; backbone vit_b_16 has none"):
+        kinds_of(recipe, methods=["in"], backbones=["vit_b_16"])
 
 
 def test_an_unknown_method_is_named(small_recipe: Recipe) -> None:
     with pytest.raises(RecipeError, match="unknown method 'snrr'; did you mean 'snr'"):
-        speed(small_recipe, methods=["snrr"], device="cpu", report=lambda *words: None)
+        kinds_of(small_recipe, methods=["snrr"], backbones=["tiny"])

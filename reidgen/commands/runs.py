@@ -345,8 +345,10 @@ def speed(
     methods: Annotated[
         str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
     ] = "baseline,snr",
-    recipe: Annotated[str, typer.Option(help="paper, quick or FILE.toml.")] = "quick",
-    backbone: Backbone = None,
+    recipe: Annotated[str, typer.Option(help="paper, quick, modern or FILE.toml.")] = "quick",
+    backbone: Annotated[
+        str | None, typer.Option(help="One, several with commas, or all; timm:NAME is of timm.")
+    ] = None,
     compile: Compile = False,
     setting: Set = None,
     plugin: Plugin = None,
@@ -358,32 +360,38 @@ def speed(
     Each against what the machine could do. Needs no data set.
 
     Example: reidgen speed --recipe paper --methods baseline,snr
+
+    Example: reidgen speed --methods baseline,snr,bau --backbone all
     """
+    from reidgen.escapes import split_names
     from reidgen.parts import read_setting
     from reidgen.recipe import choose_recipe, idle
-    from reidgen.registry import select_methods
+    from reidgen.registry import all_rows, select_methods
 
     asked = dict(map(read_setting, setting or []))
-    chosen = choose_recipe(
-        recipe, None, compile=compile or None, plugins=plugin or (), settings=asked, backbone=backbone
-    )
+    chosen = choose_recipe(recipe, None, compile=compile or None, plugins=plugin or (), settings=asked)
     names = select_methods(methods)
+    bodies = [row.name for row in all_rows()[1]] if backbone == "all" else split_names(backbone or chosen.backbone)
     for line in idle(asked.items(), names):
         note(line)
     from reidgen.devices import choose_device, device_name
+    from reidgen.speed import kinds_of
     from reidgen.speed import speed as run_speed
     from reidgen.speed import table as speed_table
 
+    kinds, refused = kinds_of(chosen, methods=names, backbones=bodies)
+    for line in refused:
+        note(f"left out: {line}")
     with progress() as report:
-        rows = run_speed(chosen, methods=names, device=device, report=report)
+        rows = run_speed(kinds, device=device, report=report)
     where = device_name(choose_device(device))
     compiled = ", compiled" if chosen.compile else ""
     result(
-        f"recipe {chosen.name}: {chosen.backbone}, {chosen.height}x{chosen.width}, batches of {chosen.batch}, "
+        f"recipe {chosen.name}: {', '.join(bodies)}, {chosen.height}x{chosen.width}, batches of {chosen.batch}, "
         f"{chosen.dtype}{compiled}; {where}"
     )
     result(speed_table(rows))
     note(
         "limit: if the machine did nothing but the work's matrix products, as fast as the one above (batches: its "
-        "copy); data: share of a step that draws, reads and augments the batch"
+        "copy); data: share of a step that draws, reads and augments the batch; parameters: without the classifier"
     )
