@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/reidgen bench --source synth --methods main --seeds 1
 
 # A process per core, a file of tests in one of them, each with one thread.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(TEST)
