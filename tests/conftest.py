@@ -49,7 +49,20 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 # The files that take longest come first, so that no core waits at the end for one of them (`make test`).
-LONG = ("training", "models", "report", "tables", "parallel", "plugins", "safety", "bench", "cli", "broken", "pool", "api")
+LONG = (
+    "training",
+    "models",
+    "report",
+    "tables",
+    "parallel",
+    "plugins",
+    "safety",
+    "bench",
+    "cli",
+    "broken",
+    "pool",
+    "api",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
