@@ -309,6 +309,15 @@ class Run:
             if left.parent.name != "show" or left.stat().st_mtime < time.time() - OLD:  # `show` holds no lock
                 left.unlink(missing_ok=True)
 
+    def own_rows(self) -> pd.DataFrame:
+        """Return the rows of results.csv, as `read_csv` does. Raises RunError for those of another run, too."""
+        rows = read_csv(self.results)
+        if name := OWN_FOLDER.fullmatch(self.folder.name):
+            own = rows["seed"].astype("str") + "-" + rows["hash"].str[:8] + "-" + rows["row"].str[:8]
+            if not (own == name[1]).all():
+                raise RunError(f"{self.results} holds the results of another run; {_remedy(self.results)}")
+        return rows
+
     def evaluated(self, target: str, digest: str, test: str = PLAIN) -> bool:
         """Tell whether results.csv holds all rows of a target and test for the index with this digest, and its queries
         agree.
@@ -316,7 +325,7 @@ class Run:
         What is damaged, torn or was changed by hand counts as not evaluated.
         """
         try:
-            rows = read_csv(self.results)
+            rows = self.own_rows()
             rows = rows[(rows["target"] == target) & (rows["test"] == test) & (rows["data"] == digest[:8])]
             if rows.empty or not self.per_query.is_file():
                 return False
@@ -352,7 +361,7 @@ class Run:
     def _believed_rows(self) -> pd.DataFrame:
         """Return the rows of results.csv; where it is damaged, none, and remove it, so that it gets no seal."""
         try:
-            return read_csv(self.results)
+            return self.own_rows()
         except RunError:
             with contextlib.suppress(OSError):
                 self.results.unlink(missing_ok=True)
@@ -486,6 +495,9 @@ def below_runs(results: Path, name: str) -> list[Path]:
     return [folder / name for folder in folders if os.path.lexists(folder / name)]
 
 
+OWN_FOLDER = re.compile(r".*-s(\d+-[0-9a-f]{8}-[0-9a-f]{8})")  # of a run of reidgen 0.2.0 or later
+
+
 def _no_rows() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
 
@@ -575,8 +587,11 @@ def read_rows(results: Path) -> pd.DataFrame:
 
 
 def _agreeing(file: Path) -> pd.DataFrame:
-    """Return the rows of one file; without a seal (of reidgen 0.1.0) they must agree with the per-query numbers."""
-    rows, run = read_csv(file), Run(file.parent)
+    """Return the rows of one file; those of a run must be its own, and without a seal (of reidgen 0.1.0) agree with the
+    per-query numbers.
+    """
+    run = Run(file.parent)
+    rows = run.own_rows() if file == run.results else read_csv(file)
     if file == run.results and sealed(file) is None and is_there(run.per_query):
         if what := disagreement(rows, run.queries()):
             raise RunError(f"{file}: {what}; restore both files from one copy, or move the run away and train it again")

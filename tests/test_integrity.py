@@ -158,6 +158,23 @@ def test_results_that_have_lost_their_seal_are_damaged_and_made_again(
     assert set(read_rows(run.folder.parents[2])["target"]) == {"duke", "pku"}
 
 
+def test_the_results_of_another_run_are_not_this_ones(tmp_path: Path) -> None:
+    """Copied whole: rows, per-query numbers and their seal, as by a careless script."""
+    runs = [Run(tmp_path / "runs" / "market" / f"snr-tiny-s{seed}-0a0b0c0d-11112222") for seed in (0, 1)]
+    for seed, one in enumerate(runs):
+        one.folder.mkdir(parents=True)
+        one.write_results("duke", NOW.assign(seed=seed, hash="0a0b0c0d", row="11112222"), QUERIES)
+    assert len(read_rows(tmp_path)) == len(NOW) * 2
+    for file in runs[0].folder.iterdir():
+        shutil.copy(file, runs[1].folder)
+    with pytest.raises(RunError, match=r"s1-.*results\.csv holds the results of another run"):
+        read_rows(tmp_path)
+    digest = NOW["data"].iloc[0]
+    assert runs[0].evaluated("duke", digest) and not runs[1].evaluated("duke", digest)
+    runs[1].write_results("duke", NOW.assign(seed=1, hash="0a0b0c0d", row="11112222"), QUERIES)
+    assert len(read_rows(tmp_path)) == len(NOW) * 2 and runs[1].evaluated("duke", digest)
+
+
 def test_published_rows_without_their_seal_are_damaged_and_a_user_can_vouch_for_them(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     file = folder / "rows.csv"
