@@ -391,6 +391,7 @@ class World:
                 shutil.copy2(file, folder / "published")
         self._kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in self._files()}
         self.opened: dict[str, set[Path]] = {}
+        self.makes: dict[str, set[Path]] = {}  # what a command writes anew, of WRITTEN
         self.truths = {name: self.truth(name) for name in self.commands}
 
     def _do(self, *words: str) -> None:
@@ -468,6 +469,9 @@ class World:
         if found.code or found.fault:
             raise SystemExit(f"{name} failed undamaged:\n{found.printed}")
         self.opened[name] = {self.folder / path for path in opened}
+        kept = {path: time_ns for path, (_, time_ns) in self._kept.items()}
+        made = [self.folder / local for local in found.written]
+        self.makes[name] = {path for path in made if path.stat().st_mtime_ns != kept.get(path)}
         self.restore()
         return found
 
@@ -497,7 +501,8 @@ class World:
         left = (path.lstat().st_mtime_ns, path.lstat().st_size) if path.is_file() else None
         try:
             found, truth = self.ended(name), self.truths[name]
-            if path.is_file() and left == (path.lstat().st_mtime_ns, path.lstat().st_size):  # not what it wrote
+            same = path.is_file() and left == (path.lstat().st_mtime_ns, path.lstat().st_size)
+            if same or path not in self.makes[name]:  # not what it wrote, or ever writes: of another run
                 local = str(path.relative_to(self.folder))
                 found, truth = (
                     replace(one, written={key: text for key, text in one.written.items() if key != local})
