@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--epochs", help="fewer, to see that it works")
     given = parser.parse_args()
     for threads in THREADS:
-        command = [sys.executable, "-m", "reidgen", "bench", "--source", "synth", "--methods", "baseline,snr"]
+        start = f"import torch; torch.set_num_threads({threads}); from reidgen.__main__ import main; main()"
+        # OMP_NUM_THREADS alone gives no more threads than there are cores
+        command = [sys.executable, "-c", start, "bench", "--source", "synth", "--methods", "baseline,snr"]
         command += [
             "--seeds",
             given.seeds,
@@ -43,7 +45,7 @@ def main() -> None:
             str(results_of(given.folder, threads)),
         ]
         command += ["--device", "cpu", *(["--epochs", given.epochs] if given.epochs else [])]
-        print(f"{threads} threads: {' '.join(command[2:])}", flush=True)
+        print(f"{threads} threads: {' '.join(command[3:])}", flush=True)
         subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=True)
     rows = pd.concat([read_rows(results_of(given.folder, threads)).assign(given=threads) for threads in THREADS])
     proof.write(given.folder / "threads.csv", compare(rows))
