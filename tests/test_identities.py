@@ -94,7 +94,7 @@ def test_a_target_that_was_prepared_anew_has_the_numbers_of_both_versions(tmp_pa
         found = read_and_keep(tmp_path, pd.concat([rows, new]))
         pd.testing.assert_frame_equal(found[found["data"] == "aaaa1111"], old)
         assert found.loc[found["data"] == "bbbb2222", "mAP"].tolist() == [1.8, 0.9, 0.9]
-    with pytest.raises(RunError, match="the row says mAP 0.48"):
+    with pytest.raises(RunError, match=r"the row says mAP 0\.48"):
         read_identities(tmp_path, pd.concat([rows, new.assign(mAP=0.48)]))
 
 
