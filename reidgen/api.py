@@ -180,7 +180,10 @@ def bench(
         )
     if grid.failures:
         raise RunError("; ".join(f"{one.recipe.method} s{one.recipe.seed}: {one.sentence}" for one in grid.failures))
-    return _cells(_folder(results), rows_of(grid, read_rows(_folder(results)), alone=cells is not None))
+    from reidgen.tables.choose import Selection
+
+    rows = rows_of(grid, read_rows(_folder(results)), alone=cells is not None)
+    return _cells(_folder(results), rows, selection=Selection(every=cells is not None))  # as the command's table
 
 
 def table(

@@ -322,11 +322,12 @@ class Run:
         """Tell whether results.csv holds all rows of a target and test for the index with this digest, and its queries
         agree.
 
-        What is damaged, torn or was changed by hand counts as not evaluated.
+        What is damaged, torn, was changed by hand or is of another run counts as not evaluated.
         """
         try:
             rows = self.own_rows()
             rows = rows[(rows["target"] == target) & (rows["test"] == test) & (rows["data"] == digest[:8])]
+            rows = rows[self._own(rows)]
             if rows.empty or not self.per_query.is_file():
                 return False
             return bool(sealed(self.per_query, by=self.results)) and (target, test) in _tested(
@@ -334,6 +335,11 @@ class Run:
             )
         except (RunError, OSError):
             return False
+
+    def _own(self, rows: pd.DataFrame) -> "pd.Series[bool]":
+        """Tell which rows are of this run, by the seed, hash and row in the folder's name, whoever put them here."""
+        seed = self.folder.name.rsplit("-", 3)[-3].removeprefix("s")
+        return (rows["seed"].astype(str) == seed) & (rows["hash"] == self.hash) & (rows["row"] == self.row_digest)
 
     def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame, *, test: str = PLAIN) -> None:
         """Put the rows of one target and test in the place of their older ones, in both files; call it holding the

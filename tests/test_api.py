@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL
+from test_tables import frame, row
 
 import reidgen
+from reidgen import grid
 from reidgen.data import prepare as prepare_module
 from reidgen.errors import DataError, PluginError, RecipeError, RunError
-from reidgen.runs import Run
+from reidgen.runs import Run, write_rows
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -44,6 +46,18 @@ def test_the_example_of_the_readme_says_the_truth(tmp_path: Path, monkeypatch: p
     assert night == pytest.approx(100 * rows["mAP"][1], abs=1e-3)
     assert isinstance(embedding, np.ndarray) and embedding.shape == (4, 128) and embedding.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+
+
+def test_the_mean_of_a_protocol_is_over_all_of_its_targets_as_in_the_commands_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own crops too, which a protocol of one's own names."""
+    rows = frame(row("snr", "duke", mAP=0.2), row("snr", "mine", mAP=0.4))
+    write_rows(tmp_path / "rows.csv", rows)
+    done = grid.Grid({"market": (rows["hash"][0], ["duke", "mine"])}, [])
+    monkeypatch.setattr(grid, "bench", lambda *words, **more: done)
+    cells = reidgen.bench(protocol="single", methods="snr", results=tmp_path, progress=False)
+    assert cells.loc[cells["target"] == "mean of unseen", "mAP"].tolist() == [30.0]
 
 
 def test_every_verb_is_documented_and_errors_are_the_packages_own(small_data: Path, tmp_path: Path) -> None:

@@ -84,6 +84,20 @@ def test_a_run_folder_is_read_again_only_when_its_bytes_changed_or_it_has_more(
     assert read == [1, 1, 1]
 
 
+def test_a_target_that_was_prepared_anew_has_the_numbers_of_both_versions(tmp_path: Path) -> None:
+    """The folder holds the new version's; rows.csv and the file of sums hold the old one's."""
+    rows = folder(tmp_path)
+    old = read_and_keep(tmp_path, rows)
+    new = rows.assign(data="bbbb2222", mAP=[0.9, 0.9], rank1=[2 / 3, 0.0])
+    QUERIES.assign(ap=0.9).to_csv(next(tmp_path.rglob("per_query.csv.gz")), index=False)
+    for _ in range(2):
+        found = read_and_keep(tmp_path, pd.concat([rows, new]))
+        pd.testing.assert_frame_equal(found[found["data"] == "aaaa1111"], old)
+        assert found.loc[found["data"] == "bbbb2222", "mAP"].tolist() == [1.8, 0.9, 0.9]
+    with pytest.raises(RunError, match=r"the row says mAP 0\.48"):
+        read_identities(tmp_path, pd.concat([rows, new.assign(mAP=0.48)]))
+
+
 def test_a_mean_must_equal_its_per_query_numbers(tmp_path: Path) -> None:
     """Of folders without digests too, those of reidgen 0.1.0, and where only rows.csv and the sums are left."""
     rows = folder(tmp_path)

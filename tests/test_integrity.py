@@ -97,6 +97,17 @@ def test_no_changed_byte_of_weights_or_recipe_is_read(run: Run) -> None:
     run.recipe()
 
 
+def test_results_of_another_run_are_none_of_this_one(run: Run) -> None:
+    """Copied with their seal, so that nothing is damaged; what was measured is another network."""
+    digest = ROWS["data"].iloc[0]
+    assert run.evaluated("duke", digest)
+    for other in ({"seed": 1}, {"hash": "0" * 16}, {"row": "11111111"}):
+        run.write_results("duke", ROWS.assign(**other), QUERIES.drop(columns=["target", "test"]))
+        assert not run.evaluated("duke", digest)
+    run.write_results("duke", ROWS, QUERIES.drop(columns=["target", "test"]))
+    assert run.evaluated("duke", digest)
+
+
 def test_no_changed_character_of_a_log_is_read(run: Run) -> None:
     content = run.log.read_bytes()
     assert run.training_log()["loss"].tolist() == [2.5, 1.25]

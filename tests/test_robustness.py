@@ -147,11 +147,36 @@ def test_the_attack_table_has_own_patterns_and_the_mean_of_the_common_unseen_tar
     np.testing.assert_allclose(seen.values.loc["random noise: mAP"], [45, 45])
     np.testing.assert_allclose(unseen.values.loc["random noise: drop"], [10, 10])
     np.testing.assert_allclose(unseen.values.loc["list-wise: drop"], [85, 45])
-    assert transfer.title.startswith("synth-plaza, bound 10/255, list-wise: drop in % on unseen targets")
+    assert transfer.title.startswith("synth-plaza, bound 10/255, list-wise: drop in % on unseen targets (synth-night)")
     assert list(transfer.values.index) == ["Baseline", "SNR"] and list(transfer.values.columns) == ["baseline", "snr"]
-    np.testing.assert_allclose(transfer.values.loc["Baseline"], [85, 20])  # Baseline's pattern in Baseline, in SNR
-    np.testing.assert_allclose(transfer.values.loc["SNR"], [30, 45])
+    np.testing.assert_allclose(transfer.values.loc["Baseline"], [80, 20])  # Baseline's pattern in Baseline, in SNR
+    np.testing.assert_allclose(transfer.values.loc["SNR"], [30, 40])
+    assert any("as not tried with every pattern: synth-mall" in note for note in made.notes)
     assert "synth-plaza: market left out of the mean, as not every method has it" in made.notes
+
+
+def test_a_run_that_lacks_a_target_under_a_pattern_is_not_in_that_mean() -> None:
+    """As an interrupted command leaves it: two methods alike must not differ by the targets that they met."""
+    cells = {}
+    for method in ("baseline", "snr"):
+        for target, drop in (("synth-night", 0.2), ("synth-mall", 0.8)):
+            cells |= {(method, target, CLEAN, ""): 0.0, (method, target, "list", method): drop}
+    whole = attack_rows(cells)
+    night = whole["target"] == "synth-night"
+    second = whole[night].assign(seed=1)  # met one target only
+    (grid,) = attack_table(pd.concat([whole, second])).grids
+    np.testing.assert_allclose(grid.values.loc["list-wise: drop"], [50, 50])
+    assert grid.spread.isna().all(axis=None)
+    stopped = whole[night | (whole["method"] == "baseline") | (whole["pattern"] == CLEAN)]
+    made = attack_table(stopped)
+    np.testing.assert_allclose(made.grids[0].values.loc["list-wise: drop"], [50, np.nan])
+    what = "synth-plaza: SNR s0 was not tried on all unseen targets with list, so not in that mean; repeat:"
+    assert any(note.startswith(what) for note in made.notes)
+    assert attack_figures(stopped)
+    apart = pd.concat([whole[night], whole[~night].assign(seed=1)])  # no run met both
+    made = attack_table(apart)
+    assert made.grids == [] and attack_figures(apart) == {}
+    assert made.csv() == "table,row,method,percent,std_seeds\n" and made.json()["cells"] == []
 
 
 def test_another_run_of_the_same_method_is_not_the_run_itself() -> None:

@@ -320,6 +320,16 @@ def test_the_papers_table_stands_alone_beside_runs_that_it_lacks(tmp_path: Path,
     assert {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()} == before
 
 
+def test_the_papers_table_stands_for_plain_tests_alone(tmp_path: Path) -> None:
+    """Beside runs that the paper lacks; of other tests there is nothing of the paper's to show, and that is said."""
+    rows = frame(row("snr", "synth-mall", source="synth-plaza"))
+    save(tmp_path, pd.concat([rows, rows.assign(test="centre")]))
+    options = ("table", "--paper", "--results", str(tmp_path), "--test")
+    assert "no run of ours" in run(*options, "plain,centre")
+    text = run(*options, "centre", code=1)
+    assert "the paper has no numbers for any of the results" in text and "no results of it" not in text
+
+
 def test_targets_of_which_only_the_paper_has_numbers_are_a_note(tmp_path: Path) -> None:
     save(tmp_path, frame(row("snr", "duke"), row("snr", "pku")))
     options = ("table", "--paper", "--results", str(tmp_path))

@@ -159,12 +159,14 @@ def print_table(
     from reidgen.tables.choose import Selection
     from reidgen.tables.compare import paper_table
     from reidgen.tables.identities import keep_identities
+    from reidgen.teststeps import PLAIN
 
     try:
         made, rows, identities = _make(results, name, asked, choose=choose)
     except EmptyTableError as error:
         selection = asked.selection or Selection()
-        if not asked.paper or selection.recipes or selection.seeds:  # which only runs have
+        plain = not selection.tests or PLAIN in selection.tests
+        if not asked.paper or not plain or selection.recipes or selection.seeds:  # which only runs have
             raise
         made = paper_table(name or "main", selection, literature=asked.literature)
         _print([made.rich()], [error, *made.notes])

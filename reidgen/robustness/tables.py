@@ -116,7 +116,7 @@ class Robustness:
         return cells.to_csv(index=False, float_format="%.4f", lineterminator="\n")
 
     def _cells(self) -> pd.DataFrame:
-        parts = []
+        parts = [pd.DataFrame(columns=["table", "row", "method", "percent", "std_seeds"])] * (not self.grids)
         for grid in self.grids:
             long = grid.values.melt(ignore_index=False, var_name="method", value_name="percent").rename_axis("row")
             std = grid.spread.melt(ignore_index=False)["value"].to_numpy()
@@ -177,11 +177,11 @@ def stress_figures(rows: pd.DataFrame) -> dict[str, str]:
 def attack_table(rows: pd.DataFrame) -> Robustness:
     """Return, for each source and bound, mAP under each run's own patterns, and the transfer matrices.
 
-    One grid for each seen target, one for the mean over the unseen targets that all methods have. A transfer matrix
-    holds
-    the mean relative drop over those targets: a row for the method that made the pattern, a column for the victim. A
-    run's own pattern and that of another run of its method (another seed) have rows of their own. Victims of different
-    backbones have tables of their own, in which a maker of another one is named with it.
+    One grid for each seen target, one for the mean over the unseen targets that all methods have; a run that lacks one
+    of them under a pattern does not count there. A transfer matrix holds the mean relative drop over the unseen targets
+    that all of its cells have: a row for the method that made the pattern, a column for the victim. A run's own pattern
+    and that of another run of its method (another seed) have rows of their own. Victims of different backbones have
+    tables of their own, in which a maker of another one is named with it.
     rows: of `reidgen.robustness.trials.ATTACK`. Raises ReidgenError when there are none.
     """
     rows, notes = _alike(_some(rows, "attack"), "")
@@ -196,13 +196,20 @@ def attack_table(rows: pd.DataFrame) -> Robustness:
                 f"{name}: only patterns of other runs were tried, they stand in the transfer matrices and in "
                 f"attack.csv; for a run's own: reidgen attack without --from"
             )
+        notes += _torn(name, block)
         grids += [_pattern_grid(f"{where}, on {title}", part) for title, part in _groups(block).items()]
         for loss, part in _parts(unseen[unseen["maker"] != ""], "pattern", PATTERN_ORDER):
-            if (part["own"] == 0).any():
-                title = (
-                    f"{where}, {PATTERN_NAMES[loss]}: drop in % on unseen targets by the pattern of (row) in (column)"
+            if not (part["own"] == 0).any():
+                continue
+            title = f"{where}, {PATTERN_NAMES[loss]}: drop in %"
+            targets = _in_all_cells(part)
+            if other := sorted(set(part["target"]) - set(targets)):
+                notes.append(
+                    f"{title}: not in the transfer matrix, as not tried with every pattern: {', '.join(other)}"
                 )
-                grids.append(_transfer_grid(title, part))
+            if targets:
+                title += f" on unseen targets ({', '.join(targets)}) by the pattern of (row) in (column)"
+                grids.append(_transfer_grid(title, part[part["target"].isin(targets)]))
     return Robustness(grids, notes)
 
 
@@ -210,10 +217,9 @@ def attack_figures(rows: pd.DataFrame) -> dict[str, str]:
     """Return `attack_figure` for each source and bound, by a name for its file."""
     rows, _ = _alike(_some(rows, "attack"), "")
     return {
-        in_folders(f"attack-{name.replace(', ', '-')}-{bound}"): attack_figure(
-            _groups(block), f"{name}, bound {bound}/255"
-        )
+        in_folders(f"attack-{name.replace(', ', '-')}-{bound}"): attack_figure(groups, f"{name}, bound {bound}/255")
         for (name, bound), block in _blocks(rows, "bound")
+        if (groups := _groups(block))
     }
 
 
@@ -232,13 +238,42 @@ def _groups(block: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows of clean images, controls and own patterns: of each seen target, and of the
     common unseen ones.
     """
-    own = block[(block["own"] == 1) | (block["maker"] == "")]
+    own = _own(block)
     groups = {f"{target} (seen)": part for target, part in own[own["seen"] == 1].groupby("target")}
     unseen, _ = _common_targets(own[own["seen"] == 0])
-    names = sorted(unseen["target"].unique())
-    if names:
-        groups[names[0] if len(names) == 1 else f"{UNSEEN} ({', '.join(names)})"] = unseen
+    names, whole = sorted(unseen["target"].unique()), unseen[_has_all(unseen)]
+    if len(whole):
+        groups[names[0] if len(names) == 1 else f"{UNSEEN} ({', '.join(names)})"] = whole
     return groups
+
+
+def _own(block: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of clean images, controls and own patterns."""
+    return block[(block["own"] == 1) | (block["maker"] == "")]
+
+
+def _has_all(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell of which rows the run has, under the row's pattern, all targets: a mean over fewer is another one."""
+    return rows.groupby(["method", "seed", "pattern"])["target"].transform("nunique") == rows["target"].nunique()
+
+
+def _torn(name: str, block: pd.DataFrame) -> list[str]:
+    """Return a note for each run that is not in the mean of unseen under some patterns, as it lacks targets."""
+    own = _own(block)
+    unseen, _ = _common_targets(own[own["seen"] == 0])
+    names = titles(block)
+    return [
+        f"{name}: {names[method]} s{seed} was not tried on all unseen targets with "
+        f"{', '.join(pattern for pattern, _ in _parts(left, 'pattern', PATTERN_ORDER))}, so not in that mean; repeat: "
+        "reidgen attack"
+        for (method, seed), left in unseen[~_has_all(unseen)].groupby(["method", "seed"])
+    ]
+
+
+def _in_all_cells(part: pd.DataFrame) -> list[str]:
+    """Return the targets on which every run met the patterns of every method that it met at all."""
+    cells = part.groupby(["method", "seed", "own", "maker_method"])["target"].agg(set)
+    return sorted(set.intersection(*cells))
 
 
 def _pattern_grid(title: str, part: pd.DataFrame) -> Grid:

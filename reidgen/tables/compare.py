@@ -146,7 +146,7 @@ def paper_table(name: str = "main", selection: Selection = Selection(), *, liter
         **dict.fromkeys(METRICS[2:]),
     )
     rows = rows.assign(mAP=rows["mAP"] / 100, rank1=rows["rank1"] / 100).astype(dict.fromkeys(METRICS, "float64"))
-    rows = select(rows, replace(selection, recipes=(), seeds=()))
+    rows = select(rows, replace(selection, recipes=(), seeds=(), tests=()))
     means = means_of(rows, asked=True)
     cells = average(rows, means)
     if name != "main":

@@ -9,6 +9,7 @@ import gzip
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from reidgen.errors import RunError
@@ -37,24 +38,27 @@ def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
     and hits.
 
     Read from the run folders' per_query.csv.gz, and from identities.csv.gz where their folders are gone or their files
-    are those that it was made of. Queries without a match are **excluded**. mAP is the sum of AP, a fraction per query,
-    with the digits that the file keeps; rank1 counts the queries whose first match has rank 1. Result rows without such
-    numbers have no line.
+    are those that it was made of. A folder holds a target as it was prepared last: of rows on several versions of it,
+    in the order of `runs.read_rows`, the last are the folder's, and the others have what identities.csv.gz kept.
+    Queries without a match are **excluded**. mAP is the sum of AP, a fraction per query, with the digits that the file
+    keeps; rank1 counts the queries whose first match has rank 1. Result rows without such numbers have no line.
     Raises RunError when a file is damaged, when a split has numbers but no row, and when a row is not their mean.
     """
     rows = rows.assign(run=run_names(rows))
-    wanted, older = rows[CELL].drop_duplicates(), _kept(results)
-    known = older[[*CELL, "file"]].drop_duplicates().merge(wanted, on=CELL).groupby(["run", "file"]).size()
+    wanted, older = rows[CELL].drop_duplicates(keep="last"), _kept(results)
+    present = wanted.drop_duplicates(["run", *KEY], keep="last")
+    known = older[[*CELL, "file"]].drop_duplicates().merge(present, on=CELL).groupby(["run", "file"]).size()
     files: dict[str, str] = {}
     newer = []
-    for name, cells in wanted.groupby("run"):
+    for name, cells in present.groupby("run"):
         run = Run(results / "runs" / str(name))
         if is_there(run.per_query):
             files[str(name)] = sha256_file(run.per_query)[:16]
             if known.get((name, files[str(name)]), 0) < len(cells):
                 newer.append(_of_run(run, cells, files[str(name)]))
     fresh = [files.get(run, file) == file for run, file in zip(older["run"], older["file"], strict=True)]
-    found = _joined([older[pd.Series(fresh, index=older.index, dtype=bool)], *newer]).merge(wanted, on=CELL)
+    past = ~pd.MultiIndex.from_frame(older[CELL]).isin(pd.MultiIndex.from_frame(present))
+    found = _joined([older[past | np.array(fresh, dtype=bool)], *newer]).merge(wanted, on=CELL)
     _check(results, rows, found)
     return found
 
