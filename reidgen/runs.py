@@ -313,7 +313,7 @@ class Run:
         """Return the rows of results.csv, as `read_csv` does. Raises RunError for those of another run, too."""
         rows = read_csv(self.results)
         if name := OWN_FOLDER.fullmatch(self.folder.name):
-            own = rows["seed"].astype("str") + "-" + rows["hash"].str[:8] + "-" + rows["row"].str[:8]
+            own = rows["seed"].astype("str") + "-" + rows["hash"] + "-" + rows["row"]
             if not (own == name[1]).all():
                 raise RunError(f"{self.results} holds the results of another run; {_remedy(self.results)}")
         return rows
@@ -327,7 +327,6 @@ class Run:
         try:
             rows = self.own_rows()
             rows = rows[(rows["target"] == target) & (rows["test"] == test) & (rows["data"] == digest[:8])]
-            rows = rows[self._own(rows)]
             if rows.empty or not self.per_query.is_file():
                 return False
             return bool(sealed(self.per_query, by=self.results)) and (target, test) in _tested(
@@ -335,11 +334,6 @@ class Run:
             )
         except (RunError, OSError):
             return False
-
-    def _own(self, rows: pd.DataFrame) -> "pd.Series[bool]":
-        """Tell which rows are of this run, by the seed, hash and row in the folder's name, whoever put them here."""
-        seed = self.folder.name.rsplit("-", 3)[-3].removeprefix("s")
-        return (rows["seed"].astype(str) == seed) & (rows["hash"] == self.hash) & (rows["row"] == self.row_digest)
 
     def write_results(self, target: str, rows: pd.DataFrame, per_query: pd.DataFrame, *, test: str = PLAIN) -> None:
         """Put the rows of one target and test in the place of their older ones, in both files; call it holding the
@@ -501,7 +495,7 @@ def below_runs(results: Path, name: str) -> list[Path]:
     return [folder / name for folder in folders if os.path.lexists(folder / name)]
 
 
-OWN_FOLDER = re.compile(r".*-s(\d+-[0-9a-f]{8}-[0-9a-f]{8})")  # of a run of reidgen 0.2.0 or later
+OWN_FOLDER = re.compile(r".*-s(\d+-[0-9a-f]{8,16}-[0-9a-f]{8})")  # of a run of reidgen 0.2.0 or later
 
 
 def _no_rows() -> pd.DataFrame:
