@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reidgen.catalogue import expand
-from reidgen.errors import DataError, RunError
+from reidgen.errors import DataError, RecipeError, RunError
 from reidgen.protocols import get_protocol
 from reidgen.recipe import Recipe, choose_recipe, idle
 from reidgen.registry import load_plugins, select_methods
@@ -168,7 +168,7 @@ def bench(
         grid = run(
             chosen,
             methods=names,
-            seeds=list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+            seeds=_seeds(seeds),
             data=_folder(data),
             results=_folder(results),
             protocol=cells,
@@ -242,3 +242,12 @@ def _cells(results: Path, rows: "pd.DataFrame", **options: Any) -> "pd.DataFrame
     from reidgen.tables.identities import read_identities
 
     return make_table(rows, identities=read_identities(results, rows), **options).cells
+
+
+def _seeds(seeds: object) -> list[int]:
+    """Return the seeds that a number of seeds, or a list of them, means. Raises RecipeError for anything else."""
+    if isinstance(seeds, int) and not isinstance(seeds, bool) and 1 <= seeds <= 1000:
+        return list(range(seeds))
+    if isinstance(seeds, Sequence) and not isinstance(seeds, str) and seeds and all(type(one) is int for one in seeds):
+        return list(dict.fromkeys(seeds))
+    raise RecipeError(f"seeds = {seeds!r}: give 1 to 1,000 seeds, or a list of seeds such as [2, 4]")

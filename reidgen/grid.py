@@ -24,6 +24,7 @@ from reidgen.pool import spread
 from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, read_csv, tie_notes
+from reidgen.tables.average import means_of
 from reidgen.teststeps import PLAIN, Way
 from reidgen.training import check_weights, planned_run, stop_signals, train
 
@@ -140,7 +141,7 @@ def bench(
                 refused.add((source, target))
                 say(f"left out: {sentence}")
         grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
-        for line in _summary(run, list(cell.targets), grid.tests):
+        for line in _summary(run, list(cell.targets), grid.tests, asked=protocol is not None):
             say(f"{cell.name} {line}")
         rows = read_csv(run.results)
         for note in tie_notes(rows[rows["target"].isin(cell.targets) & rows["test"].isin(grid.tests)]):
@@ -333,19 +334,21 @@ def rows_of(grid: Grid, rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
     return rows[tested & (digest == rows["hash"]) & pd.MultiIndex.from_frame(rows[["source", "target"]]).isin(cells)]
 
 
-def _summary(run: Run, targets: list[str], tests: Sequence[str]) -> Iterator[str]:
+def _summary(run: Run, targets: list[str], tests: Sequence[str], *, asked: bool) -> Iterator[str]:
     """Yield lines for a finished run: training time, and for each test its mAP on each target, seen ones first."""
     rows, recipe = read_csv(run.results), run.recipe()
     head = f"{run.method().label} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; "
     for test in tests:
         own = rows[rows["target"].isin(targets) & (rows["test"] == test)]
-        yield f"{head}{'' if test == PLAIN else f'{test}: '}mAP {_means(own)}"
+        yield f"{head}{'' if test == PLAIN else f'{test}: '}mAP {_means(own, asked=asked)}"
         head = f"{run.method().label} s{recipe.seed}: "
 
 
-def _means(rows: pd.DataFrame) -> str:
+def _means(rows: pd.DataFrame, *, asked: bool) -> str:
+    """Return the mean over the unseen targets that the table's mean has; asked: by a protocol, which names them."""
     means = rows.groupby(["seen", "target"], as_index=False)["mAP"].mean()
-    unseen = means[means["seen"] == 0]["mAP"]
+    counted = [target for mean in means_of(rows, asked=asked).values() for target in mean.targets]
+    unseen = means[(means["seen"] == 0) & means["target"].isin(counted)]["mAP"]
     known = means[means["seen"] == 1]
     seen = ", ".join(f"{target} {100 * value:.1f}" for target, value in zip(known["target"], known["mAP"], strict=True))
     mean = f"mean of {len(unseen)} unseen {100 * unseen.mean():.1f}" if len(unseen) else "no unseen target"

@@ -121,3 +121,9 @@ def test_importing_costs_nothing() -> None:
     code = "import sys, reidgen; print([name for name in ('torch', 'numpy', 'pandas', 'typer', 'rich') if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("seeds", [0, -1, 1001, [], [1.5], 1.5, "3", True])
+def test_seeds_that_mean_nothing_are_refused(seeds: object, small_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"give 1 to 1,000 seeds, or a list of seeds such as \[2, 4\]"):
+        reidgen.bench("synth-plaza", methods="snr", seeds=seeds, recipe=SMALL, data=small_data, results=tmp_path)  # type: ignore[arg-type]

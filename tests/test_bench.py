@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import SMALL, grid_toml, quiet
+from test_tables import frame, row
 from typer.testing import CliRunner
 
 from reidgen import grid as bench_module
@@ -389,3 +390,11 @@ def test_a_protocol_of_which_nothing_is_prepared_ends_at_once(small_data: Path, 
         bench(SMALL, methods=["snr"], seeds=[0], data=small_data, results=tmp_path, protocol=protocol,
               device="cpu", report=quiet, say=lambda line: None)  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_the_line_of_a_run_has_the_mean_of_the_table() -> None:
+    """Own crops enter neither, unless a protocol names them."""
+    rows = frame(row("snr", "duke", mAP=0.2), row("snr", "mycams", mAP=0.8), row("snr", "market", mAP=0.9))
+    assert bench_module._means(rows, asked=False) == "market 90.0 (seen), mean of 1 unseen 20.0"
+    assert bench_module._means(rows, asked=True) == "market 90.0 (seen), mean of 2 unseen 50.0"
+    assert make_table(rows).cells.set_index("target")["mAP"]["mean of unseen"] == 20.0

@@ -51,6 +51,13 @@ def test_groups_have_a_name_before_them_in_every_look() -> None:
     assert groups["mixstyle(alpha=0.3)"] == "mixing" and groups["baseline"] == "baseline" and groups["mine"] == "other"
 
 
+def test_the_name_of_a_group_is_never_cut() -> None:
+    """Also where all titles are shorter."""
+    rows = in_groups()
+    text = screen(make_table(rows[rows["method"].isin(["snr", "dsu"])], against="snr"), 60)
+    assert {"normalization", "mixing"} <= {word for line in text.splitlines() for word in line.split()}
+
+
 def test_methods_of_one_group_need_no_name() -> None:
     rows = in_groups()
     text = make_table(rows[rows["method"].isin(["baseline", "in", "snr", "mine"])]).markdown()

@@ -581,6 +581,14 @@ def thirty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_report(save(tmp_path_factory.mktemp("thirty"), *rows))
 
 
+def test_a_block_without_baseline_begins_with_its_groups_name(tmp_path: Path) -> None:
+    rows = [row(method, "duke", 0.3) for method in ("snr", "mixstyle")]
+    rows += [{**row("baseline", "duke", 0.2), "source": "msmt17"}]
+    text = make_report(save(tmp_path, *rows)).read_text(encoding="utf-8")
+    body = text[text.index('<section id="tables"') :].partition("</section>")[0]
+    assert re.findall(r'<tr class="group" data-of="(\w+)">', body) == ["normalization", "mixing"]
+
+
 def test_groups_and_published_numbers_stand_in_the_page(thirty: Path, reference: Path) -> None:
     text = thirty.read_text(encoding="utf-8")
     body = text[text.index('<section id="tables"') :].partition("</section>")[0]

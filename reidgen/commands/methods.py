@@ -52,7 +52,8 @@ def methods(
     for sentence in broken():
         note(f"note: an installed package's rows are left out: {sentence}")
     note("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
-    note("[N] a secondary note that names the paper's table, [D] recollection of the paper, unconfirmed.")
+    note("[N] a secondary note that names the paper's table, [C] computed here, [D] recollection of the paper,")
+    note("unconfirmed.")
     note("One method, or one test step, with its parameters: reidgen methods snr")
 
 

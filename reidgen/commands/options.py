@@ -69,7 +69,8 @@ Source = Annotated[
     typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),
 ]
 RecipeName = Annotated[
-    str | None, typer.Option("--recipe", help="paper, quick or FILE.toml; by default quick for synth, else paper.")
+    str | None,
+    typer.Option("--recipe", help="paper, quick, modern or FILE.toml; by default quick for synth, else paper."),
 ]
 Backbone = Annotated[
     str | None,
@@ -119,7 +120,7 @@ Plugin = Annotated[
         metavar="FILE",
         callback=_load_plugins,
         is_eager=True,
-        help="A Python file, or a module, with methods or backbones of your own: code that runs. Repeatable.",
+        help="A Python file, or a module, with your own methods, backbones or test steps: code that runs. Repeatable.",
     ),
 ]
 Set = Annotated[

@@ -196,7 +196,7 @@ def bench(
         typer.Option(help="Prepared sets, joined by commas; by default those of the catalogue, one of a family."),
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
+        str, typer.Option(help="main, ablations, placement, a group (mixing, losses), all, or names with commas.")
     ] = "main",
     seeds: Annotated[
         str, typer.Option(help="N: seeds 0 to N-1 of every method; or seeds such as 2,4 (4, for one).")
@@ -343,7 +343,7 @@ def _again(context: typer.Context, **instead: str) -> str:
 @one_sentence
 def speed(
     methods: Annotated[
-        str, typer.Option(help="main, ablations, loss, stage, design, all, or names with commas.")
+        str, typer.Option(help="main, ablations, placement, a group (mixing, losses), all, or names with commas.")
     ] = "baseline,snr",
     recipe: Annotated[str, typer.Option(help="paper, quick, modern or FILE.toml.")] = "quick",
     backbone: Annotated[

@@ -263,7 +263,7 @@ def _torn(name: str, block: pd.DataFrame) -> list[str]:
     unseen, _ = _common_targets(own[own["seen"] == 0])
     names = titles(block)
     return [
-        f"{name}: {names[method]} s{seed} was not tried on all unseen targets with "
+        f"{name}: {names[str(method)]} s{seed} was not tried on all unseen targets with "
         f"{', '.join(pattern for pattern, _ in _parts(left, 'pattern', PATTERN_ORDER))}, so not in that mean; repeat: "
         "reidgen attack"
         for (method, seed), left in unseen[~_has_all(unseen)].groupby(["method", "seed"])

@@ -231,6 +231,7 @@ class _Screen:
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         tested = [block for block in self.table.blocks() if ", tested with " in block]
         words = [word[:20] for block in tested for word in block.split()]
+        words += map(group_of, self.table.cells["method"].unique()) if self.table.has_groups else ()
         width = max(len(visible(name)) for name in [*self.table.cells["title"], *words])
         drawn.add_column("Method", min_width=width, max_width=max(width, 11), overflow="fold")
         drawn.add_column("", style="dim", no_wrap=True)
