@@ -19,7 +19,7 @@ from reidgen.devices import devices_of
 from reidgen.entries import Protocol
 from reidgen.errors import BusyError, InterruptedRunError, RecipeError, ReidgenError, SharedImagesError
 from reidgen.evaluation import evaluate, sound_sets, tested_part
-from reidgen.models.network import check_row
+from reidgen.models.network import check_recipe
 from reidgen.pool import spread
 from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
@@ -122,8 +122,7 @@ def bench(
         say=say,
     )
     for method in methods:
-        row = recipe.change(method=method).row
-        check_row(row, recipe.backbone, recipe.losses, height=recipe.height, width=recipe.width, pooling=recipe.pooling)
+        check_recipe(recipe.change(method=method))
     if untrained := [cell for cell in cells if not cell.trained]:
         check_weights(untrained[0].recipe)
     grid, refused = Grid({}, [], tuple(way.word for way in ways)), set[tuple[str, str]]()

@@ -15,7 +15,7 @@ from reidgen.data.batches import Source, epoch_batches
 from reidgen.devices import choose_device, memory_format
 from reidgen.errors import RecipeError
 from reidgen.evaluation import embed
-from reidgen.models.network import check_row
+from reidgen.models.network import check_recipe
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run
@@ -50,7 +50,7 @@ def kinds_of(recipe: Recipe, *, methods: Sequence[str], backbones: Sequence[str]
     kinds, refused = list[Recipe](), list[str]()
     for kind in (recipe.change(backbone=body, method=name).known() for body in backbones for name in methods):
         try:
-            check_row(kind.row, kind.backbone, kind.losses, height=kind.height, width=kind.width, pooling=kind.pooling)
+            check_recipe(kind)
             kinds.append(kind)
         except RecipeError as error:
             refused.append(str(error))

@@ -33,7 +33,14 @@ from reidgen.devices import device_name, enough_memory, memory_format
 from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError
 from reidgen.files import fill, replacing, reserve, sha256_file, write_text
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
-from reidgen.models.network import build_augmentations, build_losses, build_network, check_row, draw_parts, named_losses
+from reidgen.models.network import (
+    build_augmentations,
+    build_losses,
+    build_network,
+    check_recipe,
+    draw_parts,
+    named_losses,
+)
 from reidgen.models.norms import share_batch_norm
 from reidgen.models.weights import weight_file
 from reidgen.recipe import Recipe
@@ -61,14 +68,7 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
     OutOfMemoryError.
     """
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
-    check_row(
-        recipe.row,
-        recipe.backbone,
-        recipe.losses,
-        height=recipe.height,
-        width=recipe.width,
-        pooling=recipe.pooling,
-    )
+    check_recipe(recipe)
     with parallel.joined(device) as place:
         parallel.check_share(recipe.identities)
         run = planned_run(recipe, data=data, results=results)

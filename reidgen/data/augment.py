@@ -93,14 +93,21 @@ def augment(pixels_BHWC: Tensor, drawn: Tensor, recipe: Recipe) -> Tensor:
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     outside = "zeros" if recipe.pad else "border"
     images = functional.grid_sample(images, grid, padding_mode=outside, align_corners=False)
-    brightness, contrast, saturation, turn = drawn[:, 4:8, None, None, None].unbind(1)
+    images = jitter(images, drawn[:, 4:8], saturation=recipe.saturation > 0, hue=recipe.hue > 0)
+    return erase(images, drawn[:, 8:], IMAGENET_MEAN) if recipe.erasing else images
+
+
+def jitter(images: Tensor, factors_B4: Tensor, *, saturation: bool = True, hue: bool = True) -> Tensor:
+    """Return the images with brightness, contrast and saturation times a factor each, and the hue moved by turns.
+
+    Clipped to 0..1 after each, as torchvision does. saturation, hue: whether these two are done at all.
+    """
+    brightness, contrast, of_saturation, turn = factors_B4[:, :, None, None, None].unbind(1)
     images = (images * brightness).clamp_(0, 1)
     images = enhance(images, grey_of(images).mean((2, 3), keepdim=True), contrast)
-    if recipe.saturation:
-        images = enhance(images, grey_of(images), saturation)
-    if recipe.hue:
-        images = turn_hue(images, turn)
-    return erase(images, drawn[:, 8:], IMAGENET_MEAN) if recipe.erasing else images
+    if saturation:
+        images = enhance(images, grey_of(images), of_saturation)
+    return turn_hue(images, turn) if hue else images
 
 
 def grey_of(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Step
-from reidgen.data.augment import draw_boxes, enhance, erase, grey_of, turn_hue
+from reidgen.data.augment import draw_boxes, erase, jitter
 from reidgen.errors import RecipeError
 
 FILL = [mean + mean * std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]  # standardized, the mean [A]
@@ -145,12 +145,6 @@ class StrongView(Augmentation):
 
 
 def _jitter(images: Tensor, factors_B4: Tensor) -> Tensor:
-    """Return the images with brightness, contrast and saturation times a factor each, and the hue moved by turns.
-
-    Clipped to 0..1 after each, as torchvision does; factors of 1, 1, 1 and 0 leave an image as it is.
-    """
-    brightness, contrast, saturation, turn = factors_B4[:, :, None, None, None].unbind(1)
+    """Return what `jitter` does; factors of 1, 1, 1 and 0 leave an image exactly as it is."""
     still = (factors_B4 == factors_B4.new_tensor([1.0, 1.0, 1.0, 0.0])).all(1)[:, None, None, None]
-    out = (images * brightness).clamp(0, 1)
-    out = enhance(out, grey_of(out).mean((2, 3), keepdim=True), contrast)
-    return torch.where(still, images, turn_hue(enhance(out, grey_of(out), saturation), turn))
+    return torch.where(still, images, jitter(images, factors_B4))

@@ -11,7 +11,7 @@ from torchvision.models import mobilenetv2, resnet
 
 from reidgen.contracts import Backbone
 from reidgen.models.norms import InstanceBatchNorm2d
-from reidgen.models.tiny import ResidualStages, insert
+from reidgen.models.tiny import Block, ResidualStages, insert
 
 IBN_RELEASE = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0"
 
@@ -23,12 +23,7 @@ class BasicBlock(resnet.BasicBlock):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.before_relu: nn.Module = nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        skip = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        out: Tensor = self.relu(self.before_relu(x + skip))
-        return out
+    forward = Block.forward  # it has all that this one needs, by the same names
 
 
 class Bottleneck(resnet.Bottleneck):  # type: ignore[misc]

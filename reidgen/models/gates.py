@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from reidgen.contracts import Look, Module
-from reidgen.models.norms import gate_network, moments, scale_and_shift, spread, unbiased, wide
-from reidgen.parallel import average
+from reidgen.models.norms import batch_moments, gate_network, moments, scale_and_shift, spread, wide
 
 
 class BatchInstanceNorm2d(Module):
@@ -45,16 +44,8 @@ class BatchInstanceNorm2d(Module):
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, self.channels, self.eps)
-        if self.training:
-            mean_C = average(mean_BC.mean(0))
-            variance_BC = inverse_BC**-2 - self.eps
-            variance_C = average((variance_BC + (mean_BC - mean_C).square()).mean(0)).clamp_min(0)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean_C, self.momentum)
-                self.running_var.lerp_(variance_C * unbiased(map_BCHW), self.momentum)
-        else:
-            mean_C, variance_C = self.running_mean, self.running_var
-        batch_scale_C = self.gate * self.weight * torch.rsqrt(variance_C + self.eps)
+        mean_C, variance_C = batch_moments(self, mean_BC, inverse_BC**-2 - self.eps, map_BCHW)
+        batch_scale_C = self.gate * self.weight * torch.rsqrt(variance_C.clamp_min(0) + self.eps)
         instance_scale_BC = (1 - self.gate) * self.instance_weight * inverse_BC
         shift_C = self.gate * self.bias + (1 - self.gate) * self.instance_bias - batch_scale_C * mean_C
         return scale_and_shift(map_BCHW, batch_scale_C + instance_scale_BC, shift_C - instance_scale_BC * mean_BC)

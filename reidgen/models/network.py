@@ -14,6 +14,7 @@ from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module
 from reidgen.errors import RecipeError
 from reidgen.models.weights import Loaded, build_backbone
 from reidgen.parts import IMAGES, BackboneRow, Method, Part
+from reidgen.recipe import Recipe
 from reidgen.registry import blaming, get_backbone, load_class
 
 Placed = Sequence[tuple[int, nn.Module]]
@@ -312,6 +313,18 @@ def _refuse_features(row: Method, network: ReIDNet, backbone: str, shape: tuple[
         raise RecipeError(
             f"{row.label}: pooling = gem pools a map, and backbone {backbone} gives features; set pooling = avg"
         )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise what `check_row` does for the row and the settings of a recipe."""
+    check_row(
+        recipe.row,
+        recipe.backbone,
+        recipe.losses,
+        height=recipe.height,
+        width=recipe.width,
+        pooling=recipe.pooling,
+    )
 
 
 def _try_augmentations(row: Method, augmentations: list[Augmentation], shape: tuple[int, int, int]) -> None:

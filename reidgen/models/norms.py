@@ -5,7 +5,7 @@ Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction
 `reidgen.models.mixing` and `reidgen.models.gates`.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -296,19 +296,37 @@ class SwitchableNorm2d(Module):
         var_in = inverse_in**-2 - self.eps  # the variance itself again
         mean_ln = mean_in.mean(dim=1, keepdim=True)
         var_ln = (var_in + (mean_in - mean_ln).square()).mean(dim=1, keepdim=True)
-        if self.training:
-            mean_bn = average(mean_in.mean(dim=0, keepdim=True))
-            var_bn = average((var_in + (mean_in - mean_bn).square()).mean(dim=0, keepdim=True))
-            with torch.no_grad():
-                self.running_mean.lerp_(mean_bn[0], self.momentum)
-                self.running_var.lerp_(var_bn[0] * unbiased(map_BCHW), self.momentum)
-        else:
-            mean_bn, var_bn = self.running_mean[None], self.running_var[None]
+        mean_bn, var_bn = batch_moments(self, mean_in, var_in, map_BCHW)
         mean_share, var_share = functional.softmax(self.mean_weight, 0), functional.softmax(self.var_weight, 0)
         mean = mean_share[0] * mean_in + mean_share[1] * mean_ln + mean_share[2] * mean_bn
         var = var_share[0] * var_in + var_share[1] * var_ln + var_share[2] * var_bn
         scale = self.weight * torch.rsqrt(var.clamp_min(0) + self.eps)
         return scale_and_shift(map_BCHW, scale, self.bias - mean * scale)
+
+
+class Running(Protocol):
+    """A norm that keeps running averages of the batches' moments, as BatchNorm2d does."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
+    training: bool
+
+
+def batch_moments(norm: Running, mean_BC: Tensor, var_BC: Tensor, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Batch Norm's mean and biased variance, (C,) each, from those of every image and channel.
+
+    In training they are those of the batch of all ranks, and the norm's running averages follow them; in evaluation
+    they are these averages.
+    """
+    if not norm.training:
+        return norm.running_mean, norm.running_var
+    mean_C = average(mean_BC.mean(dim=0))
+    var_C = average((var_BC + (mean_BC - mean_C).square()).mean(dim=0))
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean_C, norm.momentum)
+        norm.running_var.lerp_(var_C * _unbiased(map_BCHW), norm.momentum)
+    return mean_C, var_C
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -325,7 +343,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(var_C * unbiased(map_BCHW), self.momentum)
+            self.running_var.lerp_(var_C * _unbiased(map_BCHW), self.momentum)
         scale_C = self.weight * torch.rsqrt(var_C.clamp_min(0) + self.eps)
         factor_BC, shift_BC = (x_C.expand(map_BCHW.shape[:2]) for x_C in (scale_C, self.bias - mean_C * scale_C))
         return scale_and_shift(map_BCHW, factor_BC, shift_BC)
@@ -366,7 +384,7 @@ def share_batch_norm(module: nn.Module) -> None:
         setattr(module, name, shared)
 
 
-def unbiased(map_BCHW: Tensor) -> float:
+def _unbiased(map_BCHW: Tensor) -> float:
     """Return n / (n - 1), n values of a channel in the batch of all ranks: it makes a variance unbiased, as torch's."""
     values = map_BCHW.numel() // map_BCHW.shape[1] * count()
     return values / max(values - 1, 1)

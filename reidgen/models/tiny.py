@@ -36,14 +36,14 @@ class Tiny(ResidualStages):
         widths = (WIDTHS[0], *WIDTHS)
         stem = nn.Sequential(_convolution(3, widths[0], stride=2), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         pairs = zip(pairwise(widths), (1, 2, 2, 1), strict=True)
-        stages = [stem, *(nn.Sequential(_Block(inputs, width, stride)) for (inputs, width), stride in pairs)]
+        stages = [stem, *(nn.Sequential(Block(inputs, width, stride)) for (inputs, width), stride in pairs)]
         for module in nn.Sequential(*stages).modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         super().__init__(stages, widths)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """A residual block of two 3x3 convolutions with the names and the order of torchvision's BasicBlock."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
