@@ -19,7 +19,7 @@ from reidgen.runs import Run, find_run, read_rows
 from reidgen.terminal import note
 from reidgen.terminal import progress as shown
 from reidgen.teststeps import PLAIN
-from reidgen.ways import of_steps, select_ways
+from reidgen.ways import of_steps, only_way, select_ways
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,13 +224,23 @@ def table(
 
 
 def load(
-    run: str | Path | Run, *, plugins: Names = (), results: str | Path = RESULTS, device: str = "auto"
+    run: str | Path | Run,
+    *,
+    test: str = PLAIN,
+    plugins: Names = (),
+    results: str | Path = RESULTS,
+    device: str = "auto",
 ) -> "Extractor":
-    """Return a trained network that embeds images: `.embed(...)`, `.dim`, `.info`. Raises RunError, WeightsError."""
+    """Return a trained network that embeds images: `.embed(paths, PIL images or arrays)`, `.dim`, `.info`.
+
+    Arrays are uint8 (H, W, 3) in R, G, B; OpenCV reads B, G, R, so give it `image[..., ::-1]`. test: views of each
+    image whose mean is embedded, such as flip. Raises RunError, WeightsError, RecipeError, PluginError.
+    """
     load_plugins(_several(plugins))
+    way = only_way(test)
     from reidgen.extractor import Extractor
 
-    return Extractor(_find(run, results), device=device)
+    return Extractor(_find(run, results), device=device, way=way)
 
 
 def _find(run: str | Path | Run, results: str | Path) -> Run:

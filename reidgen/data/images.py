@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
 from reidgen.errors import DataError
 from reidgen.files import read_regular
@@ -89,6 +90,23 @@ def file_of(root: Path, path: str) -> Path:
         raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
         return root / os.fsdecode(raw)
     return file
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """Return an image that somebody opened as `decode` returns its file; the image itself stays as it is."""
+    turned = image
+    with contextlib.suppress(Exception):  # damaged metadata: shown as it is
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            turned = ImageOps.exif_transpose(image)
+    return _opaque(turned)
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return an 8-bit RGB image as every network here is given it, uint8 (H, W, 3); size: (width, height).
+
+    Pillow's bilinear filter, which averages when it shrinks.
+    """
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
 @functools.cache
