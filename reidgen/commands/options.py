@@ -88,6 +88,9 @@ Test = Annotated[
 RunNames = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run folders, their names, or the beginnings of their names.")
 ]
+View = Annotated[
+    str, typer.Option(help="plain, or a test step that makes views of an image, such as flip; their mean is embedded.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")]
 Target = Annotated[str, typer.Option(help="A prepared data set, several joined by commas, or synth.")]
 Compile = Annotated[

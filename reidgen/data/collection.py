@@ -17,7 +17,7 @@ from reidgen.entries import Dataset
 from reidgen.errors import DataError
 
 KNOWN = ("camera", "track", "person")  # what may be known of a crop, "" where it is not
-_GROUPS = {"camid": "camera", "track": "track", "pid": "person"}
+_GROUPS = ("camid", "track", "pid")  # of a pattern, in the same order
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,10 @@ def _by_pattern(root: Path, paths: list[str], pattern: str) -> list[tuple[str, s
     named = [reading.groups(path) for path in paths]
     if not any(named):
         raise DataError(f"--pattern {pattern!a} fits no path in {root}, such as {shown(paths[0])!r}")
-    keys = {column: group for group, column in _GROUPS.items()}
+    found = [one or {} for one in named]
     return [
-        (path, *((one or {}).get(keys[column], "") for column in KNOWN)) for path, one in zip(paths, named, strict=True)
+        (path, one.get("camid", ""), one.get("track", ""), one.get("pid", ""))
+        for path, one in zip(paths, found, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -131,7 +131,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def windows(
     work: Callable[[str], R], paths: list[str], *, what: str, report: Progress | None = None
-) -> Iterator[list[R]]:
+) -> Generator[list[R], None, None]:
     """Yield work(path) for all paths in order, WINDOW at a time; MANY are shared among processes, see `pool.share`."""
     with contextlib.ExitStack() as stack:
         results: Iterator[R] = map(work, paths)
