@@ -14,12 +14,19 @@ from reidgen.commands.options import (
     RunName,
     SetStep,
     View,
+    whole_number,
 )
 from reidgen.data.naming import shown
+from reidgen.errors import RunError
 from reidgen.terminal import document, note, one_sentence, progress, result
 
 if TYPE_CHECKING:
+    from reidgen.extractor import Extractor
+    from reidgen.features.search import Answer
+    from reidgen.features.store import Features
     from reidgen.features.stream import Made
+
+PRINTED = 5  # queries in the terminal
 
 
 @one_sentence
@@ -81,7 +88,8 @@ def embed(
         note(f"left out, as they cannot be read: {len(made.broken):,} images ({made.listed}): {few}{more}")
     if made.copies:
         path, first = next(iter(made.copies.items()))
-        note(f"{len(made.copies):,} images have the very bytes of another, such as {shown(path)} of {shown(first)}")
+        many = f"{len(made.copies):,} images have" if len(made.copies) > 1 else "1 image has"
+        note(f"{many} the very bytes of another, such as {shown(path)} of {shown(first)}")
     if not collection.crops["camera"].any():
         note("no camera is known; --pattern '(?P<camid>[^/]+)/[^/]+' would read the folder of an image as its camera")
     note(f"next: reidgen search {out} --query IMAGE")
@@ -96,3 +104,116 @@ def _facts(made: "Made", dim: int) -> dict[str, object]:
         "copies": len(made.copies),
         "broken": dict(made.broken),
     }
+
+
+@one_sentence
+def search(
+    features: Annotated[Path, typer.Argument(metavar="FEATURES", help="A .parquet or .npz of reidgen embed.")],
+    query: Annotated[Path, typer.Option(help="An image, or a folder (or a .csv) of them: each is a query.")],
+    top: Annotated[
+        int, typer.Option(parser=whole_number("--top"), metavar="<int>", help="How many crops, or tracks, per query.")
+    ] = 20,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="crop; track, each by its nearest crop; camera, a list for each. By default track where the file "
+            "knows tracks, else crop."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the list of every query as CSV.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder (or .csv) that was embedded: the page shows the crops then.")
+    ] = None,
+    approximate_above: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number("--approximate-above"),
+            metavar="<int>",
+            help="Search approximately (FAISS) where the file has more images; exact by default.",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="The run that made the file, where its name does not find it below --results.")
+    ] = None,
+    plugin: Plugin = None,
+    results: Results = Path("results"),
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the crops that are most like a query, nearest first.
+
+    The query is embedded by the run that made the file; of an image that is in the file itself, no run is needed. The
+    distance is the squared Euclidean one of evaluate, from 0 to 4. What was found is likely, and proves nobody's
+    identity.
+
+    Example: reidgen search features.parquet --query person.jpg
+
+    Example: reidgen search features.parquet --query people/ --top 50 --out found.csv --page found.html --images ~/crops
+    """
+    from reidgen.data.collection import collect
+    from reidgen.features.page import how, write_search_page
+    from reidgen.features.search import embed_queries, has_tracks, write_hits
+    from reidgen.features.search import search as run_search
+    from reidgen.features.store import open_features
+
+    if images and not page:
+        raise RunError("--images shows the crops on a page; say where with --page found.html")
+    opened = open_features(features)
+    by = by or ("track" if has_tracks(opened) else "crop")
+    asked = collect(query.expanduser())
+    with progress() as report:
+        queries = embed_queries(asked, opened, lambda: _model_of(opened, run, results, device), report)
+        answer = run_search(opened, queries, top=top, by=by, approximate_above=approximate_above, report=report)
+    if json:
+        recall = answer.recall._asdict() if answer.recall else None
+        document({"queries": len(queries.names), "by": by, "recall": recall, "hits": answer.hits.to_dict("records")})
+    else:
+        _print_hits(answer)
+    for path, what in queries.broken.items():
+        note(f"left out: {shown(path)} {what}")
+    note(f"{len(opened):,} images, {how(answer)}; distance: squared Euclidean of unit vectors, 0 to 4")
+    if out:
+        write_hits(out, answer.hits)
+        note(f"written: {out}")
+    if page:
+        shows = images.expanduser() if images else None
+        on_page = write_search_page(page, opened, queries, answer, by=by, asked=asked.root, images=shows)
+        left = len(queries.names) - on_page
+        note(f"written: {page}" + (f", without {left:,} of the queries (--out has all)" if left else ""))
+
+
+def _model_of(features: "Features", run: str | None, results: Path, device: str) -> "Extractor":
+    """Return the network that made a feature file, by its name in the file or by that of --run."""
+    from reidgen.runs import find_run
+    from reidgen.ways import only_way
+
+    name = run or str(features.info["name"])
+    try:
+        found = find_run(name, results)
+    except RunError as error:
+        if run:
+            raise
+        raise RunError(
+            f"{features.file} was embedded by {name}, which is not in {results}; say where it is with --run FOLDER, or "
+            "--results"
+        ) from error
+    way = only_way(str(features.info["test"]))
+    from reidgen.extractor import Extractor
+
+    return Extractor(found, device=device, way=way)
+
+
+def _print_hits(answer: "Answer") -> None:
+    from reidgen.features.page import where_of
+
+    groups = list(answer.hits.groupby("query", sort=False))
+    for name, hits in groups[:PRINTED]:
+        result(f"{shown(str(name))}:")
+        for hit in hits.to_dict("records"):
+            words = {str(key): value for key, value in hit.items()}
+            told = [shown(hit["path"]), where_of(words), "the same picture" if hit["same"] else ""]
+            result(f"{hit['rank']:>5}  {hit['distance']:.4f}  {', '.join(filter(None, told))}")
+    if len(groups) > PRINTED:
+        note(f"{len(groups) - PRINTED:,} more queries; --out FILE.csv or --page FILE.html holds all")
