@@ -108,7 +108,7 @@ def _sound(file: Path) -> Iterator[None]:
 
 class _Zip(Features):
     def __init__(self, file: Path) -> None:
-        with np.load(file, allow_pickle=False) as held:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
             info = json.loads(str(held["info"][()]))
             rows = pd.DataFrame({name: held[name] for name in COLUMNS})
         rows = rows.astype(dict.fromkeys(TEXTS, object) | dict.fromkeys(SIZES, "int64"))
@@ -191,29 +191,27 @@ def _pyarrow() -> Any:
 
 class _Parquet(Features):
     def __init__(self, file: Path) -> None:
-        held = self._open(file)
-        info = json.loads(held.schema_arrow.metadata[b"reidgen"])
-        table = held.read(columns=list(COLUMNS))
-        rows = {name: table.column(name).to_pylist() for name in COLUMNS}
-        frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in rows.items()})
-        frame[list(TEXTS)] = frame[list(TEXTS)].map(lambda text: text or "")
-        super().__init__(file, info, frame.astype(dict.fromkeys(SIZES, "int64")))
-        groups = [held.metadata.row_group(number).num_rows for number in range(held.num_row_groups)]
+        with self._open(file) as held:
+            info = json.loads(held.schema_arrow.metadata[b"reidgen"])
+            table = held.read(columns=list(COLUMNS))
+            groups = [held.metadata.row_group(number).num_rows for number in range(held.num_row_groups)]
+        columns = {name: table.column(name).to_pylist() for name in COLUMNS}
+        texts = {name: pd.Series([text or "" for text in columns[name]], dtype=object) for name in TEXTS}
+        sizes = {name: pd.Series(columns[name], dtype="int64") for name in SIZES}
+        super().__init__(file, info, pd.DataFrame(texts | sizes)[list(COLUMNS)])
         self._first = np.cumsum([0, *groups])
         self._last_read: tuple[int, NDArray[np.float32]] | None = None
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        held = self._open(self.file)
         for number, start in enumerate(self._first[:-1].tolist()):
-            yield start, self._group(held, number)
+            yield start, self._group(number)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         found = np.empty((len(rows), self.dim), dtype=np.float32)
         group_N = np.searchsorted(self._first, rows, side="right") - 1
-        held = self._open(self.file) if len(rows) else None
         for number in np.unique(group_N).tolist():
             if self._last_read is None or self._last_read[0] != number:
-                self._last_read = number, self._group(held, number)
+                self._last_read = number, self._group(number)
             here = group_N == number
             found[here] = self._last_read[1][rows[here] - self._first[number]]
         return found
@@ -221,8 +219,8 @@ class _Parquet(Features):
     def _open(self, file: Path) -> Any:
         return _pyarrow().parquet.ParquetFile(file, page_checksum_verification=True)
 
-    def _group(self, held: Any, number: int) -> NDArray[np.float32]:
-        with _sound(self.file):
+    def _group(self, number: int) -> NDArray[np.float32]:
+        with _sound(self.file), self._open(self.file) as held:
             column = held.read_row_group(number, columns=["embedding"]).column("embedding").combine_chunks()
             values = column.flatten().to_numpy(zero_copy_only=False)
             return cast(NDArray[np.float32], values.astype(np.float32, copy=False).reshape(len(column), self.dim))
