@@ -1,0 +1,100 @@
+"""What is measured of a run on crops without names: the words, units and order of the numbers. No torch.
+
+Pure data: `judge` measures, `commands.judge` prints, `scripts/calibrate_judge.py` asks whether the order is right.
+"""
+
+from typing import NamedTuple
+
+TOP = 10  # crops of a ranked list that are compared
+
+
+class Measure(NamedTuple):
+    """One number of a run. head: of its column; unit: %, grey levels or deviations; better: 1 where more may be better,
+    -1 where less may be; says: what it is; not_said: what it is not."""
+
+    name: str
+    head: str
+    unit: str
+    better: int
+    says: str
+    not_said: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.head}: {self.says} ({self.unit}); {self.not_said}"
+
+
+MEASURES = (
+    Measure(
+        "agreement_1",
+        "agree",
+        "%",
+        1,
+        "how often another run finds the same nearest crop of another camera",
+        "two runs that err alike agree as well",
+    ),
+    Measure(
+        "agreement_10",
+        f"agree {TOP}",
+        "%",
+        1,
+        f"how much of the {TOP} nearest crops of other cameras another run finds too",
+        "it does not say which of two runs is right where they differ",
+    ),
+    Measure(
+        "seeds_1",
+        "seeds",
+        "%",
+        1,
+        "the same as agree, among runs of one training with other seeds",
+        "it says how much is the seed's luck, not how good any seed is",
+    ),
+    Measure(
+        "stability_1",
+        "stable",
+        "%",
+        1,
+        "how often the nearest crop stays when the query's light, colour or sharpness changes a little",
+        "a run that always gives the same wrong crop is stable too",
+    ),
+    Measure(
+        "stability_10",
+        f"stable {TOP}",
+        "%",
+        1,
+        f"how much of the {TOP} nearest crops stays under the same changes",
+        "it does not say that your cameras differ in these ways",
+    ),
+    Measure(
+        "mutual_1",
+        "mutual",
+        "%",
+        1,
+        "how often a query is, in its own camera, the nearest to its nearest crop",
+        "crops of one track compete for it, and people whom no other camera saw lower it for every run",
+    ),
+    Measure(
+        "camera_share",
+        "camera",
+        "%",
+        -1,
+        "which share of the embeddings' variance lies between the cameras",
+        "cameras that see different people differ as well",
+    ),
+    Measure(
+        "feature_distance",
+        "features",
+        "deviations",
+        -1,
+        "how far the cameras' embeddings lie from those of the source, 1 being as far as two source images differ",
+        "it does not say whether people are told apart there",
+    ),
+    Measure(
+        "pixel_distance",
+        "pixels",
+        "grey levels",
+        -1,
+        "how far the channels' mean and deviation of the cameras lie from the source's",
+        "it is the same for all runs of a source, so that it never orders those",
+    ),
+)
