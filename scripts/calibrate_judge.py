@@ -111,7 +111,8 @@ def coverage(models: list, names: list[str], data: Path, say: Callable[[str], No
     rows = []
     for name in names:
         crops = of_target(name, data)
-        pid = load_index(load_prepared(name, data)).query("part != 'train'").drop_duplicates("path").set_index("path")["pid"]
+        index = load_index(load_prepared(name, data))
+        pid = index[index["part"] != "train"].drop_duplicates("path").set_index("path")["pid"]
         found = judge(models, crops, data=data, queries=len(crops), measures=False, report=lambda *_: None)
         pid_N = pid.reindex(found.paths).to_numpy()
         for model in models:

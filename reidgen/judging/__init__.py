@@ -1,1 +1,1 @@
-"""How good will it be on cameras whose people nobody has named: what can be measured, and pairs that a person labels."""
+"""How good a run will be on crops of people whom nobody has named: measures without labels, and pairs to label."""

@@ -1,4 +1,4 @@
-"""Crops of nobody in particular, of a prepared set or of any folder: which, of which camera, and their pixels. No torch.
+"""Crops of nobody in particular, of a prepared set or of any folder: which, of which camera, and pixels. No torch.
 
 Shapes: N crops, B crops of a window, H x W pixels.
 """
@@ -18,7 +18,7 @@ from reidgen.data.collection import collect
 from reidgen.data.images import WINDOW, decode, file_of, resized, windows
 from reidgen.data.manifest import load_index, load_prepared
 from reidgen.data.naming import shown
-from reidgen.data.pack import load_pack, pack_bytes
+from reidgen.data.pack import Pack, load_pack, pack_bytes
 from reidgen.errors import DataError
 from reidgen.features.store import DIGITS
 from reidgen.runs import Progress
@@ -29,9 +29,9 @@ Size = tuple[int, int]  # height, width
 @dataclass(frozen=True)
 class Crops:
     """name: of the prepared set, or the folder or list; root: what paths are relative to. paths: N texts, sorted.
-    camera_N: int64, the number of each one's camera in `cameras`; where no camera is known, `cameras` is empty and every
-    crop has a number of its own, so that all others are "of another camera". remarks: sentences, such as what was left
-    out. packed: gives the pixels of a prepared set of a size, None where the images themselves have to be read.
+    camera_N: int64, the number of each one's camera in `cameras`; where no camera is known, `cameras` is empty and
+    every crop has a number of its own, so that all others are "of another camera". remarks: sentences, such as what was
+    left out. packed: gives the pixels of a prepared set of a size, None where the images themselves have to be read.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Crops:
     camera_N: NDArray[np.int64]
     cameras: list[str]
     remarks: list[str]
-    packed: Callable[[Size, Progress], "NDArray[np.uint8] | None"]
+    packed: "Callable[[Size, Progress], _Rows | None]"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,7 +52,7 @@ class Crops:
 
 
 class Window(NamedTuple):
-    """Some crops that could be read. rows_B: their rows; pixels: size -> uint8 (B, H, W, 3); broken: path -> why not."""
+    """Crops that could be read. rows_B: their rows; pixels: size -> uint8 (B, H, W, 3); broken: path -> why not."""
 
     rows_B: NDArray[np.int64]
     pixels: dict[Size, NDArray[np.uint8]]
@@ -71,11 +71,11 @@ def of_target(name: str, data: Path) -> Crops:
         raise DataError(f"{name} has no images beside its training part, so there is nothing to judge a run on")
     camera = tested["camid"].map(lambda number: prepared.cameras.get(str(number), str(number)))
 
-    def packed(size: Size, report: Progress) -> NDArray[np.uint8] | None:
+    def packed(size: Size, report: Progress) -> _Rows | None:
         if pack_bytes(prepared, *size):
             return None  # it would be written for this alone
         paths, pack = load_pack(prepared, *size, report)
-        return _Rows(pack, np.searchsorted(paths, tested["path"].to_numpy(dtype=str)))  # type: ignore[return-value]
+        return _Rows(pack, np.searchsorted(paths, tested["path"].to_numpy(dtype=str)))
 
     return _crops(name, prepared.root, tested["path"].to_list(), camera, [], packed)
 
@@ -94,7 +94,7 @@ def _crops(
     paths: list[str],
     camera: "pd.Series[str]",
     remarks: list[str],
-    packed: Callable[[Size, Progress], NDArray[np.uint8] | None],
+    packed: "Callable[[Size, Progress], _Rows | None]",
 ) -> Crops:
     """Return the crops whose camera is known, or where none is, all."""
     known = (camera != "").to_numpy()
@@ -105,21 +105,21 @@ def _crops(
     names = sorted(set(camera[known]), key=lambda one: (len(one), one))
     rows = np.flatnonzero(known)
 
-    def some(size: Size, report: Progress) -> NDArray[np.uint8] | None:
+    def some(size: Size, report: Progress) -> _Rows | None:
         pixels = packed(size, report)
-        return pixels if pixels is None or known.all() else _Rows(pixels, rows)  # type: ignore[return-value]
+        return pixels if pixels is None or known.all() else _Rows(pixels, rows)
 
     number_N = camera[known].map(names.index).to_numpy(dtype=np.int64)
     return Crops(name, root, [paths[row] for row in rows], number_N, names, remarks, some)
 
 
 class _Rows:
-    """Some rows of an array, which is read a slice or some rows at a time."""
+    """Some rows of a pixel cache, read when they are asked for."""
 
-    def __init__(self, array: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+    def __init__(self, array: "NDArray[np.uint8] | Pack | _Rows", rows: NDArray[np.int64]) -> None:
         self._array, self._rows = array, rows
 
-    def __getitem__(self, wanted: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+    def __getitem__(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self._array[self._rows[wanted]]
 
 

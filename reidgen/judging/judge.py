@@ -20,7 +20,7 @@ from reidgen.errors import DataError, RunError
 from reidgen.judging.cameras import Sums, add_pixels, distance, pixel_sums, share_of_cameras
 from reidgen.judging.crops import Crops, Size, drawn, read_windows
 from reidgen.judging.measures import MEASURES, TOP
-from reidgen.judging.neighbours import NOBODY, mutual, nearest, overlap
+from reidgen.judging.neighbours import mutual, nearest, overlap
 from reidgen.robustness.shifts import SHIFTS, apply_shift
 from reidgen.runs import Progress
 
@@ -57,10 +57,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Judged:
-    """What was measured. rows: one per run, in the order given: run, digest, source, seed and the names of MEASURES, NaN
-    where one cannot be had. agreements: one per two runs: run, other, agreement_1, agreement_10 (%). paths: of all crops
-    that could be read; query_Q: the rows of the queries in the order of their draw; first: digest of a run -> the row of
-    each query's nearest crop of another camera, NOBODY where there is none. notes: sentences for people."""
+    """What was measured. rows: one per run, in the order given: run, digest, source, seed and the names of MEASURES,
+    NaN where one cannot be had. agreements: one per two runs: run, other, agreement_1, agreement_10 (%). paths: of all
+    crops that could be read; query_Q: the rows of the queries in the order of their draw; first: digest of a run -> the
+    row of each query's nearest crop of another camera, NOBODY where there is none. notes: sentences for people."""
 
     rows: pd.DataFrame
     agreements: pd.DataFrame
@@ -106,8 +106,8 @@ def judge(
         agreements = _agreements(pool.seen)
         if not crops.cameras:
             notes.append(
-                "no camera is known: all other crops count as of another camera, often the next frame of the same track, "
-                "so the numbers are higher than across cameras, and nothing is known of how well people are found there"
+                "no camera is known: all other crops count as of another camera, often the next frame of the same "
+                "track, so the numbers are higher than across cameras and say nothing of people seen by two"
             )
         return Judged(
             rows=_rows(pool.seen, agreements),
@@ -244,7 +244,7 @@ def _measure_sources(pool: _Pool, data: Path, report: Progress) -> Iterator[str]
 
 
 def _source_images(source: str, size: Size, data: Path) -> NDArray[np.uint8]:
-    """Return SAMPLE training images of the sources, the same share of each. Raises DataError when they are not there."""
+    """Return SAMPLE training images of the sources, as many of each. Raises DataError when they are not there."""
     if not source:
         raise DataError("what it was trained on is not recorded")
     names, found = source.split("+"), []
@@ -291,11 +291,10 @@ def _rows(seen: list[Seen], agreements: pd.DataFrame) -> pd.DataFrame:
             values |= {name: others[name].mean() for name in ("agreement_1", "agreement_10")}
         if len(alike):
             values["seeds_1"] = alike["agreement_1"].mean()
-        row = {"run": info["name"], "digest": info["digest"], "source": info.get("source", ""), "seed": info.get("seed")}
-        rows.append(row | {measure.name: values.get(measure.name, np.nan) for measure in MEASURES})
+        known = {"run": info["name"], "digest": info["digest"], "source": info.get("source", "")}
+        rows.append(
+            known
+            | {"seed": info.get("seed")}
+            | {measure.name: values.get(measure.name, np.nan) for measure in MEASURES}
+        )
     return pd.DataFrame(rows)
-
-
-def has_match(first_Q: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell of which queries a nearest crop of another camera was found."""
-    return first_Q != NOBODY

@@ -7,6 +7,7 @@ each run. Labelled, they are independent draws of "is the nearest crop the same 
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from reidgen.escapes import no_formula
 from reidgen.features.store import DIGITS
 from reidgen.files import read_regular
 from reidgen.judging.crops import Crops, digest_of
-from reidgen.judging.judge import Judged, has_match
+from reidgen.judging.judge import Judged
+from reidgen.judging.neighbours import NOBODY
 from reidgen.tables.statistics import LEVEL, holm
 
 COUNT = 30  # queries; each run has one pair of each
@@ -65,7 +67,8 @@ class Sheet:
     def _row(self, number: int, pair: Pair) -> tuple[object, ...]:
         files = (_MARK + pair.query_file, _MARK + pair.crop_file)
         names = (pair.query_number, pair.query, pair.crop)
-        return (number, len(self.pairs), *names, *files, " ".join(_MARK + one for one in pair.runs), _MARK + self.digest)
+        runs = " ".join(_MARK + one for one in pair.runs)
+        return (number, len(self.pairs), *names, *files, runs, _MARK + self.digest)
 
 
 class Estimate(NamedTuple):
@@ -90,17 +93,17 @@ def draw_sheet(judged: Judged, crops: Crops, count: int = COUNT) -> Sheet:
     """
     if not crops.cameras:
         raise DataError(
-            f"pairs are across cameras, and no camera of {crops.name} is known; give --pattern '(?P<camid>[^/]+)/[^/]+' "
-            "or a .csv with a column camid"
+            f"pairs are across cameras, and no camera of {crops.name} is known; give --images with --pattern "
+            "'(?P<camid>[^/]+)/[^/]+', or a .csv with a column camid"
         )
-    found = np.logical_and.reduce([has_match(first) for first in judged.first.values()])
+    found = np.logical_and.reduce([first != NOBODY for first in judged.first.values()])
     pairs, places = list[Pair](), list[tuple[str, str]]()
     for number, place in enumerate(np.flatnonzero(found)[:count].tolist(), start=1):
         query = judged.paths[judged.query_Q[place]]
         by_crop: dict[str, list[str]] = {}
         for digest, first_Q in judged.first.items():
             by_crop.setdefault(judged.paths[first_Q[place]], []).append(digest[:DIGITS])
-        for crop in sorted(by_crop, key=lambda one: hashlib.sha256(f"{query}\n{one}".encode(errors="replace")).digest()):
+        for crop in sorted(by_crop, key=lambda one: _shuffle(query, one)):
             files = digest_of(crops, query), digest_of(crops, crop)
             pairs.append(Pair(number, _name(query), _name(crop), *files, tuple(sorted(by_crop[crop]))))
             places.append((query, crop))
@@ -116,7 +119,7 @@ def read_labels(file: Path) -> tuple[list[Pair], list[str]]:
     try:
         text = read_regular(file).decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"{file} is not there; make a page with --pairs pairs.html, label it and save its CSV") from error
+        raise DataError(f"{file} is not there; make a page with --pairs, label it and save its CSV") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     head = text.split("\n", 1)[0]
@@ -131,7 +134,8 @@ def read_labels(file: Path) -> tuple[list[Pair], list[str]]:
         sheets, whole = {row[8].strip() for row in body}, {int(row[1]) for row in body}
     except (ValueError, KeyError, IndexError) as error:
         raise DataError(f"{file} has a line that is no labelled pair; {_RULE}") from error
-    if not body or sheets != {_MARK + _digest_of(pairs)} or whole != {len(body)} or sorted(order) != list(range(1, len(body) + 1)):
+    complete = whole == {len(body)} and sorted(order) == list(range(1, len(body) + 1))
+    if not complete or sheets != {_MARK + _digest_of(pairs)}:
         raise DataError(f"{file} does not hold its pairs as they were saved; {_RULE}")
     labels = dict(zip(order, (" ".join(row[9].lower().split()) for row in body), strict=True))
     for number, label in labels.items():
@@ -192,7 +196,8 @@ def comparisons(pairs: Sequence[Pair], labels: Sequence[str], runs: dict[str, st
         mine, theirs = int((both[best] > both[other]).sum()), int((both[best] < both[other]).sum())
         rows.append({"run": runs[best], "other": runs[other], "only_run": mine, "only_other": theirs})
     found = pd.DataFrame(rows, columns=["run", "other", "only_run", "only_other"])
-    return found.assign(p=holm(np.array([sign_test(row.only_run, row.only_other) for row in found.itertuples()])))
+    p_C = [sign_test(*two) for two in found[["only_run", "only_other"]].to_numpy().tolist()]
+    return found.assign(p=holm(np.array(p_C, dtype=np.float64)))
 
 
 def interval(hits: int, of: int) -> tuple[float, float]:
@@ -214,10 +219,8 @@ def sign_test(one: int, other: int) -> float:
     >>> sign_test(5, 0)
     0.0625
     """
-    from math import comb
-
     every = one + other
-    return min(1.0, 2 * sum(comb(every, few) for few in range(min(one, other) + 1)) / 2**every)
+    return min(1.0, 2 * sum(math.comb(every, few) for few in range(min(one, other) + 1)) / float(2**every))
 
 
 def _hits(pairs: Sequence[Pair], labels: Sequence[str], runs: dict[str, str]) -> pd.DataFrame:
@@ -236,9 +239,14 @@ def _hits(pairs: Sequence[Pair], labels: Sequence[str], runs: dict[str, str]) ->
 
 
 def _pair(row: dict[str, str]) -> Pair:
-    files = (row[name].strip().removeprefix(_MARK) for name in ("query_file", "crop_file"))
+    query_file, crop_file = (row[name].strip().removeprefix(_MARK) for name in ("query_file", "crop_file"))
     runs = tuple(one.removeprefix(_MARK) for one in row["runs"].split())
-    return Pair(int(row["query_number"]), row["query"], row["crop"], *files, runs)
+    return Pair(int(row["query_number"]), row["query"], row["crop"], query_file, crop_file, runs)
+
+
+def _shuffle(query: str, crop: str) -> bytes:
+    """Return what puts the crops of a query into an order that says nothing of the runs."""
+    return hashlib.sha256(f"{query}\n{crop}".encode(errors="surrogateescape")).digest()
 
 
 def _digest_of(pairs: Iterable[Pair]) -> str:

@@ -3,7 +3,10 @@
 Pure data: `judge` measures, `commands.judge` prints, `scripts/calibrate_judge.py` asks whether the order is right.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOP = 10  # crops of a ranked list that are compared
 
@@ -22,6 +25,14 @@ class Measure(NamedTuple):
     @property
     def sentence(self) -> str:
         return f"{self.head}: {self.says} ({self.unit}); {self.not_said}"
+
+    @property
+    def short_unit(self) -> str:
+        return {"deviations": "dev.", "grey levels": "grey"}.get(self.unit, self.unit)
+
+    @property
+    def digits(self) -> int:
+        return 2 if self.unit == "deviations" else 0
 
 
 MEASURES = (
@@ -98,3 +109,11 @@ MEASURES = (
         "it is the same for all runs of a source, so that it never orders those",
     ),
 )
+
+ORDER = MEASURES[0]
+VERDICT = "only labelled pairs can tell whether it is the true one"
+
+
+def ordered(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows of runs, the best first by ORDER; as they are where it cannot be had."""
+    return rows.sort_values(ORDER.name, ascending=ORDER.better < 0, kind="stable", ignore_index=True)
