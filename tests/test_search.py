@@ -94,8 +94,9 @@ def test_by_track_each_counts_once_and_by_camera_each_has_its_list(tied: Feature
         for name, query_D in zip(("q0", "q1", "q2", "q3"), QUERIES, strict=True):
             hits = answer.hits[answer.hits["query"] == name]
             lists: dict[tuple[str, ...], list[tuple[float, int]]] = {}
+            known = tied.rows[["camera", "track", "path"]].to_numpy().tolist()
             for distance, row in sorted_all(tied, query_D):
-                camera, track, path = tied.rows.loc[row, ["camera", "track", "path"]]
+                camera, track, path = known[row]
                 key = (camera,) if by == "camera" else (camera, track) if track else (path,)
                 lists.setdefault(key, []).append((distance, row))
             if by == "track":
