@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from reidgen.data.manifest import Prepared
     from reidgen.extractor import Extractor
+    from reidgen.features.store import Features
 
 DATA = os.environ.get("REIDGEN_DATA", "data")
 RESULTS = os.environ.get("REIDGEN_RESULTS", "results")
@@ -241,6 +242,72 @@ def load(
     from reidgen.extractor import Extractor
 
     return Extractor(_find(run, results), device=device, way=way)
+
+
+def embed(
+    run: str | Path | Run,
+    images: str | Path,
+    out: str | Path,
+    *,
+    pattern: str | None = None,
+    test: str = PLAIN,
+    plugins: Names = (),
+    results: str | Path = RESULTS,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> "Features":
+    """Embed a folder (or a .csv) of crops into a file and return it, see `reidgen embed --help`.
+
+    What it holds: `.rows`, a DataFrame; `.blocks()` and `.take(rows)`, the embeddings, float32; `.info`, `.dim`. Images
+    that cannot be read are left out and listed in OUT.broken.csv. Raises DataError, RunError, WeightsError, BusyError.
+    """
+    model = load(run, test=test, plugins=plugins, results=results, device=device)
+    from reidgen.data.collection import collect
+    from reidgen.features.store import open_features
+    from reidgen.features.stream import embed_images
+
+    crops, said = collect(_folder(images), pattern), note if progress is not False else lambda line: None
+    with _reporting(progress) as report:
+        made = embed_images(model, crops, _folder(out), said=str(images), say=said, report=report)
+    return open_features(made.file)
+
+
+def search(
+    features: str | Path,
+    query: str | Path,
+    *,
+    top: int = 20,
+    by: str = "crop",
+    approximate_above: int | None = None,
+    run: str | Path | None = None,
+    plugins: Names = (),
+    results: str | Path = RESULTS,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> "pd.DataFrame":
+    """Return what is nearest to a query image, or to each of a folder, in a file of `embed`; see
+    `features.search.search` for the columns, `by` and `approximate_above`.
+
+    run: the run that made the file, where its name does not find it. Raises DataError (among others when it was
+    another one), RunError.
+    """
+    load_plugins(_several(plugins))
+    from reidgen.data.collection import collect
+    from reidgen.features.search import embed_queries
+    from reidgen.features.search import search as find
+    from reidgen.features.store import open_features
+
+    opened = open_features(_folder(features))
+
+    def maker() -> "Extractor":
+        from reidgen.extractor import maker_of
+
+        name = str(run) if run is not None else None
+        return maker_of(opened.file, opened.info, run=name, results=_folder(results), device=device)
+
+    with _reporting(progress) as report:
+        queries = embed_queries(collect(_folder(query)), opened, maker, report)
+        return find(opened, queries, top=top, by=by, approximate_above=approximate_above, report=report).hits
 
 
 def _find(run: str | Path | Run, results: str | Path) -> Run:

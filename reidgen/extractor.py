@@ -1,7 +1,7 @@
 """What embeds images: a trained run, or anything else of the same form."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +13,11 @@ from PIL import Image
 from reidgen.contracts import build_test_step
 from reidgen.data.images import as_shown, decode, resized
 from reidgen.devices import choose_device
-from reidgen.errors import DataError, RecipeError
+from reidgen.errors import DataError, RecipeError, RunError
 from reidgen.evaluation import BATCH, embed, load_network
-from reidgen.runs import Run
+from reidgen.runs import Run, find_run
 from reidgen.teststeps import Way
+from reidgen.ways import only_way
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -101,6 +102,25 @@ class Extractor:
             report=lambda what, done, total: None,
         )
         return found.cpu().numpy()
+
+
+def maker_of(features: Path, info: Mapping[str, Any], *, run: str | None, results: Path, device: str) -> Extractor:
+    """Return the network that made a feature file, found by its name in the file's `info`, or as `run` says.
+
+    Whether it is the same one its digest tells, see `features.search.embed_queries`. Raises RunError when there is no
+    such run, and what `Extractor` raises.
+    """
+    name = run or str(info["name"])
+    try:
+        found = find_run(name, results)
+    except RunError as error:
+        if run:
+            raise
+        raise RunError(
+            f"{features} was embedded by {name}, which is not in {results}; say where it is with --run FOLDER, or "
+            "--results"
+        ) from error
+    return Extractor(found, device=device, way=only_way(str(info["test"])))
 
 
 def _pixels(image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:

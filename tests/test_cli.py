@@ -55,6 +55,20 @@ OPTIONS = {
     "show": {"--target", "--quiet"} | PLACES,
     "stress": {"--target", "--where", "--picture", "--quiet"} | PLACES,
     "speed": {"--methods", "--recipe", "--backbone", "--compile", "--set", "--plugin", "--device", "--quiet"},
+    "embed": {
+        "--images",
+        "--out",
+        "--pattern",
+        "--test",
+        "--set",
+        "--plugin",
+        "--results",
+        "--device",
+        "--json",
+        "--quiet",
+    },
+    "search": {"--query", "--top", "--by", "--out", "--page", "--images", "--approximate-above", "--run", "--plugin"}
+    | {"--results", "--device", "--json", "--quiet"},
     "attack": {"--target", "--from", "--losses", "--bound", "--quiet"} | PLACES,
 }
 

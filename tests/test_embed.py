@@ -258,7 +258,7 @@ from reidgen.features.stream import embed_images
 images.WINDOW = 4
 class Killed(Means):
     def embed(self, some):
-        if len(self.calls) == 2:
+        if len(self.calls) == 2 and "torch" not in sys.modules:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().embed(some)
 folder, out = map(Path, sys.argv[1:])

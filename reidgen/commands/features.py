@@ -23,7 +23,6 @@ from reidgen.terminal import document, note, one_sentence, progress, result
 if TYPE_CHECKING:
     from reidgen.extractor import Extractor
     from reidgen.features.search import Answer
-    from reidgen.features.store import Features
     from reidgen.features.stream import Made
 
 PRINTED = 5  # queries in the terminal
@@ -163,8 +162,14 @@ def search(
     opened = open_features(features)
     by = by or ("track" if has_tracks(opened) else "crop")
     asked = collect(query.expanduser())
+
+    def maker() -> "Extractor":
+        from reidgen.extractor import maker_of
+
+        return maker_of(features, opened.info, run=run, results=results, device=device)
+
     with progress() as report:
-        queries = embed_queries(asked, opened, lambda: _model_of(opened, run, results, device), report)
+        queries = embed_queries(asked, opened, maker, report)
         answer = run_search(opened, queries, top=top, by=by, approximate_above=approximate_above, report=report)
     if json:
         recall = answer.recall._asdict() if answer.recall else None
@@ -182,27 +187,6 @@ def search(
         on_page = write_search_page(page, opened, queries, answer, by=by, asked=asked.root, images=shows)
         left = len(queries.names) - on_page
         note(f"written: {page}" + (f", without {left:,} of the queries (--out has all)" if left else ""))
-
-
-def _model_of(features: "Features", run: str | None, results: Path, device: str) -> "Extractor":
-    """Return the network that made a feature file, by its name in the file or by that of --run."""
-    from reidgen.runs import find_run
-    from reidgen.ways import only_way
-
-    name = run or str(features.info["name"])
-    try:
-        found = find_run(name, results)
-    except RunError as error:
-        if run:
-            raise
-        raise RunError(
-            f"{features.file} was embedded by {name}, which is not in {results}; say where it is with --run FOLDER, or "
-            "--results"
-        ) from error
-    way = only_way(str(features.info["test"]))
-    from reidgen.extractor import Extractor
-
-    return Extractor(found, device=device, way=way)
 
 
 def _print_hits(answer: "Answer") -> None:

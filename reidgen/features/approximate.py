@@ -108,7 +108,7 @@ def _drawn(length: int, count: int) -> NDArray[np.int64]:
 def _read(file: Path, wanted: str) -> dict[str, Any] | None:
     """Return what an index file holds; None where there is none, or it is damaged or of other embeddings."""
     try:
-        with np.load(file, allow_pickle=False) as held:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
             return {name: held[name] for name in ("index", "sample", "exact")} if str(held["of"]) == wanted else None
     except Exception:  # whatever numpy and zipfile raise on a damaged one: it is only a cache
         return None

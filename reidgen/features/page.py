@@ -99,8 +99,9 @@ def where_of(hit: dict[str, Any]) -> str:
 
 def _facts(features: Features, answer: Answer, by: str, on_page: int, queries: int) -> dict[str, str]:
     info = features.info
+    test = "" if info["test"] == "plain" else f" ({info['test']})"
     size = f"{len(features):,} images of {shown(str(info['images']))} ({features.file.name})"
-    facts = {"Searched": size, "By": f"{info['name']}, {info['test']}, {features.dim} numbers"}
+    facts = {"Searched": size, "By": f"{info['name']}{test}, {features.dim} numbers"}
     facts["Search"] = how(answer)
     facts["Distance"] = "squared Euclidean of unit vectors, 0 to 4; cosine = 1 - distance / 2"
     if by == "track":

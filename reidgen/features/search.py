@@ -131,9 +131,9 @@ def search(
         hits = features.rows.iloc[one.rows]
         hits = hits.assign(query=name, distance=one.distances, same=hits["sha256"] == digest)
         hits = hits.assign(crops=1 if size_G is None else size_G[rule.group_N[one.rows]])
-        if by == "camera":
-            first = hits.groupby("camera")["distance"].transform("min")
-            hits = hits.assign(first=first).sort_values(["first", "camera", "distance"], kind="stable")
+        if by == "camera":  # the camera with the nearest first
+            order = np.argsort(pd.factorize(hits["camera"])[0], kind="stable")
+            hits = hits.iloc[order]
         within = hits.groupby("camera").cumcount() if by == "camera" else pd.Series(range(len(hits)), hits.index)
         parts.append(hits.assign(rank=within + 1))
     return Answer(pd.concat(parts)[list(COLUMNS)].reset_index(drop=True), recall)
