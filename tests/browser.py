@@ -89,6 +89,8 @@ class Page:
             code = {
                 "Enter": 13,
                 "Tab": 9,
+                "Backspace": 8,
+                **{digit: ord(digit) for digit in "0123456789"},
                 "Escape": 27,
                 "ArrowLeft": 37,
                 "ArrowUp": 38,

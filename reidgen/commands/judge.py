@@ -220,7 +220,7 @@ def _estimate(models: "list[Extractor]", crops: "Crops", file: Path, out_file: P
 
     from reidgen.escapes import no_formula
     from reidgen.files import write_text
-    from reidgen.judging.labels import check_labels, comparisons, estimates, read_labels
+    from reidgen.judging.labels import ESTIMATED, check_labels, comparisons, estimates, read_labels
 
     runs = {model.info["digest"]: model.info["name"] for model in models}
     pairs, labels = read_labels(file)
@@ -242,14 +242,8 @@ def _estimate(models: "list[Extractor]", crops: "Crops", file: Path, out_file: P
             f"{_short(row['run'])} and {_short(row['other'])}: {row['only_run']} queries only the first finds, "
             f"{row['only_other']} only the other; p = {row['p']:.2g}, {verdict}"
         )
-    note(
-        "estimated: the share of crops, each as likely to be drawn, whose nearest crop of another camera shows the "
-        "same person; 95 % intervals of Clopper and Pearson. A person whom no other camera saw counts as a miss, so "
-        "among people who were seen twice it is higher. It is not the Rank-1 of reidgen evaluate, which asks only queries "
-        "with a match and keeps the other people of the query's camera in the gallery"
-    )
-    if any(one.unsure for one in found):
-        note("'cannot tell' counts as another person in the number and the lower end, as the same in the upper end")
+    for line in ESTIMATED:
+        note(line)
     if out_file:
         table = pd.DataFrame(found).assign(run=[no_formula(one.run) for one in found], target=no_formula(crops.name))
         write_text(out_file, table.to_csv(index=False, float_format="%.6g"))

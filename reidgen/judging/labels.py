@@ -31,6 +31,14 @@ COUNT = 30  # queries; each run has one pair of each
 SAME, OTHER, UNSURE = "same person", "other", "cannot tell"
 LABELS = (SAME, OTHER, UNSURE)
 FIELDS = ("pair", "pairs", "query_number", "query", "crop", "query_file", "crop_file", "runs", "sheet", "label")
+ESTIMATED = (
+    "estimated: the share of crops, each as likely to be drawn, whose nearest crop of another camera shows the same "
+    "person; in brackets the 95 % interval of Clopper and Pearson",
+    "a person whom no other camera saw counts as a miss, so that among people who were seen by two it is higher",
+    "it is not the Rank-1 of reidgen evaluate, which asks only queries with a match and has the other people of the "
+    "query's camera in its gallery",
+    f"'{UNSURE}' counts as another person in the number and the lower end, as the same person in the upper end",
+)
 _MARK = "sha-"  # before digests, so that no spreadsheet takes one for a number
 
 
