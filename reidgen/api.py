@@ -277,7 +277,7 @@ def search(
     query: str | Path,
     *,
     top: int = 20,
-    by: str = "crop",
+    by: str | None = None,
     approximate_above: int | None = None,
     run: str | Path | None = None,
     plugins: Names = (),
@@ -286,18 +286,20 @@ def search(
     progress: bool | None = None,
 ) -> "pd.DataFrame":
     """Return what is nearest to a query image, or to each of a folder, in a file of `embed`; see
-    `features.search.search` for the columns, `by` and `approximate_above`.
+    `features.search.search` for the columns, `by` (by default "track" where tracks are known) and `approximate_above`.
 
     run: the run that made the file, where its name does not find it. Raises DataError (among others when it was
     another one), RunError.
     """
     load_plugins(_several(plugins))
     from reidgen.data.collection import collect
-    from reidgen.features.search import embed_queries
+    from reidgen.features.search import embed_queries, has_tracks, rule_of
     from reidgen.features.search import search as find
     from reidgen.features.store import open_features
 
     opened = open_features(_folder(features))
+    by = by or ("track" if has_tracks(opened) else "crop")
+    rule_of(opened, by, top)
 
     def maker() -> "Extractor":
         from reidgen.extractor import maker_of

@@ -15,6 +15,7 @@ from reidgen.data.images import as_shown, decode, resized
 from reidgen.devices import choose_device
 from reidgen.errors import DataError, RecipeError, RunError
 from reidgen.evaluation import BATCH, embed, load_network
+from reidgen.models.network import ReIDNet
 from reidgen.runs import Run, find_run
 from reidgen.teststeps import Way
 from reidgen.ways import only_way
@@ -40,39 +41,18 @@ class Embedder(Protocol):
         """Return the embeddings, float32 (N, D), L2-normalised; see `Extractor.embed`."""
 
 
-class Extractor:
-    """The network of a finished run. dim: D, the length of an embedding. info: what is known of how it was trained.
+class NetworkExtractor:
+    """Any network of the form of `ReIDNet` as an Embedder.
 
-    way: test steps that make views of an image, such as flip; their mean is embedded. What a step learns of a whole
-    target (bn, centre, rerank) means nothing for single images: RecipeError.
+    info: as of `Embedder`, also `dtype`, the recipe's. way: test steps that make views of an image, such as flip; their
+    mean is embedded. What a step learns of a whole target (bn, centre, rerank) means nothing for single images:
+    RecipeError.
     """
 
-    def __init__(self, run: Run, *, device: str = "auto", way: Way = Way()) -> None:
-        if others := [step.name for step in way.steps if step.stage != "views"]:
-            raise RecipeError(
-                f"the test step {others[0]} needs a whole target, so it cannot embed single images; leave it out, or "
-                "use it in reidgen evaluate"
-            )
-        self.network = load_network(run, choose_device(device))
-        self.recipe, facts, method = run.recipe(), run.facts(), run.method()
-        self.dim: int = self.network.backbone.dim
+    def __init__(self, network: ReIDNet, dim: int, info: dict[str, Any], way: Way = Way()) -> None:
+        check_views(way)
+        self.network, self.dim, self.info = network, dim, info
         self._steps = [build_test_step(step) for step in way.steps]
-        decisive = [*(facts[f"{part}_sha256"] for part in ("weights", "recipe", "row")), way.word]
-        self.info: dict[str, Any] = {
-            "name": f"{self.recipe.source}/{run.folder.resolve().name}",
-            "digest": hashlib.sha256("\n".join(decisive).encode()).hexdigest(),
-            "test": way.word,
-            "method": method.label,
-            "title": method.full_title,
-            "recipe": self.recipe.name,
-            "backbone": self.recipe.backbone,
-            "source": self.recipe.source,
-            "seed": self.recipe.seed,
-            "height": self.recipe.height,
-            "width": self.recipe.width,
-            "dtype": self.recipe.dtype,
-            **facts,
-        }
 
     def embed(self, images: Iterable[Picture]) -> NDArray[np.float32]:
         """Return the embeddings of images, float32 (N, D), L2-normalised: a dot product is the cosine.
@@ -81,14 +61,14 @@ class Extractor:
         generator, or a list of any number of paths, costs the memory of its embeddings only. OpenCV reads B, G, R: give
         it `image[..., ::-1]`; nothing in an array tells which it is, and a swapped one gives wrong embeddings without
         an error. Paths and PIL images are turned as EXIF says and laid over white where they are transparent. Each is
-        resized to the network's size as `reidgen evaluate` does it.
+        brought to the network's size as `reidgen evaluate` does it.
         Raises DataError for a file that is no image, an array of another form, and a single image without a list.
         """
         if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
             raise DataError("embed takes several images, so give a list, also of one: embed([image])")
         waiting, parts = iter(images), [np.empty((0, self.dim), dtype=np.float32)]
         while batch := list(islice(waiting, BATCH)):
-            pixels = np.stack([_pixels(image, (self.recipe.width, self.recipe.height)) for image in batch])
+            pixels = np.stack([_pixels(image, (self.info["width"], self.info["height"])) for image in batch])
             parts.append(self._embed_pixels(pixels))
         return np.concatenate(parts)
 
@@ -97,11 +77,47 @@ class Extractor:
             self.network,
             pixels_BHWC,
             rows_N=np.arange(len(pixels_BHWC)),
-            dtype=self.recipe.dtype,
+            dtype=self.info["dtype"],
             steps=self._steps,
             report=lambda what, done, total: None,
         )
         return found.cpu().numpy()
+
+
+class Extractor(NetworkExtractor):
+    """The network of a finished run. dim: D, the length of an embedding. info: what is known of how it was trained."""
+
+    def __init__(self, run: Run, *, device: str = "auto", way: Way = Way()) -> None:
+        check_views(way)
+        network = load_network(run, choose_device(device))
+        recipe, facts, method = run.recipe(), run.facts(), run.method()
+        decisive = [*(facts[f"{part}_sha256"] for part in ("weights", "recipe", "row")), way.word]
+        info = {
+            "name": f"{recipe.source}/{run.folder.resolve().name}",
+            "digest": hashlib.sha256("\n".join(decisive).encode()).hexdigest(),
+            "test": way.word,
+            "method": method.label,
+            "title": method.full_title,
+            "recipe": recipe.name,
+            "backbone": recipe.backbone,
+            "source": recipe.source,
+            "seed": recipe.seed,
+            "height": recipe.height,
+            "width": recipe.width,
+            "dtype": recipe.dtype,
+            **facts,
+        }
+        super().__init__(network, network.backbone.dim, info, way)
+        self.recipe = recipe
+
+
+def check_views(way: Way) -> None:
+    """Raise RecipeError when a test step does not make views of single images."""
+    if others := [step.name for step in way.steps if step.stage != "views"]:
+        raise RecipeError(
+            f"the test step {others[0]} needs a whole target, so it cannot embed single images; leave it out, or use "
+            "it in reidgen evaluate"
+        )
 
 
 def maker_of(features: Path, info: Mapping[str, Any], *, run: str | None, results: Path, device: str) -> Extractor:

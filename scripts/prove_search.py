@@ -2,7 +2,7 @@
 
     python scripts/prove_search.py results/search-cpu-2026-11-26
 
-The crops are images of the built-in benchmark (128x64, JPEG), each with another light and other noise; the network is
+The crops are images of the built-in benchmark (128x64, JPEG), each with another light, moved a little; the network is
 SNR on `tiny` at 64x32, trained for a single step: what is measured is the stream, not the network. Memory is the
 proportional set size of the command and its processes, sampled four times a second.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import proof
-from PIL import Image
+from PIL import Image, ImageChops
 
 from reidgen.data import prepare as preparing
 from reidgen.pool import share
@@ -37,12 +37,18 @@ def silent(what: str, done: int, total: int) -> None:
 
 def draw(number: int, *, folder: Path, drawn: list[Path]) -> None:
     """Write one crop."""
-    rng = np.random.default_rng(number)
-    pixels = np.asarray(Image.open(drawn[number % len(drawn)])).astype(np.float32)
-    pixels = pixels * rng.uniform(0.6, 1.3) + rng.normal(size=pixels.shape) * 4
+    image = _opened(drawn[number % len(drawn)])
+    gain, offset, left, up = np.random.default_rng(number).uniform((0.6, -25, -6, -12), (1.3, 25, 6, 12)).tolist()
+    image = ImageChops.offset(image, round(left), round(up)).point([gain * grey + offset for grey in range(256)] * 3)
     file = folder / f"cam{number % 6}" / f"{number // 1000:03}" / f"{number:06}.jpg"
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
+    image.save(file, quality=90)
+
+
+@functools.cache
+def _opened(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
 
 
 def processes(root: int) -> list[int]:

@@ -153,7 +153,7 @@ def search(
     """
     from reidgen.data.collection import collect
     from reidgen.features.page import how, write_search_page
-    from reidgen.features.search import embed_queries, has_tracks, write_hits
+    from reidgen.features.search import embed_queries, has_tracks, rule_of, write_hits
     from reidgen.features.search import search as run_search
     from reidgen.features.store import open_features
 
@@ -161,6 +161,7 @@ def search(
         raise RunError("--images shows the crops on a page; say where with --page found.html")
     opened = open_features(features)
     by = by or ("track" if has_tracks(opened) else "crop")
+    rule_of(opened, by, top)
     asked = collect(query.expanduser())
 
     def maker() -> "Extractor":

@@ -114,7 +114,7 @@ def search(
     picture. approximate_above: the size of the file above which the search is approximate, see `approximate`.
     Raises DataError for another `by`, a `top` below 1, and tracks or cameras where none is known.
     """
-    rule = _rule(features, by, top)
+    rule = rule_of(features, by, top)
     recall = None
     if approximate_above is not None and len(features) > approximate_above:
         index = index_of(features, report)
@@ -139,7 +139,8 @@ def search(
     return Answer(pd.concat(parts)[list(COLUMNS)].reset_index(drop=True), recall)
 
 
-def _rule(features: Features, by: str, top: int) -> Rule:
+def rule_of(features: Features, by: str, top: int) -> Rule:
+    """Return what `search` keeps of a ranking, and raise what it raises for `by` and `top`."""
     rows = features.rows
     if by not in BY:
         raise DataError(f"--by {by!r} should be one of {', '.join(BY)}")

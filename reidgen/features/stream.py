@@ -35,6 +35,7 @@ from reidgen.runs import Progress
 if TYPE_CHECKING:
     from reidgen.extractor import Embedder
 
+BATCH = 256  # images between two looks at the progress
 # What a feature file says of its network, where the network knows it.
 FACTS = "name digest test method title recipe hash backbone source seed height width dtype version torch".split()
 
@@ -85,11 +86,13 @@ def embed_images(
         old = _old(out, model.info["digest"], say)
         kept = _Kept(model, parts, old)
         found, broken = list[tuple[str, str]](), dict[str, str]()
-        for window in _ahead(collection, model.info, kept.place, report):
+        for done, window in _ahead(collection, model.info, kept.place):
             good = [(path, one) for path, one in window if isinstance(one, _Image)]
             broken |= {path: one for path, one in window if isinstance(one, str)}
             found += [(path, one.digest) for path, one in good]
-            kept.add([one for _, one in good if one.pixels is not None])
+            shares = kept.add([one for _, one in good if one.pixels is not None])
+            for share in shares:
+                report("embedding", done + int(share * len(window)), len(collection.crops))
         if not found:
             path, what = next(iter(broken.items()))
             raise DataError(f"none of {len(broken):,} images can be read, such as {shown(path)}, which {what}")
@@ -119,18 +122,25 @@ class _Kept:
         for row, digest in enumerate(self.stores[number].rows["sha256"]):
             self.place.setdefault(digest, (number, row))
 
-    def add(self, images: list[_Image]) -> None:
-        """Embed the images that are not known, and keep them in a file, so that a kill loses one window at most."""
+    def add(self, images: list[_Image]) -> Iterator[float]:
+        """Embed the images that are not known, and keep them in a file, so that a kill loses one window at most.
+
+        Yields the share of them that is done, 1 at the end.
+        """
         fresh = list({one.digest: one for one in images if one.digest not in self.place}.values())
-        if not fresh:
-            return
-        embedding_BD = self.model.embed([one.pixels for one in fresh if one.pixels is not None])
-        rows = pd.DataFrame([("", *one[:3]) for one in fresh], columns=list(COLUMNS[:4]))
-        file = self.folder / f"{len(self.stores):06}-{fresh[0].digest}.npz"
-        write_features(file, _facts(self.model), rows.assign(**dict.fromkeys(KNOWN, "")), [embedding_BD])
-        self.stores.append(open_features(file))
-        self._place(len(self.stores) - 1)
-        self.new += len(fresh)
+        parts = []
+        for start in range(0, len(fresh), BATCH):
+            batch = fresh[start : start + BATCH]
+            parts.append(self.model.embed([one.pixels for one in batch if one.pixels is not None]))
+            yield (start + len(batch)) / (len(fresh) + 1)
+        if fresh:
+            rows = pd.DataFrame([("", *one[:3]) for one in fresh], columns=list(COLUMNS[:4]))
+            file = self.folder / f"{len(self.stores):06}-{fresh[0].digest}.npz"
+            write_features(file, _facts(self.model), rows.assign(**dict.fromkeys(KNOWN, "")), parts)
+            self.stores.append(open_features(file))
+            self._place(len(self.stores) - 1)
+            self.new += len(fresh)
+        yield 1.0
 
     def rows(self, found: list[tuple[str, str]], crops: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of the feature file for images that were read: (path, digest)."""
@@ -201,9 +211,11 @@ def _parts(folder: Path, digest: str) -> list[Features]:
 
 
 def _ahead(
-    collection: Collection, info: Mapping[str, Any], known: Mapping[str, object], report: Progress
-) -> Iterator[list[tuple[str, _Image | str]]]:
-    """Yield windows of (path, what was read or what is wrong); a thread waits for the next one meanwhile."""
+    collection: Collection, info: Mapping[str, Any], known: Mapping[str, object]
+) -> Iterator[tuple[int, list[tuple[str, _Image | str]]]]:
+    """Yield how many paths are done, and the next window of (path, what was read or what is wrong); a thread waits for
+    the one after it meanwhile.
+    """
     paths = collection.crops["path"].to_list()
     size = (int(info["width"]), int(info["height"]))
     work = functools.partial(_read, root=collection.root, size=size, known=frozenset(known))
@@ -213,8 +225,8 @@ def _ahead(
         waiting = reader.submit(next, found, None)
         while (window := waiting.result()) is not None:
             waiting = reader.submit(next, found, None)
-            yield list(zip(paths[done : done + len(window)], window, strict=True))
-            report("embedding", done := done + len(window), len(paths))
+            yield done, list(zip(paths[done : done + len(window)], window, strict=True))
+            done += len(window)
 
 
 def _read(path: str, *, root: Path, size: tuple[int, int], known: frozenset[str]) -> _Image | str:
