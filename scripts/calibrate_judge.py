@@ -13,6 +13,7 @@ interval holds the truth). Targets of a run's own family are left out for it.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,22 @@ def taus(rows: pd.DataFrame, group: str) -> pd.DataFrame:
             mean_B = np.mean([drawn_B for _, drawn_B in parts], axis=0)
             made.append(("all", measure.name, truth, len(models), mean, *_ends(mean_B)))
     columns = ["target", "measure", "truth", "models", "tau", "low", "high"]
-    return pd.DataFrame(made, columns=columns).assign(group=group)
+    found = pd.DataFrame(made, columns=columns)
+    return pd.concat([found, chosen_elsewhere(found)], ignore_index=True).assign(group=group)
+
+
+def chosen_elsewhere(found: pd.DataFrame) -> pd.DataFrame:
+    """Return for each target the row of the measure with the highest mean tau on the other targets: what whoever
+    chooses a measure on these sets may expect of it on a further one."""
+    rows = []
+    for _, part in found[found["target"] != "all"].groupby("truth"):
+        part = part[part["models"] == part.groupby("target")["models"].transform("max")]  # no tau of a few seeds
+        wide = part.pivot(index="target", columns="measure", values="tau").dropna(axis=1)
+        for target in wide.index if len(wide) > 1 else []:
+            best = wide.drop(index=target).mean().idxmax()
+            row = part[(part["target"] == target) & (part["measure"] == best)].iloc[0]
+            rows.append({**row.to_dict(), "measure": f"chosen elsewhere: {best}"})
+    return pd.DataFrame(rows, columns=found.columns)
 
 
 def _ends(drawn_B: NDArray[np.float64]) -> tuple[float, float]:
@@ -102,7 +118,7 @@ def simulate(hit_N: NDArray[np.bool_], unsure: float, draws: int = DRAWS, seed: 
     return {"truth": truth, "coverage": np.mean(held), "bias": np.mean(shares) - truth, "width": np.mean(widths)}
 
 
-def coverage(models: list, names: list[str], data: Path, say: Callable[[str], None]) -> pd.DataFrame:
+def coverage(models: list[Any], names: list[str], data: Path, say: Callable[[str], None]) -> pd.DataFrame:
     """Return `simulate` of each target and run, with every crop as a query, and with a tenth of pairs unsure."""
     from reidgen.data.manifest import load_index, load_prepared
     from reidgen.judging.crops import of_target
@@ -125,7 +141,7 @@ def coverage(models: list, names: list[str], data: Path, say: Callable[[str], No
     return pd.DataFrame(rows)
 
 
-def measured(runs: list, name: str, data: Path, queries: int) -> pd.DataFrame:
+def measured(runs: list[Any], name: str, data: Path, queries: int) -> pd.DataFrame:
     """Return the measures of all runs on a target, with the true mAP and Rank-1 of each (percent)."""
     from reidgen.data.manifest import load_prepared
     from reidgen.evaluation import evaluate

@@ -1,5 +1,6 @@
 """What is measured of runs without labels: against loops over all crops, and numbers worked by hand."""
 
+import errno
 import importlib.util
 import json
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from reidgen.cli import app
 from reidgen.data.batches import training_images
-from reidgen.errors import DataError, RunError
+from reidgen.errors import DataError, ReidgenError, RunError
 from reidgen.judging import neighbours
 from reidgen.judging.cameras import Moments, Sums, distance, pixel_sums, share_of_cameras
 from reidgen.judging.crops import drawn, of_images, of_target
@@ -136,7 +137,7 @@ def test_all_measures_against_loops(tmp_path: Path) -> None:
         gallery = model.embed(images)
         ranked = [by_loop(gallery[row], int(camera[row]), gallery, camera, False) for row in rows]
         lists[model.info["name"]] = ranked
-        stays = {1: [], 10: []}
+        stays: dict[int, list[float]] = {1: [], 10: []}
         for shift, severity in TRIALS:
             changed = apply_shift(
                 np.stack([images[row] for row in rows]), shift, severity,
@@ -211,6 +212,15 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
         judge([Means()], of_images(root), data=tmp_path, report=quiet)
 
 
+def test_a_disk_without_room_for_the_embeddings_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(ReidgenError, match=r"no room for 0 MiB of embeddings in .* set TMPDIR"):
+        judge([Means()], of_images(crops(tmp_path)), data=tmp_path, report=quiet)
+
+
 def test_without_cameras_all_other_crops_count_and_it_is_said(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"{'abcdefghijkl'[number]}.jpg").write_bytes(picture(number))
@@ -225,7 +235,7 @@ def test_without_cameras_all_other_crops_count_and_it_is_said(tmp_path: Path) ->
 # The command
 
 
-def run(*words: str | Path) -> Result:
+def run(*words: object) -> Result:
     return CliRunner().invoke(app, ["judge", *map(str, words)])
 
 
@@ -238,8 +248,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_measures_orders_and_says_what_numbers_mean(
-    results: Path, small_data: Path, tmp_path: Path
+    results: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("reidgen.judging.judge.TRIALS", TRIALS[::9])
     words = [
         "snr",
         "baseline",

@@ -1,5 +1,6 @@
 """The command that says what a run may be worth on crops of people whom nobody has named."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,17 +182,17 @@ def _table(rows: "pd.DataFrame") -> Any:
     drawn.add_column("run", overflow="fold")
     for measure in shown:
         drawn.add_column(f"{measure.head}\n{measure.short_unit}", justify="right")
-    for row in rows.to_dict("records"):
+    for name, row in zip(_short(rows["run"].to_list()), rows.to_dict("records"), strict=True):
         cells = ("–" if row[one.name] != row[one.name] else f"{row[one.name]:.{one.digits}f}" for one in shown)
-        drawn.add_row(escape(_short(row["run"])), *cells)
+        drawn.add_row(escape(name), *cells)
     return drawn
 
 
-def _short(name: str) -> str:
-    """Return a run's name without the digests at its end."""
-    source, _, folder = name.rpartition("/")
-    words = folder.split("-")
-    return f"{source}/{'-'.join(words[:-2])}" if len(words) > 3 else name
+def _short(names: list[str]) -> list[str]:
+    """Return runs' names without their digests, and without their source where it is one, as long as all differ."""
+    bare = [re.sub(r"(-[0-9a-f]{8}){2}$", "", name) for name in names]
+    alone = [name.rpartition("/")[2] for name in bare]
+    return next(some for some in (alone, bare, names) if some is names or len(set(some)) == len(names))
 
 
 def _write_pairs(models: "list[Extractor]", crops: "Crops", file: Path, count: int, *, data: Path, json: bool) -> None:
@@ -226,6 +227,7 @@ def _estimate(models: "list[Extractor]", crops: "Crops", file: Path, out_file: P
     pairs, labels = read_labels(file)
     check_labels(pairs, runs, crops, file)
     found = sorted(estimates(pairs, labels, runs), key=lambda one: -one.share)
+    short = dict(zip(runs.values(), _short(list(runs.values())), strict=True))
     apart = comparisons(pairs, labels, runs)
     if json:
         document({"target": crops.name, "runs": [one._asdict() for one in found], "apart": apart.to_dict("records")})
@@ -233,13 +235,13 @@ def _estimate(models: "list[Extractor]", crops: "Crops", file: Path, out_file: P
         if not json:
             unsure = f", {one.unsure} not told" if one.unsure else ""
             result(
-                f"{_short(one.run)}: Rank-1 across cameras {100 * one.share:.0f} % "
+                f"{short[one.run]}: Rank-1 across cameras {100 * one.share:.0f} % "
                 f"[{100 * one.low:.0f}, {100 * one.high:.0f}] ({one.same} of {one.queries} the same person{unsure})"
             )
     for row in apart.to_dict("records"):
         verdict = "apart" if row["p"] < 0.05 else "not told apart by these labels"
         note(
-            f"{_short(row['run'])} and {_short(row['other'])}: {row['only_run']} queries only the first finds, "
+            f"{short[row['run']]} and {short[row['other']]}: {row['only_run']} queries only the first finds, "
             f"{row['only_other']} only the other; p = {row['p']:.2g}, {verdict}"
         )
     for line in ESTIMATED:

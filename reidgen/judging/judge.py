@@ -3,6 +3,7 @@
 Shapes: N crops, Q queries drawn of them, B crops of a window, K nearest, D features, C cameras.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from reidgen.data.batches import training_images
 from reidgen.data.images import decode, file_of, resized
 from reidgen.data.naming import shown
-from reidgen.errors import DataError, RunError
+from reidgen.errors import DataError, ReidgenError, RunError
 from reidgen.judging.cameras import Sums, add_pixels, distance, pixel_sums, share_of_cameras
 from reidgen.judging.crops import Crops, Size, drawn, read_windows
 from reidgen.judging.measures import MEASURES, TOP
@@ -85,9 +86,10 @@ def judge(
 
     data: where the sources are prepared; where one is not, the distances from it are NaN and a note says so. queries:
     how many crops are drawn as queries. measures: False finds nearest crops alone. The images are read once for all
-    networks; embeddings lie in a temporary file, so that memory does not grow with the crops but by their names.
+    networks; embeddings lie in a temporary folder, 4 N D bytes for each network, so that memory does not grow with the
+    crops but by their names.
     Raises DataError when no image can be read, there is one camera alone, or fewer than two crops; RunError when two
-    networks are the same.
+    networks are the same or one gives numbers that are not finite; ReidgenError when the disk has no room.
     """
     _check(models, crops)
     with tempfile.TemporaryDirectory(prefix="reidgen-judge-") as folder:
@@ -138,9 +140,7 @@ class _Pool:
     def __init__(self, models: "Sequence[Embedder]", crops: Crops, chosen: NDArray[np.int64], folder: Path) -> None:
         self.seen = []
         for number, model in enumerate(models):
-            file = folder / f"{number}.npy"
-            shape = (len(crops), model.dim)
-            self.seen.append(Seen(model, np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=shape)))
+            self.seen.append(Seen(model, _on_disk(folder / str(number), (len(crops), model.dim))))
         self.sizes = list(dict.fromkeys(one.size for one in self.seen))
         self.cameras = len(crops.cameras) or 1
         self.sums = {size: Sums(self.cameras, 3) for size in self.sizes}
@@ -180,6 +180,24 @@ class _Pool:
         self.query_pixels = {size: np.stack([some[row] for row in rows]) for size, some in pixels_of.items()}
         for one in self.seen:
             one.gallery_ND = one.gallery_ND[:done]
+
+
+def _on_disk(file: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a new float32 array in a file whose room is taken at once: a disk that is full later would kill.
+
+    Raises ReidgenError when there is not so much room.
+    """
+    size = 4 * shape[0] * shape[1]
+    try:
+        with file.open("wb") as out:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(out.fileno(), 0, size)
+            else:
+                out.write(bytes(size))
+    except OSError as error:
+        what = f"no room for {size / 2**20:,.0f} MiB of embeddings in {file.parent.parent}"
+        raise ReidgenError(f"{what} ({error.strerror}); set TMPDIR to a folder with more") from error
+    return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
 
 
 def _find(one: Seen, pool: _Pool) -> None:

@@ -164,7 +164,8 @@ def check_labels(pairs: Sequence[Pair], runs: dict[str, str], crops: Crops, file
             "made with: make a new one with --pairs pairs.html"
         )
     paths = {_name(path): path for path in crops.paths}
-    for name, digest in {(pair.query, pair.query_file) for pair in pairs} | {(p.crop, p.crop_file) for p in pairs}:
+    queries, found = ({(pair[at], pair[at + 2]) for pair in pairs} for at in (1, 2))
+    for name, digest in sorted(queries | found):
         if name not in paths:
             raise DataError(f"{file} is of other images: {name} is not among the crops of {crops.name}")
         if digest_of(crops, paths[name]) != digest:

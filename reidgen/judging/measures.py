@@ -42,7 +42,7 @@ MEASURES = (
         "%",
         1,
         "how often another run finds the same nearest crop of another camera",
-        "two runs that err alike agree as well",
+        "runs that err alike agree as well, and it is another number beside other runs",
     ),
     Measure(
         "agreement_10",
