@@ -312,6 +312,41 @@ def search(
         return find(opened, queries, top=top, by=by, approximate_above=approximate_above, report=report).hits
 
 
+def judge(
+    runs: Names | Sequence[str | Path | Run],
+    target: str | None = None,
+    *,
+    images: str | Path | None = None,
+    pattern: str | None = None,
+    queries: int = 500,
+    plugins: Names = (),
+    data: str | Path = DATA,
+    results: str | Path = RESULTS,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> "pd.DataFrame":
+    """Return what can be measured of runs on crops without names, one row per run, in the order of `reidgen judge`.
+
+    The crops are those of a prepared `target`, or `images`, a folder or a .csv. Columns: run, digest, source, seed and
+    the names of `reidgen.judging.measures.MEASURES`, which say what each means; NaN where one cannot be had.
+    Raises DataError, RunError, WeightsError, PluginError.
+    """
+    load_plugins(_several(plugins))
+    if (target is None) == (images is None):
+        raise DataError("judge takes either target=, a prepared set, or images=, a folder or a .csv")
+    from reidgen.extractor import Extractor
+    from reidgen.judging.crops import of_images, of_target
+    from reidgen.judging.judge import judge as measure
+    from reidgen.judging.measures import ordered
+
+    names = [runs] if isinstance(runs, str) else runs
+    models = [Extractor(_find(run, results), device=device) for run in names]
+    crops = of_images(_folder(images), pattern) if images is not None else of_target(str(target), _folder(data))
+    with _reporting(progress) as report:
+        judged = measure(models, crops, data=_folder(data), queries=queries, report=report)
+    return ordered(judged.rows)
+
+
 def _find(run: str | Path | Run, results: str | Path) -> Run:
     return run if isinstance(run, Run) else find_run(str(run), _folder(results))
 

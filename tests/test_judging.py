@@ -18,6 +18,7 @@ from test_prepare import crops, picture
 from test_show import a_run
 from typer.testing import CliRunner, Result
 
+import reidgen
 from reidgen.cli import app
 from reidgen.data.batches import training_images
 from reidgen.errors import DataError, ReidgenError, RunError
@@ -275,6 +276,17 @@ def test_the_command_measures_orders_and_says_what_numbers_mean(
     assert values == sorted(values, reverse=ORDER.better > 0)
     lines = (tmp_path / "judge.csv").read_text().splitlines()
     assert "agreement_1 (%)" in lines[0] and "pixel_distance (grey levels)" in lines[0] and len(lines) == 3
+
+
+def test_python_and_the_command_give_the_same(results: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reidgen.judging.judge.TRIALS", TRIALS[:1])
+    rows = reidgen.judge(["snr", "baseline"], "synth-night", queries=5, data=small_data, results=results, device="cpu")
+    words = ["snr", "baseline", "--target", "synth-night", "--results", results, "--data", small_data, "--queries", 5]
+    told = json.loads(run(*words, "--device", "cpu", "--json").stdout)["runs"]
+    for name in ("run", "agreement_1", "stability_10", "feature_distance"):
+        assert [one[name] for one in told] == (rows[name] if name == "run" else rows[name].round(10)).tolist()
+    with pytest.raises(DataError, match="either target=, a prepared set, or images="):
+        reidgen.judge("snr", results=results)
 
 
 def test_the_command_from_page_to_estimate(results: Path, small_data: Path, tmp_path: Path) -> None:
