@@ -290,3 +290,20 @@ def test_pairs_are_labelled_by_keys_and_by_touch_kept_and_saved(
     assert opened.reported("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
     asked = [request["request"]["url"] for request in opened.reported("Network.requestWillBeSent")]
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+@needs_chromium
+def test_a_browser_that_keeps_nothing_says_so_and_saves_all_the_same(page: Path, folder: Path, tmp_path: Path) -> None:
+    forbidden = (
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError'); }})"
+    )
+    with Page(tmp_path / "chromium") as chromium:
+        chromium.ask("Page.addScriptToEvaluateOnNewDocument", source=forbidden)
+        chromium.open(page)
+        chromium.press("2")
+        assert "keeps nothing" in chromium.run("document.getElementById('kept').textContent")
+        saved = chromium.run("csv()")
+        assert chromium.reported("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
+    (tmp_path / "pairs.csv").write_text(saved)
+    sheet = made(folder)[0]
+    assert read_labels(tmp_path / "pairs.csv") == (sheet.pairs, [OTHER, *[""] * (len(sheet.pairs) - 1)])

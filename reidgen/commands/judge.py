@@ -128,7 +128,7 @@ def _measure(
         judged = run_judge(models, crops, data=data, queries=queries, report=report)
     rows = ordered(judged.rows)
     if json:
-        document(_facts(judged, rows))
+        document(_facts(judged, crops, rows))
     else:
         out().print(_table(rows), markup=True)
     cameras = f"{len(crops.cameras)} cameras" if crops.cameras else "cameras that are not known"
@@ -151,7 +151,7 @@ def _measure(
         note("next: the same command with --pairs pairs.html, to label 30 pairs and estimate Rank-1")
 
 
-def _facts(judged: "Judged", rows: "pd.DataFrame") -> dict[str, Any]:
+def _facts(judged: "Judged", crops: "Crops", rows: "pd.DataFrame") -> dict[str, Any]:
     import json
 
     from reidgen.judging.measures import MEASURES, ORDER, VERDICT
@@ -160,13 +160,15 @@ def _facts(judged: "Judged", rows: "pd.DataFrame") -> dict[str, Any]:
         return json.loads(frame.to_json(orient="records", double_precision=10))
 
     return {
+        "target": crops.name,
         "crops": len(judged.paths),
+        "cameras": len(crops.cameras),
         "queries": len(judged.query_Q),
         "runs": records(rows),
         "agreements": records(judged.agreements),
         "measures": {one.name: {"unit": one.unit, "says": one.says, "not": one.not_said} for one in MEASURES},
         "order": {"by": ORDER.name, "verdict": VERDICT},
-        "notes": judged.notes,
+        "notes": [*crops.remarks, *judged.notes],
     }
 
 
@@ -202,7 +204,7 @@ def _write_pairs(models: "list[Extractor]", crops: "Crops", file: Path, count: i
 
     with progress() as report:
         judged = run_judge(models, crops, data=data, queries=count, measures=False, report=report)
-    for line in judged.notes[len(crops.remarks) :]:
+    for line in judged.notes:
         note(f"note: {line}")
     sheet = draw_sheet(judged, crops, count)
     write_pairs_page(file, sheet, crops)

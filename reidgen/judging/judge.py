@@ -109,7 +109,8 @@ def judge(
         if not crops.cameras:
             notes.append(
                 "no camera is known: all other crops count as of another camera, often the next frame of the same "
-                "track, so the numbers are higher than across cameras and say nothing of people seen by two"
+                "track, so the numbers are higher than across cameras and say nothing of people seen by two; --images "
+                "with --pattern '(?P<camid>[^/]+)/[^/]+', or with a .csv, names cameras"
             )
         return Judged(
             rows=_rows(pool.seen, agreements),
@@ -144,8 +145,7 @@ class _Pool:
         self.sizes = list(dict.fromkeys(one.size for one in self.seen))
         self.cameras = len(crops.cameras) or 1
         self.sums = {size: Sums(self.cameras, 3) for size in self.sizes}
-        self.chosen, self.notes = chosen, list(crops.remarks)
-        self.paths: list[str] = []
+        self.chosen, self.notes, self.paths = chosen, list[str](), list[str]()
         self.camera_N = self.query_Q = np.empty(0, dtype=np.int64)
         self.query_pixels: dict[Size, NDArray[np.uint8]] = {}
 
