@@ -29,6 +29,7 @@ from reidgen.cli import app
 from reidgen.data import images
 from reidgen.data.collection import collect
 from reidgen.data.manifest import load_prepared
+from reidgen.data.prepare import prepare
 from reidgen.errors import BusyError, DataError, RecipeError, ReidgenError
 from reidgen.extractor import Extractor
 from reidgen.features import store
@@ -457,6 +458,21 @@ def test_the_command_says_what_it_did(run: Run, tmp_path: Path) -> None:
     flipped = CliRunner().invoke(app, [*words, "--test", "flip"])
     assert flipped.output.startswith(f"{out} holds embeddings of another network, {name}; all images are embedded anew")
     assert open_features(out).info["test"] == "flip"
+
+
+def test_evaluate_counts_the_tested_images_that_have_the_bytes_of_another(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "in", images=3)
+    for name in ("p0/c1_8.jpg", "p0/c1_9.jpg"):
+        (folder / name).write_bytes((folder / "p0" / "c1_1.jpg").read_bytes())
+    prepare("mine", data=tmp_path, source=folder)
+    own = a_run(tmp_path / "results", "snr")
+    words = ["evaluate", str(own.folder), "--target", "mine", "--data", str(tmp_path), "--device", "cpu"]
+    said = CliRunner().invoke(app, words).output.splitlines()
+    assert (
+        said[1]
+        == "mine: 2 of 20 images that are tested have the very bytes of another, such as p0/c1_8.jpg of p0/c1_1.jpg"
+    )
+    assert len(CliRunner().invoke(app, [*words, "--quiet"]).output.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
