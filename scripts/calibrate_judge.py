@@ -4,13 +4,15 @@
 
 FOLDER gets measures.csv (a row per target and run: every measure of `reidgen judge`, and the true mAP and Rank-1 of
 `reidgen evaluate`), tau.csv (Kendall's tau-b of each measure with the truth, by target and over all, with a bootstrap
-interval over the models) and coverage.csv (30 labelled pairs drawn many times with the true labels: how often the
-interval holds the truth). Targets of a run's own family are left out for it.
+interval over the models), coverage.csv (30 labelled pairs drawn many times with the true labels: how often the
+interval holds the truth) and few.csv (of every three of some models: how often the best by a measure is the truly
+best, where chance finds a third, and the mean tau). Targets of a run's own family are left out for it.
 """
 
 # T targets, M models, B draws
 
 import argparse
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,13 +120,36 @@ def simulate(hit_N: NDArray[np.bool_], unsure: float, draws: int = DRAWS, seed: 
     return {"truth": truth, "coverage": np.mean(held), "bias": np.mean(shares) - truth, "width": np.mean(widths)}
 
 
-def coverage(models: list[Any], names: list[str], data: Path, say: Callable[[str], None]) -> pd.DataFrame:
-    """Return `simulate` of each target and run, with every crop as a query, and with a tenth of pairs unsure."""
+def in_few(agreements: pd.DataFrame, rows: pd.DataFrame, size: int = 3) -> list[dict[str, Any]]:
+    """Return how the orders of every `size` of the runs in `agreements` do on one target, by agreement among these
+    alone and by stability; rows: as measures.csv, of the target."""
+    names = sorted(set(agreements["run"]) & set(rows["run"]))
+    beside = agreements.pivot(index="run", columns="other", values="agreement_10").loc[names, names].to_numpy()
+    here = rows.set_index("run").loc[names]
+    true_M, stable_M = here["mAP"].to_numpy(), here["stability_10"].to_numpy()
+    found: dict[str, list[tuple[bool, float]]] = {"agreement_10": [], "stability_10": []}
+    for some in map(list, itertools.combinations(range(len(names)), size)):
+        scores = {"agreement_10": np.nanmean(beside[np.ix_(some, some)], axis=1), "stability_10": stable_M[some]}
+        for measure, score in scores.items():
+            right = score.argmax() == true_M[some].argmax()
+            found[measure].append((bool(right), float(tau(score, true_M[some], np.ones((1, size)))[0])))
+    return [
+        {"measure": measure, "size": size, "groups": len(told), "best_is_best": np.mean([one for one, _ in told]),
+         "tau": np.nanmean([one for _, one in told])}
+        for measure, told in found.items()
+    ]  # fmt: skip
+
+
+def coverage(
+    models: list[Any], names: list[str], data: Path, measures: pd.DataFrame, say: Callable[[str], None]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return `simulate` of each target and run, with every crop as a query, and with a tenth of pairs unsure; and
+    `in_few` of each target."""
     from reidgen.data.manifest import load_index, load_prepared
     from reidgen.judging.crops import of_target
     from reidgen.judging.judge import judge
 
-    rows = []
+    rows, few = [], []
     for name in names:
         crops = of_target(name, data)
         index = load_index(load_prepared(name, data))
@@ -137,8 +162,9 @@ def coverage(models: list[Any], names: list[str], data: Path, say: Callable[[str
             for unsure in (0.0, 0.1):
                 told = {"target": name, "run": model.info["name"], "crops": len(hit_N), "unsure": unsure}
                 rows.append(told | simulate(hit_N, unsure))
+        few += [{"target": name, **one} for one in in_few(found.agreements, measures[measures["target"] == name])]
         say(f"coverage: {name}")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows), pd.DataFrame(few)
 
 
 def measured(runs: list[Any], name: str, data: Path, queries: int) -> pd.DataFrame:
@@ -194,9 +220,10 @@ def main() -> None:
     if (long := rows[rows["epochs"] == rows["epochs"].max()])["run"].nunique() > 3:
         parts.append(taus(long, f"trained {rows['epochs'].max()} epochs"))
     pd.concat(parts).to_csv(asked.folder / "tau.csv", index=False, float_format="%.3f")
-    few = [Extractor(run, device="cpu") for run in runs[:: max(1, len(runs) // 4)]]
-    found = coverage(few, asked.target, asked.data, lambda line: print(line, flush=True))
+    some = [Extractor(run, device="cpu") for run in runs[:: max(1, len(runs) // 7)]]
+    found, few = coverage(some, asked.target, asked.data, rows, lambda line: print(line, flush=True))
     found.to_csv(asked.folder / "coverage.csv", index=False, float_format="%.4f")
+    few.to_csv(asked.folder / "few.csv", index=False, float_format="%.4f")
 
 
 if __name__ == "__main__":

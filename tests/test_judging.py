@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import quiet
 from extractors import Means
@@ -26,7 +27,7 @@ from reidgen.judging import neighbours
 from reidgen.judging.cameras import Moments, Sums, distance, pixel_sums, share_of_cameras
 from reidgen.judging.crops import drawn, of_images, of_target
 from reidgen.judging.judge import TRIALS, judge
-from reidgen.judging.measures import MEASURES, ORDER, ordered
+from reidgen.judging.measures import MEASURES, order_of, ordered
 from reidgen.judging.neighbours import NOBODY, mutual, nearest, overlap
 from reidgen.robustness.shifts import apply_shift
 
@@ -272,8 +273,8 @@ def test_the_command_measures_orders_and_says_what_numbers_mean(
     assert "only labelled pairs can tell" in " ".join(found.output.split())
     told = json.loads(run(*words, "--json").stdout)
     assert len(told["runs"]) == 2 and told["queries"] == 12 and told["measures"]["mutual_1"]["unit"] == "%"
-    values = [one[ORDER.name] for one in told["runs"]]
-    assert values == sorted(values, reverse=ORDER.better > 0)
+    values = [one["stability_10"] for one in told["runs"]]
+    assert values == sorted(values, reverse=True) and told["order"]["by"] == "stability_10"
     lines = (tmp_path / "judge.csv").read_text().splitlines()
     assert "agreement_1 (%)" in lines[0] and "pixel_distance (grey levels)" in lines[0] and len(lines) == 3
 
@@ -339,11 +340,24 @@ def test_tau_is_kendalls_also_on_a_sample_that_holds_models_twice() -> None:
     for weight, found in zip(times, script.tau(one, other, times), strict=True):
         rows = np.repeat(np.arange(9), weight.astype(int))
         assert found == pytest.approx(kendalltau(one[rows], other[rows]).statistic)
+    names = ["a", "b", "c", "d"]
+    alike = {("a", "b"): 9, ("a", "c"): 8, ("b", "c"): 1, ("a", "d"): 0, ("b", "d"): 0, ("c", "d"): 0}
+    pairs = pd.DataFrame([{"run": one, "other": other, "agreement_10": alike[min(one, other), max(one, other)]}
+                          for one in names for other in names if one != other])  # fmt: skip
+    rows = pd.DataFrame({"run": names, "mAP": [9, 5, 3, 1], "stability_10": [1, 2, 3, 4]})
+    agree, stable = script.in_few(pairs, rows)
+    # abc: a 8.5, b 5, c 4.5; abd: a 4.5 and b 4.5 tie, the first is taken; acd: likewise; bcd: b and c tie
+    assert (
+        agree["groups"] == 4
+        and agree["best_is_best"] == 1
+        and agree["tau"] == pytest.approx((1 + 3 * 0.8165) / 4, abs=1e-3)
+    )
+    assert stable["best_is_best"] == 0 and stable["tau"] == -1
     held = script.simulate(np.arange(200) % 4 == 0, 0.0, draws=400)
     assert held["truth"] == 0.25 and held["coverage"] >= 0.95 and abs(held["bias"]) < 0.02
 
 
-def test_rows_are_ordered_by_the_measure_that_says_so(tmp_path: Path) -> None:
-    rows = judge([Means(), Halves()], of_images(crops(tmp_path)), data=tmp_path, report=quiet).rows
-    rows[ORDER.name] = [1.0, 2.0]
-    assert ordered(rows)[ORDER.name].tolist() == ([2.0, 1.0] if ORDER.better > 0 else [1.0, 2.0])
+def test_two_runs_are_ordered_by_stability_and_three_by_agreement() -> None:
+    rows = pd.DataFrame({"run": ["a", "b", "c"], "agreement_10": [1.0, 3.0, 2.0], "stability_10": [5.0, 4.0, 6.0]})
+    assert ordered(rows)["run"].tolist() == ["b", "c", "a"] and order_of(rows).name == "agreement_10"
+    assert ordered(rows[1:])["run"].tolist() == ["c", "b"] and order_of(rows[1:]).name == "stability_10"
