@@ -5,7 +5,7 @@
 FOLDER gets measures.csv (a row per target and run: every measure of `reidgen judge`, and the true mAP and Rank-1 of
 `reidgen evaluate`), tau.csv (Kendall's tau-b of each measure with the truth, by target and over all, with a bootstrap
 interval over the models), coverage.csv (30 labelled pairs drawn many times with the true labels: how often the
-interval holds the truth) and few.csv (of every three of some models: how often the best by a measure is the truly
+interval holds the truth) and few.csv (of every three models: how often the best by a measure is the truly
 best, where chance finds a third, and the mean tau). Targets of a run's own family are left out for it.
 """
 
@@ -120,6 +120,14 @@ def simulate(hit_N: NDArray[np.bool_], unsure: float, draws: int = DRAWS, seed: 
     return {"truth": truth, "coverage": np.mean(held), "bias": np.mean(shares) - truth, "width": np.mean(widths)}
 
 
+def groups(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of all models, and of those that were trained longest, where these are others and enough."""
+    longest = rows["epochs"].max()
+    long = rows[rows["epochs"] == longest]
+    some = [(f"trained {longest} epochs", long)] if 3 < long["run"].nunique() < rows["run"].nunique() else []
+    return [("every model", rows), *some]
+
+
 def in_few(agreements: pd.DataFrame, rows: pd.DataFrame, size: int = 3) -> list[dict[str, Any]]:
     """Return how the orders of every `size` of the runs in `agreements` do on one target, by agreement among these
     alone and by stability; rows: as measures.csv, of the target."""
@@ -162,7 +170,11 @@ def coverage(
             for unsure in (0.0, 0.1):
                 told = {"target": name, "run": model.info["name"], "crops": len(hit_N), "unsure": unsure}
                 rows.append(told | simulate(hit_N, unsure))
-        few += [{"target": name, **one} for one in in_few(found.agreements, measures[measures["target"] == name])]
+        few += [
+            {"target": name, "group": group, **one}
+            for group, part in groups(measures[measures["target"] == name])
+            for one in in_few(found.agreements, part)
+        ]
         say(f"coverage: {name}")
     return pd.DataFrame(rows), pd.DataFrame(few)
 
@@ -216,12 +228,10 @@ def main() -> None:
             pd.concat([rows, fresh] if len(rows) else [fresh]).to_csv(file, index=False, float_format="%.6g")
         print(f"measured: {name}", flush=True)
     rows = pd.read_csv(file)
-    parts = [taus(rows, "every model")]
-    if (long := rows[rows["epochs"] == rows["epochs"].max()])["run"].nunique() > 3:
-        parts.append(taus(long, f"trained {rows['epochs'].max()} epochs"))
+    parts = [taus(part, group) for group, part in groups(rows)]
     pd.concat(parts).to_csv(asked.folder / "tau.csv", index=False, float_format="%.3f")
-    some = [Extractor(run, device="cpu") for run in runs[:: max(1, len(runs) // 7)]]
-    found, few = coverage(some, asked.target, asked.data, rows, lambda line: print(line, flush=True))
+    models = [Extractor(run, device="cpu") for run in runs]
+    found, few = coverage(models, asked.target, asked.data, rows, lambda line: print(line, flush=True))
     found.to_csv(asked.folder / "coverage.csv", index=False, float_format="%.4f")
     few.to_csv(asked.folder / "few.csv", index=False, float_format="%.4f")
 
