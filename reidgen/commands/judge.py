@@ -122,7 +122,7 @@ def _measure(
     from reidgen.escapes import no_formula
     from reidgen.files import write_text
     from reidgen.judging.judge import judge as run_judge
-    from reidgen.judging.measures import MEASURES, VERDICT, order_of, ordered
+    from reidgen.judging.measures import MEASURES, ORDER, VERDICT, ordered
 
     with progress() as report:
         judged = run_judge(models, crops, data=data, queries=queries, report=report)
@@ -137,7 +137,7 @@ def _measure(
         if rows[measure.name].notna().any():
             note(measure.sentence)
     if len(rows) > 1:
-        note(f"order: by {order_of(rows).head}; {VERDICT}")
+        note(f"order: by {ORDER.head}; {VERDICT}")
     else:
         note("one run alone: give others beside it to see how far they agree, and which comes first")
     for line in judged.notes:
@@ -154,7 +154,7 @@ def _measure(
 def _facts(judged: "Judged", crops: "Crops", rows: "pd.DataFrame") -> dict[str, Any]:
     import json
 
-    from reidgen.judging.measures import MEASURES, VERDICT, order_of
+    from reidgen.judging.measures import MEASURES, ORDER, VERDICT
 
     def records(frame: "pd.DataFrame") -> Any:
         return json.loads(frame.to_json(orient="records", double_precision=10))
@@ -167,7 +167,7 @@ def _facts(judged: "Judged", crops: "Crops", rows: "pd.DataFrame") -> dict[str, 
         "runs": records(rows),
         "agreements": records(judged.agreements),
         "measures": {one.name: {"unit": one.unit, "says": one.says, "not": one.not_said} for one in MEASURES},
-        "order": {"by": order_of(rows).name, "verdict": VERDICT},
+        "order": {"by": ORDER.name, "verdict": VERDICT},
         "notes": [*crops.remarks, *judged.notes],
     }
 

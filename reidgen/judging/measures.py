@@ -110,20 +110,12 @@ MEASURES = (
     ),
 )
 
-_BY_NAME = {measure.name: measure for measure in MEASURES}
-ENOUGH = 3  # runs from which agreement orders; that of two is one number
-
-
-def order_of(rows: "pd.DataFrame") -> Measure:
-    """Return the measure that orders these runs: of all of MEASURES those whose order was nearest to the true one."""
-    return _BY_NAME["agreement_10" if len(rows) >= ENOUGH else "stability_10"]
+# Stability orders runs, as it is the same number whatever stands beside a run; agreement needs many beside it.
+ORDER = next(measure for measure in MEASURES if measure.name == "stability_10")
+# What scripts/calibrate_judge.py found; the numbers are in results/judge-cpu-2026-11-26.
+VERDICT = "only labelled pairs can tell whether it is the true one"
 
 
 def ordered(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the rows of runs, the best by `order_of` first; as they are where it cannot be had."""
-    by = order_of(rows)
-    return rows.sort_values(by.name, ascending=by.better < 0, kind="stable", ignore_index=True)
-
-
-# What scripts/calibrate_judge.py found; the numbers are in results/judge-cpu-2026-11-26.
-VERDICT = "only labelled pairs can tell whether it is the true one"
+    """Return the rows of runs, the best by ORDER first."""
+    return rows.sort_values(ORDER.name, ascending=ORDER.better < 0, kind="stable", ignore_index=True)
