@@ -153,6 +153,7 @@ def test_ibn_a_replaces_the_first_norm_of_every_block_of_stages_1_to_3(backbone:
     assert isinstance(first, InstanceBatchNorm2d)
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("backbone", PLACED)
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
 def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: int) -> None:
