@@ -16,7 +16,7 @@ from reidgen.runs import Run
 from reidgen.synth.domains import draw_domain
 
 SMALL = RECIPES["quick"].change(
-    name="small", height=32, identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0
+    name="small", height=48, identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0
 )
 
 
