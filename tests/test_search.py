@@ -139,12 +139,15 @@ def test_the_recall_that_is_shown_is_the_count_against_sorting_all(
     queries = as_queries(unit(rng.normal(size=(5, 16))))
     answer = search(features, queries, top=10, approximate_above=2999, report=quiet)
     index = index_of(features, quiet)
-    sample, all_ND = index._sample_S, np.concatenate([block for _, block in features.blocks()]).astype(np.float64)
+    sample, all_ND = (
+        approximate._drawn(3000, 64),
+        np.concatenate([block for _, block in features.blocks()]).astype(np.float64),
+    )
     hits = 0
     for row in sample:
         distance_N = np.square(all_ND - all_ND[row]).sum(axis=1)
         exact = [n for n in np.argsort(distance_N, kind="stable") if n != row][:10]
-        _, found = index._index.search(all_ND[[row]].astype(np.float32), 110)
+        _, found = index._index.search(all_ND[[row]].astype(np.float32), 101)
         near = sorted((distance_N[n], n) for n in found[0] if n not in (row, -1))[:10]
         hits += len({n for _, n in near} & set(exact))
     assert answer.recall == (pytest.approx(hits / (10 * len(sample))), 10, 64) and 0.2 < answer.recall.share < 0.95
@@ -162,7 +165,7 @@ def test_an_index_is_kept_and_built_anew_for_other_embeddings(tmp_path: Path, mo
     pytest.importorskip("faiss")
     rng, built = np.random.default_rng(0), list[int]()
     real = approximate._build
-    monkeypatch.setattr(approximate, "_build", lambda *words: (built.append(1), real(*words))[1])
+    monkeypatch.setattr(approximate, "_build", lambda *words: built.append(1) or real(*words))
     features = made(tmp_path / "f.parquet", unit(rng.normal(size=(200, 8))))
     first = index_of(features, quiet).recall(10)
     assert index_of(features, quiet).recall(10) == first and len(built) == 1

@@ -172,6 +172,14 @@ def search(
     with progress() as report:
         queries = embed_queries(asked, opened, maker, report)
         answer = run_search(opened, queries, top=top, by=by, approximate_above=approximate_above, report=report)
+    written = [] if out is None else [str(out)]  # before a line is printed: nobody may read to the end
+    if out:
+        write_hits(out, answer.hits)
+    if page:
+        shows = images.expanduser() if images else None
+        on_page = write_search_page(page, opened, queries, answer, by=by, asked=asked.root, images=shows)
+        left = len(queries.names) - on_page
+        written.append(str(page) + (f", without {left:,} of the queries (--out has all)" if left else ""))
     if json:
         recall = answer.recall._asdict() if answer.recall else None
         document({"queries": len(queries.names), "by": by, "recall": recall, "hits": answer.hits.to_dict("records")})
@@ -180,14 +188,8 @@ def search(
     for path, what in queries.broken.items():
         note(f"left out: {shown(path)} {what}")
     note(f"{len(opened):,} images, {how(answer)}; distance: squared Euclidean of unit vectors, 0 to 4")
-    if out:
-        write_hits(out, answer.hits)
-        note(f"written: {out}")
-    if page:
-        shows = images.expanduser() if images else None
-        on_page = write_search_page(page, opened, queries, answer, by=by, asked=asked.root, images=shows)
-        left = len(queries.names) - on_page
-        note(f"written: {page}" + (f", without {left:,} of the queries (--out has all)" if left else ""))
+    for file in written:
+        note(f"written: {file}")
 
 
 def _print_hits(answer: "Answer") -> None:

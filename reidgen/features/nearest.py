@@ -117,11 +117,13 @@ def nearest(features: Features, query_QD: NDArray[np.float32], rule: Rule, repor
     return [one.ranked for one in best]
 
 
-def among(rows: NDArray[np.int64], features: Features, query_D: NDArray[np.float32], rule: Rule) -> Ranked:
-    """Return the nearest of some rows of a file to one query, as `nearest` ranks them."""
+def among(
+    rows: NDArray[np.int64], embedding_ND: NDArray[np.float32], query_D: NDArray[np.float32], rule: Rule
+) -> Ranked:
+    """Return the nearest of some rows to one query, as `nearest` ranks them. embedding_ND may be mapped from disk."""
     best = _Best(rule)
     rows = np.unique(rows)
-    best.add(rows, distances_to(query_D, features.take(rows)))
+    best.add(rows, distances_to(query_D, np.asarray(embedding_ND[rows])))
     return best.ranked
 
 

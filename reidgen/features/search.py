@@ -16,8 +16,8 @@ from reidgen.data.images import decode, file_of
 from reidgen.data.naming import shown
 from reidgen.errors import DataError
 from reidgen.escapes import no_formula
-from reidgen.features.approximate import MORE, Recall, index_of
-from reidgen.features.nearest import Rule, among, nearest
+from reidgen.features.approximate import Recall, index_of
+from reidgen.features.nearest import Rule, nearest
 from reidgen.features.store import DIGITS, Features
 from reidgen.files import write_text
 from reidgen.runs import Progress
@@ -118,10 +118,7 @@ def search(
     recall = None
     if approximate_above is not None and len(features) > approximate_above:
         index = index_of(features, report)
-        found = index.candidates(queries.embedding_QD, max(MORE * top, 100))
-        ranked = [
-            among(rows, features, query_D, rule) for rows, query_D in zip(found, queries.embedding_QD, strict=True)
-        ]
+        ranked = index.nearest(queries.embedding_QD, rule, top)
         recall = index.recall(top)
     else:
         ranked = nearest(features, queries.embedding_QD, rule, report)

@@ -9,7 +9,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -116,7 +116,7 @@ class _Zip(Features):
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         with _sound(self.file), zipfile.ZipFile(self.file) as held, held.open("embedding.npy") as stream:
-            self._read_header(stream)
+            _read_header(stream, (len(self), self.dim))
             for start in range(0, len(self), BLOCK):  # at the end of the member its CRC is checked
                 count = min(BLOCK, len(self) - start)
                 content = stream.read(4 * count * self.dim)
@@ -126,27 +126,47 @@ class _Zip(Features):
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         with _sound(self.file):
-            mapped = np.memmap(self.file, dtype="<f4", mode="r", offset=self._offset(), shape=(len(self), self.dim))
-            return np.asarray(mapped[rows])
+            return np.asarray(mapped_embeddings(self.file, (len(self), self.dim))[rows])
 
-    def _offset(self) -> int:
-        """Return where the embeddings begin in the file, in which they lie uncompressed."""
-        with zipfile.ZipFile(self.file) as held:
-            member = held.getinfo("embedding.npy")
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError("the embeddings are compressed")
-        with self.file.open("rb") as stream:
-            stream.seek(member.header_offset + 26)
-            name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
-            stream.seek(member.header_offset + 30 + name + extra)
-            self._read_header(stream)
-            return stream.tell()
 
-    def _read_header(self, stream: Any) -> None:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        if read(stream) != ((len(self), self.dim), False, np.dtype("<f4")):
-            raise ValueError("the embeddings have another shape than the rows")
+def mapped_embeddings(file: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the array `embedding` of an .npz, in which it lies uncompressed, mapped from disk: any rows are read fast.
+
+    Raises ValueError when it has another shape or is compressed, and what zipfile raises.
+    """
+    with zipfile.ZipFile(file) as held:
+        member = held.getinfo("embedding.npy")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("the embeddings are compressed")
+    with file.open("rb") as stream:
+        stream.seek(member.header_offset + 26)
+        name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
+        stream.seek(member.header_offset + 30 + name + extra)
+        _read_header(stream, shape)
+        return np.memmap(file, dtype="<f4", mode="r", offset=stream.tell(), shape=shape)
+
+
+def write_arrays(
+    file: Path, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int], blocks: Iterable[NDArray[np.float32]]
+) -> None:
+    """Write an .npz, uncompressed, of arrays and of `embedding`, block by block."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as held:
+        for name, array in arrays.items():
+            with _member(held, name) as out:
+                np.lib.format.write_array(out, array, allow_pickle=False)
+        with _member(held, "embedding") as out:
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            out.write(header.getvalue())
+            for block in blocks:
+                out.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+
+
+def _read_header(stream: Any, shape: tuple[int, int]) -> None:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    if read(stream) != (shape, False, np.dtype("<f4")):
+        raise ValueError("the embeddings have another shape than the rows")
 
 
 def _write_zip(file: Path, info: Info, rows: pd.DataFrame, blocks: Iterable[NDArray[np.float32]]) -> None:
@@ -154,17 +174,7 @@ def _write_zip(file: Path, info: Info, rows: pd.DataFrame, blocks: Iterable[NDAr
     arrays |= {name: _texts(rows[name]) for name in TEXTS}
     arrays |= {name: rows[name].to_numpy(dtype=np.int64) for name in SIZES}
     arrays["run"] = np.full(len(rows), info["digest"][:DIGITS])
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as held:
-        for name, array in arrays.items():
-            with _member(held, name) as out:
-                np.lib.format.write_array(out, array, allow_pickle=False)
-        with _member(held, "embedding") as out:
-            shape = (len(rows), info["dim"])
-            header = io.BytesIO()
-            np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            out.write(header.getvalue())
-            for block in blocks:
-                out.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+    write_arrays(file, arrays, (len(rows), info["dim"]), blocks)
 
 
 def _texts(column: "pd.Series[Any]") -> NDArray[np.str_]:

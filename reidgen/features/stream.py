@@ -74,8 +74,10 @@ def embed_images(
 
     What the file, or an interrupted call, holds of this network is kept where an image's bytes are the same; of another
     network, or another test, nothing is, and `say` tells so. Memory holds two windows of pixels (1,024 images each) and
-    the names of all images. Processes on the other cores decode where there are many images. Images that cannot be read
-    are left out and listed in OUT.broken.csv.
+    the names of all images. Processes decode where there are many images, while the network works: on one core an image
+    of 128x64 takes 0.7 ms, where embedding it takes 1.3 ms (tiny, 64x32), 35 ms (MobileNetV2, 256x128) or 126 ms
+    (ResNet-50), so that a CPU wins little by it and a GPU much. Images that cannot be read are left out and listed in
+    OUT.broken.csv.
     said: how the user named the crops, kept in the file.
     Raises DataError when no image can be read, `out` is no name or a file of something else; BusyError when another
     process writes it; ReidgenError.
