@@ -207,8 +207,7 @@ class Trainer:
         recorder = recorder_for(self.device)
         if recorder is None or self.recipe.compile or parallel.count() > 1:
             return None
-        placed = [module for _, module in self.network.placed]
-        self.eager = incapable([self.network.backbone, *placed, *self.network.replaced, *self.losses.values()])
+        self.eager = incapable([*self.network.parts, *self.losses.values()])
         return None if self.eager else recorder
 
     def _refuse_graphs(self, reason: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from conftest import quiet
 from torch import Tensor
 
-from reidgen import balance, graphs, losses, training
+from reidgen import balance, evaluation, graphs, losses, training
 from reidgen.contracts import Backbone, Loss, Module
 from reidgen.data.batches import Source
 from reidgen.errors import RecipeError
@@ -18,6 +18,7 @@ from reidgen.methods import METHODS
 from reidgen.models import backbones, gates, mixing, norms, osnet, timm_backbone, tiny, transformers
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run
+from reidgen.steps import Flip
 from reidgen.training import Trainer, train
 
 STEPS = 20
@@ -218,6 +219,27 @@ def test_the_environment_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert graphs.recorder_for(torch.device("cpu")) is None
     monkeypatch.setenv("REIDGEN_GRAPHS", "0")
     assert graphs.recorder_for(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_embedding_by_full_batches_equals_that_by_batches_as_they_come(
+    flipped: bool, noise: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven batches of four and one of one image; a batch of another size may round otherwise, no more than that."""
+    network = trainer(RECIPE.change(method="snr"), noise).network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (29, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    monkeypatch.setattr(evaluation, "BATCH", 4)
+    ways = [Flip()] if flipped else []
+    plain = evaluation.embed(network, pixels, rows_N=np.arange(29), steps=ways, report=quiet)
+    counting = Counting()
+    monkeypatch.setattr(evaluation, "recorder_for", lambda device: counting)
+    static = evaluation.embed(network, pixels, rows_N=np.arange(29), steps=ways, report=quiet)
+    times = 2 if flipped else 1
+    assert (counting.warmed, counting.recorded, counting.replayed) == (graphs.WARM, 1, 8 * times - graphs.WARM)
+    torch.testing.assert_close(static, plain, rtol=0, atol=1e-6)
+    assert torch.equal(static[:28], plain[:28])
+    evaluation.embed(network, pixels, rows_N=np.arange(20), report=quiet)  # too few to gain by it
+    assert counting.recorded == 1
 
 
 def test_tensors_of_another_shape_are_refused() -> None:

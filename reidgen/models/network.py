@@ -81,6 +81,11 @@ class ReIDNet(nn.Module):
                 kept[module.offers][place] = type(module.offered)(*parts) if named else tuple(parts)
         return dict(kept)
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The parts that a row chose: backbone and modules."""
+        return [self.backbone, *(module for _, module in self.placed), *self.replaced]
+
     def drawing(self) -> Iterator[tuple[str, Module]]:
         """Yield every module that may draw, with a name of its own."""
         for name, module in self.named_modules():
