@@ -1,7 +1,11 @@
 """Recorded steps: on a CPU a rehearsal by the same tensors gives the bits of plain steps; on a GPU a graph gives theirs."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -242,6 +246,85 @@ def test_embedding_by_full_batches_equals_that_by_batches_as_they_come(
     assert counting.recorded == 1
 
 
+def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls that PyTorch's notes ask for, seen from a CPU: it says nothing of what a GPU does with them."""
+    asked: list[str] = []
+
+    class Stream:
+        def __init__(self, name: object) -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            asked.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def inside(what: str) -> Iterator[None]:
+        asked.append(what)
+        yield
+        asked.append(f"end of {what}")
+
+    class Graph:
+        def replay(self) -> None:
+            asked.append("replay")
+
+    def graph(graph: Graph, *, stream: Stream, capture_error_mode: str) -> AbstractContextManager[None]:
+        return inside(f"recording on {stream.name}, {capture_error_mode}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("own"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("current"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: inside(f"stream {stream.name}"))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: inside(f"device {device}"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    recorder = graphs.CudaRecorder(torch.device("cuda:1"))
+    recorder.warm(lambda: asked.append("work"))
+    before = ["own waits for current", "stream own", "work", "end of stream own", "current waits for own"]
+    assert asked == before
+    replay = recorder.record(lambda: asked.append("work"))
+    recording = ["recording on own, thread_local", "work", "end of recording on own, thread_local"]
+    assert asked == [*before, "device cuda:1", *recording, "end of device cuda:1"]
+    replay()
+    assert asked[-1] == "replay"
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_rate_in_a_tensor_trains_as_a_number_does(
+    kind: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's fused optimizers run on a CPU as well; there, as on a GPU, the rate is a tensor of each group."""
+    recipe = RECIPE.change(method="bin", optimizer=kind, lr=0.01)
+    plain = trainer(recipe, noise)
+    steps(plain, 8)
+    real = Trainer._optimizer
+
+    def fused(self: Trainer) -> torch.optim.Optimizer:
+        made, device = self.device, torch.device("cpu")
+        self.device = SimpleNamespace(type="cuda")  # type: ignore[assignment]
+        monkeypatch.setattr(torch, "tensor", lambda value, device: torch.full((), value))
+        try:
+            return real(self)
+        finally:
+            self.device = made or device
+            monkeypatch.undo()
+
+    made = []
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_optimizer", fused)
+            made.append(trainer(recipe, noise, tmp_path))
+        steps(made[-1], 4)
+        made[-1]._save()
+    groups = made[-1].optimizer.param_groups
+    assert made[-1].step == 8 and len(groups) == 2
+    assert all(group["fused"] and isinstance(group["lr"], Tensor) for group in groups)
+    rate = recipe.lr_at(7 / made[-1].per_epoch)
+    assert [float(group["lr"]) for group in groups] == pytest.approx([rate, 20 * rate])
+    torch.testing.assert_close(made[-1].network.state_dict(), plain.network.state_dict(), rtol=1e-3, atol=1e-4)
+    other = trainer(recipe, noise, tmp_path)  # the same run goes on with numbers
+    steps(other, 1)
+    assert not any(isinstance(group["lr"], Tensor) or group["fused"] for group in other.optimizer.param_groups)
+
+
 def test_tensors_of_another_shape_are_refused() -> None:
     def double(groups: Groups) -> Tensor:
         return 2 * groups[0][0]
@@ -251,3 +334,83 @@ def test_tensors_of_another_shape_are_refused() -> None:
     assert [one.tolist() for one in found if one is not None] == [[2.0 * number] * 2 for number in range(6)]
     with pytest.raises(RecipeError, match=r"a part drew torch.float32 \(3,\), and torch.float32 \(2,\) in the first"):
         step([(torch.zeros(3),)])
+
+
+def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return how far two states are from each other, of the length of the first."""
+    both = [(one[name].double().flatten(), other[name].double().flatten()) for name in one]
+    first, second = (torch.cat(values) for values in zip(*both, strict=True))
+    return float((first - second).norm() / first.norm())
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # sums of the same kernels, some of which add in no fixed order
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("dtype", FROM_EAGER)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_graph_equals_eager_steps_on_a_gpu(
+    method: str, dtype: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps, resumed after the fifth; losses, network, prototypes and optimizer."""
+    recipe = RECIPE.change(method=method, dtype=dtype)
+    first = trainer(recipe, noise, tmp_path, "cuda")
+    steps(first, 5)
+    assert first.work.replay is not None and first.eager == ""
+    first._save()
+    graph = trainer(recipe, noise, tmp_path, "cuda")
+    steps(graph, 5)
+    assert graph.work.replay is not None and graph.eager == ""
+    monkeypatch.setenv("REIDGEN_GRAPHS", "0")
+    eager = trainer(recipe, noise, device="cuda")
+    steps(eager, 10)
+    assert eager.work.recorder is None
+    torch.testing.assert_close(graph.sums, eager.sums, rtol=10 * FROM_EAGER[dtype], atol=FROM_EAGER[dtype])
+    assert apart(eager.network.state_dict(), graph.network.state_dict()) < FROM_EAGER[dtype]
+
+
+@pytest.mark.gpu
+@GPU
+def test_a_row_that_cannot_be_recorded_falls_back_on_a_gpu(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = norms.SNR.forward
+
+    def looks(self: norms.SNR, map_BCHW: Tensor) -> Tensor:
+        return plain(self, map_BCHW) if map_BCHW.sum().item() < 1e30 else map_BCHW
+
+    recipe = RECIPE.change(method="snr")
+    eager = trainer(recipe, noise, device="cuda")
+    eager.work.recorder = None
+    steps(eager, 8)
+    monkeypatch.setattr(norms.SNR, "forward", looks)
+    made = trainer(recipe, noise, device="cuda")
+    steps(made, 8)
+    assert made.work.replay is None and made.eager.startswith("PyTorch cannot record a step (")
+    assert apart(eager.network.state_dict(), made.network.state_dict()) < FROM_EAGER["float32"]
+
+
+@pytest.mark.gpu
+@GPU
+def test_a_run_begun_on_a_cpu_goes_on_on_a_gpu_and_back(noise: Source, tmp_path: Path) -> None:
+    recipe = RECIPE.change(method="snr")
+    for device in ("cpu", "cuda", "cpu"):
+        made = trainer(recipe, noise, tmp_path, device)
+        steps(made, 5)
+        made._save()
+    assert made.step == 15 and bool(torch.isfinite(made.sums).all())
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("method", ["baseline", "snr", "a-sn", "bin"])
+def test_embedding_by_a_graph_equals_that_without_on_a_gpu(
+    method: str, noise: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = trainer(RECIPE.change(method=method), noise, device="cuda").network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (61, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    monkeypatch.setattr(evaluation, "BATCH", 8)
+    graph = evaluation.embed(network, pixels, rows_N=np.arange(61), report=quiet)
+    monkeypatch.setenv("REIDGEN_GRAPHS", "0")
+    eager = evaluation.embed(network, pixels, rows_N=np.arange(61), report=quiet)
+    torch.testing.assert_close(graph, eager, rtol=0, atol=1e-3)  # TF32 where the batch has another size

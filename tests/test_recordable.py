@@ -1,0 +1,118 @@
+"""What a recording forbids is not there: no step of any row asks for a tensor's values, or makes one from the host's.
+
+On a GPU such an operation ends the recording. Here every operation of the device's part of a step is looked at, forward
+and backward; the optimizer is PyTorch's fused one, which a CPU does not stand for.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_graphs import RECIPE, noise, steps, trainer  # noqa: F401
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reidgen.data.batches import Source
+from reidgen.methods import METHODS
+
+FORBIDDEN = {
+    "_local_scalar_dense",  # .item(), int(), float(), if
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "_unique",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim",
+    "repeat_interleave",
+    "bincount",
+    "lift_fresh",  # torch.tensor of the host's numbers: a copy from memory that is not pinned
+    "lift_fresh_copy",
+    "rand",  # chance that no step's stream gave
+    "randn",
+    "randint",
+    "randperm",
+    "bernoulli",
+    "bernoulli_",
+    "native_dropout",
+}
+
+
+class Audit(TorchDispatchMode):
+    """Notes every forbidden operation that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.seen = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        self.seen += 1
+        name = func._schema.name.removeprefix("aten::")
+        if name in FORBIDDEN:
+            self.found.append(name)
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            masks = [one for one in args[1] if isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8)]
+            self.found += [f"{name} by a mask"] * len(masks)
+        return func(*args, **(kwargs or {}))
+
+
+def audit(work: Callable[[], object]) -> list[str]:
+    with Audit() as found:
+        work()
+    assert found.seen > 0
+    return found.found
+
+
+def test_the_audit_finds_what_it_looks_for() -> None:
+    ones = torch.ones(3)
+    assert audit(lambda: ones.sum().item()) == ["_local_scalar_dense"]
+    assert audit(lambda: ones[ones > 0])[:1] == ["index by a mask"]
+    assert "lift_fresh" in audit(lambda: torch.tensor([1.0]))
+    assert audit(lambda: torch.unique_consecutive(ones)) == ["unique_consecutive"]
+    assert audit(lambda: ones[torch.arange(2)] * 2) == []
+
+
+def found_in_a_step(recipe: Any, source: Source) -> list[str]:
+    made = trainer(recipe, source)
+    steps(made, 1)  # constants are made once
+    images_B = next(made._batches())
+    inside: list[str] = []
+    made.optimizer.step = lambda: None  # type: ignore[assignment, method-assign, misc]
+    made.work.work = lambda groups, do=made.work.work: inside.extend(audit(lambda: do(groups)))  # type: ignore[misc]
+    made.learn(made.source.read(images_B), images_B)
+    return inside
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_row_asks_for_values(method: str, noise: Source) -> None:  # noqa: F811
+    assert found_in_a_step(RECIPE.change(method=method), noise) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metric": "circle", "pooling": "gem", "dtype": "bfloat16"},
+        {"pad": 2, "zoom": 0.0, "saturation": 0.1, "hue": 0.1, "jitter": 0.5, "erasing": 0.5},
+        {"method": "snr", "settings": (("snr.triplets", "hard"), ("snr.distance", "euclidean"))},
+        *({"backbone": name, "height": 64, "width": 32} for name in ("mobilenet_v2", "osnet-x0.25", "osnet-ain-x0.25")),
+        {"backbone": "resnet18", "height": 64, "width": 32},
+        {"backbone": "vit_b_16", "height": 32, "width": 16},
+    ],
+    ids=lambda change: " ".join(map(str, change.values())) if "backbone" in change else " ".join(change),
+)
+def test_no_setting_and_no_backbone_does(change: dict[str, Any], noise: Source) -> None:  # noqa: F811
+    recipe = RECIPE.change(**{"method": "baseline", "weights": "none"} | change)
+    assert found_in_a_step(recipe, sized(noise, recipe.height, recipe.width)) == []
+
+
+def sized(source: Source, height: int, width: int) -> Source:
+    """Return the source with its images blown up."""
+    packs = [np.asarray(pack) for pack in source.packs]
+    factors = height // packs[0].shape[1], width // packs[0].shape[2]
+    bigger = tuple(pack.repeat(factors[0], 1).repeat(factors[1], 2) for pack in packs)
+    return dataclasses.replace(source, packs=bigger)
