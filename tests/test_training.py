@@ -583,6 +583,7 @@ def test_compiled_training_on_a_gpu_equals_the_uncompiled(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("free", [None, 0.0])
 @pytest.mark.parametrize("method", ["baseline", "snr", "a-sn", "efdmix", "bin"])
 def test_no_step_waits_for_the_gpu(
