@@ -20,6 +20,7 @@ from reidgen.errors import RecipeError
 Groups = Sequence[tuple[Tensor, ...]]
 Work = Callable[[], None]
 WARM = 3  # calls before the recording: constants, workspaces and cuDNN's choices, which a recording cannot make
+FAILED: list[torch.cuda.CUDAGraph] = []  # PyTorch's allocator still asks those whose recording did not end
 
 
 class Recorder(Protocol):
@@ -49,11 +50,14 @@ class CudaRecorder:
     def record(self, work: Work) -> Work:
         """Return the replay of the work, which is recorded and not done. Other threads may go on meanwhile."""
         graph = torch.cuda.CUDAGraph()
+        FAILED.append(graph)
         with (
             torch.cuda.device(self.device),
+            torch.cuda.stream(torch.cuda.current_stream(self.device)),  # where to come back to when recording fails
             torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
         ):
             work()
+        FAILED.remove(graph)
         return graph.replay
 
 

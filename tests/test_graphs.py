@@ -283,9 +283,10 @@ def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.
     assert asked == before
     replay = recorder.record(lambda: asked.append("work"))
     recording = ["recording on own, thread_local", "work", "end of recording on own, thread_local"]
-    assert asked == [*before, "device cuda:1", *recording, "end of device cuda:1"]
+    around = ["device cuda:1", "stream current"], ["end of stream current", "end of device cuda:1"]
+    assert asked == [*before, *around[0], *recording, *around[1]]
     replay()
-    assert asked[-1] == "replay"
+    assert asked[-1] == "replay" and graphs.FAILED == []
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
