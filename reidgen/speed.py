@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +15,7 @@ from reidgen.data.augment import augment, draw_augmentation, standardize
 from reidgen.data.batches import Source, epoch_batches
 from reidgen.devices import choose_device, memory_format
 from reidgen.errors import RecipeError
-from reidgen.evaluation import embed
+from reidgen.evaluation import BATCH, embed
 from reidgen.graphs import WARM
 from reidgen.models.network import check_recipe
 from reidgen.ranking import rank
@@ -236,17 +237,18 @@ def embedding(name: str, trainer: Trainer, flops: float, *, images: int = 0) -> 
     rows_N = np.arange(images or len(pixels)) % len(pixels)
     network = trainer.network.eval()
 
-    def run() -> Tensor:
+    def run(rows_N: NDArray[np.int64] = rows_N) -> Tensor:
         return embed(network, pixels, rows_N=rows_N, dtype=recipe.dtype, report=lambda what, done, total: None)
 
+    counted_N = rows_N[:BATCH]  # one batch: of what is replayed nobody counts anything
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # of attention, whose products inside nobody counts
     try:
         with FlopCounterMode(display=False) as counter:
-            run()
+            run(counted_N)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    limit = len(rows_N) * flops / counter.get_total_flops()
+    limit = len(counted_N) * flops / counter.get_total_flops()
     return Speed("embedding", name, len(rows_N) / seconds(run, trainer.device), "images/s", limit)
 
 

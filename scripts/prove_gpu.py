@@ -33,7 +33,6 @@ from proof import markdown
 
 from reidgen import graphs, speed, training
 from reidgen.data import prepare as prepare_module
-from reidgen.data.batches import Source
 from reidgen.devices import choose_device, device_name
 from reidgen.evaluation import evaluate
 from reidgen.files import write_text
@@ -108,7 +107,8 @@ class Proof:
     minutes: float
     tables: dict[str, list[Row]] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
-    limits: dict[str, float] = field(default_factory=dict)  # operations a second by dtype, "copy": bytes a second
+    limits: dict[str, float] = field(default_factory=dict)  # operations a second by dtype
+    data: float = 0.0  # seconds that a batch takes before the network
 
     @property
     def left(self) -> float:
@@ -221,8 +221,10 @@ def limit_rows(proof: Proof) -> Rows:
             "speed",
             {"what": "matrix product", "dtype": dtype, "value": proof.limits[dtype] / 1e12, "unit": "TFLOP/s"},
         )
-    proof.limits["copy"] = speed.copy(proof.device)
-    yield "speed", {"what": "copy", "value": proof.limits["copy"] / 1e9, "unit": "GB/s"}
+    yield "speed", {"what": "copy", "value": speed.copy(proof.device) / 1e9, "unit": "GB/s"}
+    recipe = proof.sizes.recipe
+    proof.data = speed.batches(recipe, speed.noise(recipe), proof.device)
+    yield "speed", {"what": "batches", "value": recipe.batch / proof.data, "unit": "images/s"}
 
 
 @contextlib.contextmanager
@@ -245,12 +247,10 @@ def way_of(way: str, *, rehearse: bool) -> Iterator[None]:
             os.environ["REIDGEN_GRAPHS"] = before
 
 
-def made(proof: Proof, method: str, dtype: str, way: str = "graphs") -> tuple[Trainer, Source, float]:
-    """Return a trainer on noise, its source, and the seconds that a batch takes before the network."""
+def made(proof: Proof, method: str, dtype: str, way: str = "graphs") -> Trainer:
+    """Return a trainer on noise."""
     recipe = proof.sizes.recipe.change(method=method, dtype=dtype, compile=way == "compile")
-    source = speed.noise(recipe)
-    data = speed.batches(recipe, source, proof.device)
-    return Trainer(recipe, source, Run(Path("none")), proof.device), source, data
+    return Trainer(recipe, speed.noise(recipe), Run(Path("none")), proof.device)
 
 
 def train_rows(proof: Proof, method: str, dtype: str, way: str) -> Rows:
@@ -258,8 +258,8 @@ def train_rows(proof: Proof, method: str, dtype: str, way: str) -> Rows:
     if proof.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(proof.device)
     with way_of(way, rehearse=proof.sizes.rehearse):
-        trainer, _, data = made(proof, method, dtype, way)
-        found = speed.training(method, trainer, proof.limits.get(dtype, float("nan")), data)
+        trainer = made(proof, method, dtype, way)
+        found = speed.training(method, trainer, proof.limits.get(dtype, float("nan")), proof.data)
     recorded = trainer.work.replay is not None
     row = row_of(
         found, dtype, f"{way} (eager: {trainer.eager or 'too few steps'})" if way == "graphs" and not recorded else way
@@ -287,7 +287,7 @@ def embed_rows(proof: Proof, method: str, dtype: str) -> Rows:
     """Measure embedding from memory, with and without graphs."""
     for way in ("graphs", "eager"):
         with way_of(way, rehearse=proof.sizes.rehearse):
-            trainer, _, _ = made(proof, method, dtype)
+            trainer = made(proof, method, dtype)
             limit = proof.limits.get(dtype, float("nan"))
             yield "speed", row_of(speed.embedding(method, trainer, limit, images=proof.sizes.images), dtype, way)
 
@@ -305,9 +305,9 @@ def profile_rows(proof: Proof, way: str) -> Rows:
 
     cuda, steps = proof.device.type == "cuda", proof.sizes.steps
     with way_of(way, rehearse=proof.sizes.rehearse):
-        trainer, source, _ = made(proof, "baseline", "bfloat16")
+        trainer = made(proof, "baseline", "bfloat16")
         images_B = next(trainer._batches())
-        pixels = source.read(images_B).to(proof.device)
+        pixels = trainer.source.read(images_B).to(proof.device)
         trainer.network.train()
 
         def several() -> None:

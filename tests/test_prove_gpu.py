@@ -52,7 +52,12 @@ def test_every_part_writes_its_rows_and_one_that_fails_stops_no_other(
     both = rows[rows["what"].isin(["training", "embedding"])]
     assert set(zip(both["what"], both["way"], strict=True)) == kinds  # so none fell back
     assert set(both["method"]) == {"baseline", "snr"} and set(both["dtype"]) == {"float32", "bfloat16"}
-    assert (rows["value"] > 0).all() and list(rows["what"][:3]) == ["matrix product", "matrix product", "copy"]
+    assert (rows["value"] > 0).all() and list(rows["what"][:4]) == [
+        "matrix product",
+        "matrix product",
+        "copy",
+        "batches",
+    ]
     assert (rows["what"] == "ranking").sum() == 2
     profile = pd.read_csv(tmp_path / "profile.csv")
     assert set(profile["way"]) == {"graphs", "eager"} and "aten::convolution_backward" in set(profile["kernel"])
