@@ -129,8 +129,10 @@ class Proof:
                 continue
             began, state, why = time.monotonic(), "done", ""
             try:
+                if self.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(self.device)
                 for table, row in part.rows():
-                    self.add(table, row)
+                    self.add(table, row | self._peak() if table == "speed" else row)
             except Exception as error:  # whatever it is, the other parts go on
                 state, why = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             self._done(part, state, time.monotonic() - began, why)
@@ -138,6 +140,11 @@ class Proof:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         write_text(self.folder / "README.md", self.page())
+
+    def _peak(self) -> Row:
+        """Return the most memory that this part has had at once, of a GPU."""
+        cuda = self.device.type == "cuda"
+        return {"peak_GB": torch.cuda.max_memory_allocated(self.device) / 1e9} if cuda else {}
 
     def _done(self, part: Part, state: str, seconds: float, why: str) -> None:
         self.add("parts", {"part": part.name, "state": state, "seconds": round(seconds, 1), "why": why})
@@ -254,19 +261,12 @@ def made(proof: Proof, method: str, dtype: str, way: str = "graphs") -> Trainer:
 
 
 def train_rows(proof: Proof, method: str, dtype: str, way: str) -> Rows:
-    """Measure training steps: images a second, share of the limit and of the data, peak memory."""
-    if proof.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(proof.device)
+    """Measure training steps: images a second, share of the limit and of the data."""
     with way_of(way, rehearse=proof.sizes.rehearse):
         trainer = made(proof, method, dtype, way)
         found = speed.training(method, trainer, proof.limits.get(dtype, float("nan")), proof.data)
-    recorded = trainer.work.replay is not None
-    row = row_of(
-        found, dtype, f"{way} (eager: {trainer.eager or 'too few steps'})" if way == "graphs" and not recorded else way
-    )
-    if proof.device.type == "cuda":
-        row["peak_GB"] = torch.cuda.max_memory_allocated(proof.device) / 1e9
-    yield "speed", row
+    eager = way == "graphs" and trainer.work.replay is None
+    yield "speed", row_of(found, dtype, f"eager ({trainer.eager or 'too few steps'})" if eager else way)
 
 
 def row_of(found: speed.Speed, dtype: str, way: str) -> Row:
@@ -327,13 +327,13 @@ def profile_rows(proof: Proof, way: str) -> Rows:
     events = [
         (event.key, event.count, getattr(event, own) / 1e3)
         for event in found.key_averages()
-        if event.device_type == kind
+        if event.device_type == kind and not getattr(event, "is_user_annotation", False)  # a range names what others do
     ]
     busy = sum(milliseconds for _, _, milliseconds in events)
     common = {"way": way, "step_ms": 1e3 * whole / steps}
     idle = 1 - busy / (1e3 * whole)
-    kernels = sum(count for _, count, _ in events) / steps
-    yield "profile", {**common, "kernel": "all", "calls": kernels, "ms": busy / steps, "share": 1 - idle}
+    calls = sum(count for _, count, _ in events) / steps
+    yield "profile", {**common, "kernel": "all", "calls": calls, "ms": busy / steps, "share": 1 - idle}
     yield (
         "profile",
         {**common, "kernel": "idle: the device waits for the host", "ms": 1e3 * whole * idle / steps, "share": idle},
