@@ -5,7 +5,8 @@ and backward; the optimizer is PyTorch's fused one, which a CPU does not stand f
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,17 @@ import pytest
 import torch
 from test_graphs import RECIPE, noise, steps, trainer  # noqa: F401
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reidgen import training
+from reidgen.data import augment
 from reidgen.data.batches import Source
+from reidgen.graphs import Groups, Rehearsal, StaticStep
 from reidgen.methods import METHODS
+from reidgen.models import norms
+from reidgen.runs import Run
+from reidgen.training import Trainer
 
 FORBIDDEN = {
     "_local_scalar_dense",  # .item(), int(), float(), if
@@ -117,3 +125,85 @@ def sized(source: Source, height: int, width: int) -> Source:
     factors = height // packs[0].shape[1], width // packs[0].shape[2]
     bigger = tuple(pack.repeat(factors[0], 1).repeat(factors[1], 2) for pack in packs)
     return dataclasses.replace(source, packs=bigger)
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors that are called cuda's and hold nothing: PyTorch works out shapes, types and devices as on a GPU, and
+    refuses what meets a tensor of the CPU or would have to know a value.
+    """
+
+    def to(module: torch.nn.Module, *where: Any, **more: Any) -> torch.nn.Module:
+        for one in module.modules():
+            for name, tensor in one._parameters.items():
+                if tensor is not None:
+                    made = torch.empty(tensor.shape, device="cuda").contiguous(memory_format=_format(tensor))
+                    one._parameters[name] = torch.nn.Parameter(made, requires_grad=tensor.requires_grad)
+            for name, buffer in one._buffers.items():
+                if buffer is not None:
+                    one._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda")
+        return module
+
+    def backward(loss: Tensor) -> None:
+        assert loss.is_cuda and loss.ndim == 0 and loss.grad_fn is not None
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(torch.Tensor, "backward", backward)  # autograd's engine asks for a real device
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
+    augment._channels.cache_clear()
+    yield
+    augment._channels.cache_clear()  # which holds none of them then
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_needs_nothing_of_the_host_on_a_pretended_gpu(method: str, noise: Source) -> None:  # noqa: F811
+    """Augmentation, forward, losses and after_step in bfloat16. What backward asks for is looked at above; of the fused
+    optimizers PyTorch knows no pretended form.
+    """
+    on_a_pretended_gpu(RECIPE.change(method=method, dtype="bfloat16"), noise)
+
+
+def on_a_pretended_gpu(recipe: Any, source: Source) -> None:
+    real = plain(recipe, source)
+    with FakeTensorMode():
+        made = Trainer(recipe, source, Run(Path("none")), torch.device("cuda"))
+        assert made.eager == "" and all(group["fused"] and group["lr"].is_cuda for group in made.optimizer.param_groups)
+        made.optimizer.step = lambda: None  # type: ignore[assignment, method-assign, misc]
+        made.network.train()
+        made._set_rates()
+        made._do([tuple(torch.empty(one.shape, dtype=one.dtype, device="cuda") for one in group) for group in real])
+        assert made.optimizer.param_groups[0]["capturable"]  # while it is recorded
+
+
+def plain(recipe: Any, source: Source) -> Groups:
+    """Return what a real step is given, on the CPU."""
+    found: list[Groups] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StaticStep, "__call__", lambda self, groups: found.append(groups))
+        patch.setattr(torch.nn.Module, "to", lambda module, *where, **more: module)
+        patch.setattr(training, "recorder_for", lambda device: None)
+        steps(trainer(recipe, source), 1)
+    augment._channels.cache_clear()
+    return found[0]
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_the_pretended_gpu_refuses_the_host(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    real = norms.SNR.forward
+    cases: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("_local_scalar_dense", lambda x: x.sum().item() * x),
+        ("devices", lambda x: x * torch.ones(x.shape)),
+        ("aten.nonzero", lambda x: x[x > 0]),
+    ]
+    for said, wrong in cases:
+        monkeypatch.setattr(norms.SNR, "forward", lambda self, x, wrong=wrong: real(self, wrong(x)))
+        with pytest.raises(Exception, match=said):
+            on_a_pretended_gpu(RECIPE.change(method="snr"), noise)
