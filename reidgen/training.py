@@ -290,7 +290,7 @@ class Trainer:
 
     def learn(self, pixels_BHWC: Tensor, images_B: NDArray[np.int64]) -> None:
         """Do one step on the pixels of this rank's rows, uint8 on the device, and the numbers of the whole batch's
-        images. On a GPU the host draws for it and goes on; it waits for nothing.
+        images. On a GPU the host draws for it and goes on; only a row's own augmentations may make it wait.
         """
         step = self._see(images_B)
         views = [draw_augmentation(self.recipe, step=self.step, view=view) for view in range(self.row.views)]
