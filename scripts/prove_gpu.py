@@ -206,7 +206,7 @@ def parts_of(proof: Proof) -> list[Part]:
         *trainings(first, "float32", "eager"),
         *trainings(others, "bfloat16", "graphs"),
         *(
-            part(f"ranking {q:,} x {g:,} x {features}", 15, rank_rows, q, g, features)
+            part(f"ranking {q:,} x {g:,} x {features}", 25, rank_rows, q, g, features)
             for q, g, features in sizes.rankings
         ),
         part("bfloat16 beside float32 on synth", 130, dtype_rows),
