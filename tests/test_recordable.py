@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reidgen import training
+from reidgen import evaluation, training
 from reidgen.data import augment
 from reidgen.data.batches import Source
 from reidgen.graphs import Groups, Rehearsal, StaticStep
@@ -165,7 +165,7 @@ def _format(tensor: Tensor) -> torch.memory_format:
 @pytest.mark.usefixtures("pretended_gpu")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_needs_nothing_of_the_host_on_a_pretended_gpu(method: str, noise: Source) -> None:  # noqa: F811
-    """Augmentation, forward, losses and after_step in bfloat16. What backward asks for is looked at above; of the fused
+    """Augmentation, forward, losses, after_step and embedding in bfloat16. What backward asks for is looked at above; of the fused
     optimizers PyTorch knows no pretended form.
     """
     on_a_pretended_gpu(RECIPE.change(method=method, dtype="bfloat16"), noise)
@@ -181,6 +181,9 @@ def on_a_pretended_gpu(recipe: Any, source: Source) -> None:
         made._set_rates()
         made._do([tuple(torch.empty(one.shape, dtype=one.dtype, device="cuda") for one in group) for group in real])
         assert made.optimizer.param_groups[0]["capturable"]  # while it is recorded
+        network, images = made.network.eval(), torch.empty(4, 3, recipe.height, recipe.width, device="cuda")
+        with torch.no_grad(), evaluation._autocast(network, recipe.dtype):
+            assert network.describe(images).is_cuda
 
 
 def plain(recipe: Any, source: Source) -> Groups:
