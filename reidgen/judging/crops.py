@@ -3,6 +3,7 @@
 Shapes: N crops, B crops of a window, H x W pixels.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack, pack_bytes
 from reidgen.errors import DataError
 from reidgen.features.store import DIGITS
+from reidgen.files import sha256_file
 from reidgen.runs import Progress
 
 Size = tuple[int, int]  # height, width
@@ -132,20 +134,17 @@ def read_windows(crops: Crops, sizes: Iterable[Size], report: Progress) -> Itera
     packs = {size: pack for size in sizes if (pack := crops.packed(size, report)) is not None}
     rest = [size for size in sizes if size not in packs]
     work = functools.partial(_read, root=crops.root, sizes=rest)
-    decoded = windows(work, crops.paths, what="reading") if rest else None
-    for start in range(0, len(crops), WINDOW):
-        rows_B = np.arange(start, min(start + WINDOW, len(crops)))
-        read = next(decoded) if decoded else [{} for _ in rows_B]
-        broken = {crops.paths[row]: one for row, one in zip(rows_B, read, strict=True) if isinstance(one, str)}
-        good = [(row, one) for row, one in zip(rows_B, read, strict=True) if not isinstance(one, str)]
-        rows_B = np.array([row for row, _ in good], dtype=np.int64)
-        pixels = {size: pack[rows_B] for size, pack in packs.items()}
-        pixels |= {size: np.stack([one[size] for _, one in good]) for size in rest if good}
-        if good:
+    with contextlib.closing(windows(work, crops.paths, what="reading")) as decoded:
+        for start in range(0, len(crops), WINDOW):
+            rows_B = np.arange(start, min(start + WINDOW, len(crops)))
+            read = next(decoded) if rest else [{} for _ in rows_B]
+            broken = {crops.paths[row]: one for row, one in zip(rows_B, read, strict=True) if isinstance(one, str)}
+            good = [(row, one) for row, one in zip(rows_B, read, strict=True) if not isinstance(one, str)]
+            rows_B = np.array([row for row, _ in good], dtype=np.int64)
+            pixels = {size: pack[rows_B] for size, pack in packs.items()}
+            pixels |= {size: np.stack([one[size] for _, one in good]) for size in rest if good}
             yield Window(rows_B, pixels, broken)
-        elif broken:
-            yield Window(rows_B, {}, broken)
-        report("embedding", start + len(read), len(crops))
+            report("embedding", start + len(read), len(crops))
 
 
 def _read(path: str, *, root: Path, sizes: list[Size]) -> dict[Size, NDArray[np.uint8]] | str:
@@ -171,8 +170,6 @@ def drawn(paths: list[str], number: int, *words: int | str) -> NDArray[np.int64]
 
 def digest_of(crops: Crops, path: str) -> str:
     """Return the first hex digits of the SHA-256 of an image's file. Raises DataError naming it."""
-    from reidgen.files import sha256_file
-
     try:
         return sha256_file(file_of(crops.root, path))[:DIGITS]
     except OSError as error:

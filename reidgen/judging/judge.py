@@ -5,7 +5,7 @@ Shapes: N crops, Q queries drawn of them, B crops of a window, K nearest, D feat
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,7 +237,7 @@ def _measure_cameras(one: Seen, pool: _Pool, crops: Crops) -> None:
         one.values["mutual_1"] = 100 * mutual(pool.query_Q, one.first_QK[:, 0], one.gallery_ND, pool.camera_N)
 
 
-def _measure_sources(pool: _Pool, data: Path, report: Progress) -> Iterator[str]:
+def _measure_sources(pool: _Pool, data: Path, report: Progress) -> list[str]:
     """Measure how far the cameras lie from what each run was trained on; return a note for each source not at hand."""
     by_source: dict[tuple[str, Size], list[Seen]] = {}
     for one in pool.seen:
@@ -258,7 +258,7 @@ def _measure_sources(pool: _Pool, data: Path, report: Progress) -> Iterator[str]
             far = float(np.nanmean(distance(one.camera.moments(), own.moments())))
             one.values |= {"pixel_distance": apart, "feature_distance": far}
         report("sources", number + 1, len(by_source))
-    return iter(notes.values())
+    return list(notes.values())
 
 
 def _source_images(source: str, size: Size, data: Path) -> NDArray[np.uint8]:

@@ -114,8 +114,8 @@ MEASURES = (
 ORDER = next(measure for measure in MEASURES if measure.name == "stability_10")
 # What scripts/calibrate_judge.py found; the numbers are in results/judge-cpu-2026-11-26.
 VERDICT = (
-    "a hint: where it was tried, the first of three runs was truly the best in 61 to 74 % of cases (chance: 33), of runs "
-    "that were all well trained in 39 to 80 %; only labelled pairs can tell"
+    "a hint: where it was tried, the first of three runs was truly the best in 61 to 74 % of cases (chance: 33), of "
+    "runs that were all well trained in 39 to 80 %; only labelled pairs can tell"
 )
 
 
