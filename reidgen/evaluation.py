@@ -23,6 +23,7 @@ from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
 from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
+from reidgen.graphs import WARM, Groups, StaticStep, incapable, recorder_for
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.models.weights import read_state_dict
 from reidgen.ranking import rank
@@ -90,16 +91,43 @@ def embed(
 
     pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch, one ahead. dtype: "float32" or
     "bfloat16" (autocast). steps: test steps that make several views of an image; what the network makes of them behind
-    its neck is averaged before it is normalised.
+    its neck is averaged before it is normalised. Of many images on a GPU, where the network's parts allow it, a batch
+    is recorded and replayed, the last one filled up.
     """
     parts, done = [], 0
+    describe = _describer(network, dtype, batches=len(rows_N) / BATCH)
     for images in _batches(network, pixels, np.split(rows_N, range(BATCH, len(rows_N), BATCH))):
-        views = _views(images, steps)
+        found = [describe(view) for view in _views(images, steps)]
         with _autocast(network, dtype):
-            found = functools.reduce(torch.add, map(network.describe, views)) / len(views)
-            parts.append(functional.normalize(found, dim=1).float())
+            mean = functools.reduce(torch.add, found) / len(found)
+            parts.append(functional.normalize(mean, dim=1).float())
         report("embedding", done := done + len(images), len(rows_N))
     return torch.cat(parts)
+
+
+def _describer(network: ReIDNet, dtype: str, *, batches: float) -> Callable[[Tensor], Tensor]:
+    """Return what gives the features behind the neck of up to BATCH images, (B, D)."""
+
+    def describe(groups: Groups) -> Tensor:
+        with _autocast(network, dtype):
+            return network.describe(groups[0][0])
+
+    device = next(network.parameters()).device
+    recorder = recorder_for(device) if batches > 2 * WARM else None
+    if recorder is None or incapable(getattr(network, "parts", [network])):
+        return lambda images: describe([(images,)])
+    step = StaticStep(
+        describe, device=device, recorder=recorder, refused=lambda reason: None
+    )  # slower, no other result
+
+    def filled(images: Tensor) -> Tensor:
+        missing = BATCH - len(images)
+        full = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
+        found = step([(full.contiguous(memory_format=memory_format(device)),)])
+        assert found is not None
+        return found[: len(images)]
+
+    return filled
 
 
 def _batches(
@@ -131,7 +159,7 @@ def _alike(found: object, given: Tensor, step: TestStep) -> Tensor:
 
 def _autocast(network: ReIDNet, dtype: str) -> torch.autocast:
     kind = next(network.parameters()).device.type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=kind != "cuda")
 
 
 def evaluate(

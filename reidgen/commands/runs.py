@@ -97,6 +97,8 @@ def train(
     result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
         note(f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew")
+    if "eager" in facts:
+        note(f"note: trained without CUDA graphs, which may be slower: {facts['eager']}")
     if "unverified" in (origin := facts.get("weights_from", "")):
         note(f"weights: {origin}")
     if unused := facts.get("weights_unused"):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,11 @@ class ReIDNet(nn.Module):
                 named = hasattr(module.offered, "_fields")
                 kept[module.offers][place] = type(module.offered)(*parts) if named else tuple(parts)
         return dict(kept)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The parts that a row chose: backbone and modules."""
+        return [self.backbone, *(module for _, module in self.placed), *self.replaced]
 
     def drawing(self) -> Iterator[tuple[str, Module]]:
         """Yield every module that may draw, with a name of its own."""
@@ -276,12 +281,18 @@ def named_losses(losses: nn.ModuleDict) -> Iterator[tuple[str, Loss]]:
         yield name, loss
 
 
-def draw_parts(network: ReIDNet, losses: nn.ModuleDict, step: Step, move: Callable[..., tuple[Tensor, ...]]) -> None:
-    """Leave in each part what it draws for a step; `move` brings tensors to where the network is."""
-    for name, module in network.drawing():
-        module.drawn = move(module.draw(dataclasses.replace(step, where=name)))
-    for _, loss in named_losses(losses):
-        loss.drawn = move(loss.draw(step))
+def draws(network: ReIDNet, losses: nn.ModuleDict, step: Step) -> list[tuple[Tensor, ...]]:
+    """Return what each part draws for a step, on the CPU, in an order that `hand_out` knows."""
+    drawn = [tuple(module.draw(dataclasses.replace(step, where=name))) for name, module in network.drawing()]
+    return [*drawn, *(tuple(loss.draw(step)) for _, loss in named_losses(losses))]
+
+
+def hand_out(network: ReIDNet, losses: nn.ModuleDict, drawn: Sequence[tuple[Tensor, ...]]) -> None:
+    """Leave in each part what it drew, once that is where the network is."""
+    parts: list[Module | Loss] = [module for _, module in network.drawing()]
+    parts += [loss for _, loss in named_losses(losses)]
+    for part, own in zip(parts, drawn, strict=True):
+        part.drawn = own
 
 
 def check_row(
@@ -342,7 +353,8 @@ def _try_augmentations(row: Method, augmentations: list[Augmentation], shape: tu
 def _try_out(row: Method, network: ReIDNet, losses: nn.ModuleDict, shape: tuple[int, int, int]) -> None:
     pid = torch.tensor([0, 0, 1, 1]).repeat(row.views)
     zero, view = torch.zeros_like(pid), torch.arange(row.views).repeat_interleave(4)
-    draw_parts(network, losses, Step(pid, zero, zero, view, torch.arange(len(pid)), seed=0, number=0), tuple)
+    step = Step(pid, zero, zero, view, torch.arange(len(pid)), seed=0, number=0)
+    hand_out(network, losses, draws(network, losses, step))
 
     def keeps_shape(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         if not isinstance(output, Tensor) or output.shape != inputs[0].shape:

@@ -121,6 +121,8 @@ class InstanceNorm2d(Module, nn.InstanceNorm2d):
     float32.
     """
 
+    capturable = True
+
     def __init__(self, channels: int, *, affine: bool = True) -> None:
         nn.InstanceNorm2d.__init__(self, channels, affine=affine)
 
@@ -140,6 +142,7 @@ class InstanceNorm2d(Module, nn.InstanceNorm2d):
 class _Restitution(Module):
     """What the SNR variants share: the affine parameters of IN, the pooled features for the loss, and how they look."""
 
+    capturable = True
     offers: ClassVar[str] = "pooled"
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -274,6 +277,7 @@ class SwitchableNorm2d(Module):
     torch's BatchNorm2d, so that with all weight on BN this layer is torch's, in training and evaluation.
     """
 
+    capturable = True
     running_mean: Tensor
     running_var: Tensor
 
@@ -398,6 +402,8 @@ class InstanceBatchNorm2d(Module):
     Source: Pan et al., ECCV 2018; XingangPan/IBN-Net@d167338:ibnnet/modules.py, where the halves are called IN and BN
     too, so that its weights fit by name.
     """
+
+    capturable = True
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)

@@ -187,6 +187,8 @@ def comparable(
 def _most_rows(rows: pd.DataFrame, within: list[str], key: list[str]) -> "pd.Series[bool]":
     """Return which rows have the key that most rows of their group have; of equals, the one with the latest date."""
     key = [column for column in key if column not in within]
+    if not rows[[*within, *key]].drop_duplicates().duplicated(within).any():  # one key in each group
+        return pd.Series(True, index=rows.index)
     groups = rows.groupby([*within, *key])["date"].agg(["size", "max"]).reset_index()
     best = groups.sort_values(["size", "max", *key], kind="stable").drop_duplicates(within, keep="last")
     kept = pd.MultiIndex.from_frame(best[[*within, *key]])
@@ -199,7 +201,10 @@ def latest_version(rows: pd.DataFrame) -> "pd.Series[bool]":
     rows: by date.
     """
     keys = [*TRAINED, "method"]
-    known = rows[rows["row"] != ""].drop_duplicates(keys, keep="last")
+    known = rows[rows["row"] != ""].drop_duplicates([*keys, "row"], keep="last")
+    if not known.duplicated(keys).any():
+        return pd.Series(True, index=rows.index)
+    known = known.drop_duplicates(keys, keep="last")
     latest = rows[keys].merge(known[[*keys, "row"]], how="left", on=keys)["row"].set_axis(rows.index)
     return (rows["row"] == "") | (rows["row"] == latest)
 
@@ -208,6 +213,8 @@ def _made_otherwise(
     rows: pd.DataFrame, alike: "pd.Series[bool]", within: list[str], settings: Settings
 ) -> Iterable[Note]:
     """Yield a note for each recipe, version or source data that is left out: how many rows, and in what they differ."""
+    if alike.all():
+        return
     kept = {key: block.iloc[0] for key, block in rows[alike].groupby(within)}
     names = group_names(rows, within)
     for key, others in rows[~alike].groupby(within):
