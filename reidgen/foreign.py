@@ -100,9 +100,8 @@ class Model:
             raise ReidgenError(f"cannot write {run.folder} ({error.strerror}); choose another --results") from error
         return run
 
-    def judged(self, run: Run, device: str = "auto") -> Judged:
+    def judged(self, run: Run) -> Judged:
         """Return the model as `evaluation.judge` takes it."""
-        place = self.network.device if self.network.fixed else choose_device(device)
         row = {
             "source": self.source,
             "method": self.label,
@@ -113,7 +112,7 @@ class Model:
             "source_data": "",
             **provenance(),
             "torch": self.kind.partition(" ")[2] if self.network.fixed else torch.__version__,
-            "device": device_name(place),
+            "device": device_name(self.network.device),
             "threads": torch.get_num_threads(),
             "dtype": self.form.dtype,
             "title": self.label,
