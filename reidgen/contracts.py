@@ -118,7 +118,7 @@ def copy_alike(source: nn.Module, target: nn.Module) -> None:
                 tensor.copy_(theirs[name])
 
 
-class Embedder(nn.Module):
+class Network(nn.Module):
     """A network as evaluation, `embed` and `stress` use it, trained here or from elsewhere. dim: D, of an embedding.
 
     prepare(pixels_BCHW): RGB images, float32 (B, 3, H, W) in 0..1, as the network wants them, in the same shape.

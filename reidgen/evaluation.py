@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reidgen.catalogue import split_all
-from reidgen.contracts import Batches, Embedder, TestStep, build_test_step
+from reidgen.contracts import Batches, Network, TestStep, build_test_step
 from reidgen.data.augment import to_float
 from reidgen.data.batches import Origin, one_ahead, training_images
 from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
@@ -64,7 +64,7 @@ class Judged:
     """
 
     run: Run
-    network: Embedder
+    network: Network
     form: Form
     sources: Sequence[Origin]
     row: Mapping[str, Any]
@@ -103,7 +103,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
 @enough_memory("embedding", "lower evaluation.BATCH, use --device cpu, or train with a smaller height and width")
 @torch.inference_mode()
 def embed(
-    network: Embedder,
+    network: Network,
     pixels: Pack | NDArray[np.uint8],
     *,
     rows_N: NDArray[np.int64],
@@ -128,7 +128,7 @@ def embed(
 
 
 def _batches(
-    network: Embedder, pixels: Pack | NDArray[np.uint8], blocks: Sequence[NDArray[np.int64]]
+    network: Network, pixels: Pack | NDArray[np.uint8], blocks: Sequence[NDArray[np.int64]]
 ) -> Iterator[Tensor]:
     """Yield each block of images as the network takes them, float (B, 3, H, W) on its device."""
     device = network.device
@@ -154,7 +154,7 @@ def _alike(found: object, given: Tensor, step: TestStep) -> Tensor:
     return found
 
 
-def _autocast(network: Embedder, dtype: str) -> torch.autocast:
+def _autocast(network: Network, dtype: str) -> torch.autocast:
     return torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
@@ -246,7 +246,7 @@ def open_run(run: Run, device: str) -> Judged:
     return Judged(run, load_network(run, place), recipe, origins_of(facts), row)
 
 
-def _refuse_adapting(network: Embedder, ways: Sequence[Way]) -> None:
+def _refuse_adapting(network: Network, ways: Sequence[Way]) -> None:
     """Raise RecipeError when a test step adapts the network, and it cannot be changed."""
     adapting = [step.label for way in ways for step in way.of_stage("adapt")]
     if network.fixed and adapting:
@@ -275,7 +275,7 @@ class Images(NamedTuple):
 
 
 def _embedded(
-    network: Embedder,
+    network: Network,
     prepared: Prepared,
     tested: pd.DataFrame,
     steps: Mapping[str, Sequence[TestStep]],
@@ -301,7 +301,7 @@ def _embedded(
 
 
 def _embed_adapted(
-    network: Embedder,
+    network: Network,
     prepared: Prepared,
     own: pd.DataFrame,
     steps: Mapping[str, Sequence[TestStep]],
@@ -326,7 +326,7 @@ def _embed_adapted(
 
 
 def _unlabelled(
-    network: Embedder,
+    network: Network,
     prepared: Prepared,
     group: pd.DataFrame,
     views: Sequence[TestStep],
@@ -357,7 +357,7 @@ def tested_part(prepared: Prepared) -> pd.DataFrame:
 
 
 def embed_tested(
-    network: Embedder,
+    network: Network,
     prepared: Prepared,
     tested: pd.DataFrame,
     *,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from reidgen.catalogue import family_of, load_catalogue, refuse_relatives, split_all, train_only
-from reidgen.contracts import Embedder
+from reidgen.contracts import Network
 from reidgen.data.batches import Origin
 from reidgen.devices import choose_device, device_name
 from reidgen.errors import DataError, ReidgenError, WeightsError, unknown
@@ -46,7 +46,7 @@ class Model:
 
     file: Path
     digest: str
-    network: Embedder
+    network: Network
     form: Input
     kind: str
     sources: tuple[Origin, ...] = ()
@@ -148,7 +148,7 @@ def open_model(
         kind, form, unused = f"onnx onnxruntime {_version()}", network.form, tuple[str, ...]()
         made = {key: value for key, value in said.items() if key != "input"}
         declared = _agreed(file, declared, made)
-        opened: Embedder = network
+        opened: Network = network
     else:
         if not weights:
             raise WeightsError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen import parallel
-from reidgen.contracts import Augmentation, Backbone, Batch, Embedder, Given, Loss, Module, Output, Step, copy_alike
+from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Network, Output, Step, copy_alike
 from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError
 from reidgen.models.weights import Loaded, build_backbone
@@ -21,7 +21,7 @@ from reidgen.registry import blaming, get_backbone, load_class
 Placed = Sequence[tuple[int, nn.Module]]
 
 
-class ReIDNet(Embedder):
+class ReIDNet(Network):
     """Backbone, global average pool, BNNeck (BatchNorm1d with its bias frozen at 0), linear classifier without bias
     [A].
 

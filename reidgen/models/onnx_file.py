@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reidgen.contracts import Embedder
+from reidgen.contracts import Network
 from reidgen.devices import choose_device
 from reidgen.errors import RecipeError, ReidgenError, WeightsError
 from reidgen.models.inputs import LAYOUTS, Input, from_metadata
@@ -27,7 +27,7 @@ TYPES: dict[str, Any] = {
 TRIED = 2  # images that a file of any batch is tried with
 
 
-class OnnxNetwork(Embedder):
+class OnnxNetwork(Network):
     """An ONNX file that makes one embedding of an image; nothing of it can be changed.
 
     prepare makes images as the file wants them, float32 (B, 3, H, W); its layout and type they get when they are

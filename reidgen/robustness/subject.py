@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reidgen.contracts import Embedder
+from reidgen.contracts import Network
 from reidgen.data.manifest import load_prepared
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import device_name
@@ -55,7 +55,7 @@ class Subject:
 
     results: pd.DataFrame
     tested: pd.DataFrame
-    network: Embedder
+    network: Network
     dtype: str
     paths: NDArray[np.str_]
     pixels_NHWC: Pack
