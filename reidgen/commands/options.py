@@ -93,25 +93,20 @@ RunNamesOrModel = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RUN...]", help="Run folders, their names, or the beginnings of their names."),
 ]
-ELSEWHERE = "Models from elsewhere"
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="FILE.onnx|NAME",
-        rich_help_panel=ELSEWHERE,
         help="Instead of a RUN: an ONNX file, or a backbone (plugin:NAME) whose torch file --weights names.",
     ),
 ]
-ModelWeights = Annotated[
-    Path | None, typer.Option("--weights", rich_help_panel=ELSEWHERE, help="The torch file of --model NAME.")
-]
+ModelWeights = Annotated[Path | None, typer.Option("--weights", help="The torch file of --model NAME.")]
 TrainedOn = Annotated[
     str,
     typer.Option(
         "--trained-on",
         metavar="NAME",
-        rich_help_panel=ELSEWHERE,
         help="What the model was trained on, such as msmt17, or other:NAME; several joined by +.",
     ),
 ]
@@ -120,7 +115,6 @@ Input = Annotated[
     typer.Option(
         "--input",
         metavar="KEY=VALUE",
-        rich_help_panel=ELSEWHERE,
         help="How it wants its images, where its file does not say: size=256x128, layout=nchw|nhwc, order=rgb|bgr, "
         "range=1|255, mean=imagenet or R,G,B, deviation=R,G,B, output=NAME.",
     ),
