@@ -1,11 +1,14 @@
 """The model card of an exported run: what it is, what its data forbid, how good it is, and how to make it again."""
 
+import dataclasses
 import json
+import shlex
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reidgen.catalogue import load_catalogue, split_all
@@ -13,6 +16,7 @@ from reidgen.deploy.export import Exported
 from reidgen.entries import Dataset
 from reidgen.files import write_text
 from reidgen.integrity import with_check
+from reidgen.recipe import Recipe
 from reidgen.robustness.subject import clustered_error
 from reidgen.runs import Run, now
 from reidgen.tables.explain import repeat_run
@@ -39,7 +43,7 @@ def facts_of_card(run: Run, exported: Exported, results: Path) -> dict[str, Any]
         "model": {**exported.facts, "file": exported.file.name, "format": exported.format},
         "sources": sources,
         "started_from": facts.get("weights_from", "") or "random weights",
-        "recipe": run.recipe().to_toml(),
+        "recipe": _without_folders(run).to_toml(),
         "results": results_of(run),
         "verified": {
             "largest_difference": exported.difference,
@@ -103,7 +107,9 @@ def results_of(run: Run) -> list[dict[str, Any]]:
 
 
 def _error(values: "pd.Series[float]", people: "pd.Series[int]") -> float:
-    return clustered_error(values.to_numpy(dtype=float), people.to_numpy()) if len(values) else float("nan")
+    if values.empty:
+        return float("nan")
+    return clustered_error(np.array(values, dtype=np.float64), np.array(people, dtype=np.int64))
 
 
 def _number(value: float) -> float | None:
@@ -111,14 +117,25 @@ def _number(value: float) -> float | None:
 
 
 def commands(run: Run, results: Path) -> list[str]:
-    """Return the commands that train the run again and evaluate it on its targets."""
+    """Return the commands that train the run again, by the recipe as recipe.toml, and evaluate it on its targets."""
     rows, name = run.own_rows(), f"{run.folder.resolve().parent.name}/{run.folder.resolve().name}"
     plain = rows[rows["test"] == "plain"]
     if rows.empty:
         row = {"test": "plain", "model": "", "method": run.method().label, "source": run.recipe().source}
-        return repeat_run({**row, "seed": run.recipe().seed}, name, [], results)[:1]
+        return _here(repeat_run({**row, "seed": run.recipe().seed}, name, [], results)[:1], run)
     first = (plain if len(plain) else rows).iloc[0].to_dict()
-    return repeat_run(first, name, list(rows["target"]), results)
+    return _here(repeat_run(first, name, list(rows["target"]), results), run)
+
+
+def _here(lines: list[str], run: Run) -> list[str]:
+    return [line.replace(shlex.quote(str(run.recipe_file)), "recipe.toml") for line in lines]
+
+
+def _without_folders(run: Run) -> Recipe:
+    """Return the recipe with the names of files alone: where they lay is nobody's business."""
+    recipe = run.recipe()
+    plugins = tuple(Path(one).name for one in recipe.plugins)
+    return dataclasses.replace(recipe, weights=Path(recipe.weights).name, plugins=plugins)
 
 
 def markdown(facts: dict[str, Any], *, hub: bool = False) -> str:

@@ -14,8 +14,8 @@ FILES = {"weights": "model.safetensors", "recipe_file": "recipe.toml", "row_file
 
 
 def write_hub(run: Run, out: Path, *, pixels: str, resize: bool, data: Path, results: Path) -> Exported:
-    """Write a folder with README.md (a card with a YAML header), config.json, model.onnx and model.safetensors, with the
-    recipe and row that tell what network these weights are of.
+    """Write a folder with README.md (a card with a YAML header), config.json, model.onnx and model.safetensors, with
+    the recipe and row that tell what network these weights are of.
 
     Raises ReidgenError where huggingface-hub is not installed, RunError for a folder that holds something, and what
     `export` raises.
