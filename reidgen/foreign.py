@@ -23,6 +23,7 @@ from reidgen.data.batches import Origin
 from reidgen.devices import choose_device, device_name
 from reidgen.errors import DataError, ReidgenError, WeightsError, unknown
 from reidgen.evaluation import Judged
+from reidgen.extractor import Extractor
 from reidgen.files import sha256_file, write_text
 from reidgen.integrity import with_check
 from reidgen.models.inputs import Input, read_words
@@ -30,6 +31,7 @@ from reidgen.models.onnx_file import open_onnx
 from reidgen.models.torch_file import open_torch
 from reidgen.registry import get_backbone
 from reidgen.runs import ELSEWHERE, NO_RECIPE, UNDECLARED, Run, now, provenance
+from reidgen.teststeps import PLAIN
 
 OTHER = "other:"  # before the name of data that the catalogue lacks, in --trained-on
 PLUGIN = "plugin:"  # may stand before the name of a backbone
@@ -120,6 +122,22 @@ class Model:
             "model": self.digest[:16],
         }
         return Judged(run, self.network, self.form, self.sources, row)
+
+
+class ModelExtractor(Extractor):
+    """A model from elsewhere as something that embeds images, as `reidgen.load` gives for a run."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.network, self.recipe = model, model.network, model.form  # type: ignore[assignment]
+        self.dim: int = model.network.dim
+        self.info = {
+            "name": model.label,
+            "digest": hashlib.sha256("\n".join([model.digest, model.row, PLAIN]).encode()).hexdigest(),
+            "test": PLAIN,
+            "height": model.form.height,
+            "width": model.form.width,
+            **model.info,
+        }
 
 
 def open_model(

@@ -332,3 +332,16 @@ def test_the_commands_judge_and_stress_a_model(
     }.items():
         found = CliRunner().invoke(app, list(words))
         assert found.exit_code == 1 and says in found.stderr.replace("\n", " "), found.output
+
+
+def test_in_python_a_model_embeds_and_is_judged_as_a_run_is(file: Path, small_data: Path, tmp_path: Path) -> None:
+    import reidgen
+
+    model = reidgen.load_model(file, inputs="mean=imagenet", trained_on="msmt17", device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (3, H, W, 3), dtype=np.uint8)
+    expected = squares(images)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.embed(list(images)), expected, atol=1e-5)
+    assert model.dim == 24 and model.info["source"] == "msmt17" and len(model.info["digest"]) == 64
+    rows = reidgen.evaluate(model, "synth-night", data=small_data, results=tmp_path, progress=False)
+    assert rows["model"].tolist() == [model.info["sha256"][:16]]
