@@ -115,7 +115,8 @@ def evaluate(
     `runs.COLUMNS`.
 
     run: what `train` or `load_model` returned, a folder, or the beginning of a name. test: one word or several, as
-    "flip+rerank"; settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError, RecipeError.
+    "flip+rerank"; settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError,
+    RecipeError.
     """
     load_plugins(_several(plugins))
     ways = select_ways(",".join(_several(test)), settings)
