@@ -131,7 +131,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate trained runs, or a model from elsewhere, on targets: mAP, CMC and mINP.
+    """Evaluate runs, or a model from elsewhere, on targets.
 
     Every test has rows of its own; another one overwrites none.
 
