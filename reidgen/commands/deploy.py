@@ -26,7 +26,7 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a trained run into one file that needs no reidgen, with a model card.
+    """Write a trained run as one file that needs no reidgen.
 
     R, G, B pixels in, embeddings of length 1 out, batches of any size. The file is verified against PyTorch on images
     of a prepared set (else drawn ones) before it is kept. Beside it: NAME.card.md and NAME.card.json.
