@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from reidgen.deploy.card import facts_of_card, markdown
-from reidgen.deploy.export import Exported, export
+from reidgen.deploy.export import FORMATS, Exported, export
 from reidgen.errors import ReidgenError, RunError
 from reidgen.files import write_text
 from reidgen.runs import Run
@@ -28,7 +28,7 @@ def write_hub(run: Run, out: Path, *, pixels: str, resize: bool, data: Path, res
         ) from error
     if out.is_dir() and any(out.iterdir()):
         raise RunError(f"--out {out} is a folder that holds something already; give a new one")
-    if out.suffix or out.is_file():
+    if out.suffix in FORMATS.values() or out.is_file():
         raise RunError(f"--out {out}: of the format hub it is a folder; give the name of a new one")
     exported = export(run, out / "model.onnx", pixels=pixels, resize=resize, data=data)
     facts = facts_of_card(run, exported, results)
