@@ -20,14 +20,15 @@ from reidgen.runs import Run, find_run, read_rows
 from reidgen.terminal import note
 from reidgen.terminal import progress as shown
 from reidgen.teststeps import PLAIN
-from reidgen.ways import of_steps, select_ways
+from reidgen.ways import of_steps, only_way, select_ways
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from reidgen.data.manifest import Prepared
     from reidgen.evaluation import Judged
-    from reidgen.extractor import Extractor
+    from reidgen.extractor import Extractor, NetworkExtractor
+    from reidgen.features.store import Features
     from reidgen.foreign import ModelExtractor
 
 DATA = os.environ.get("REIDGEN_DATA", "data")
@@ -232,13 +233,98 @@ def table(
 
 
 def load(
-    run: str | Path | Run, *, plugins: Names = (), results: str | Path = RESULTS, device: str = "auto"
+    run: str | Path | Run,
+    *,
+    test: str = PLAIN,
+    plugins: Names = (),
+    results: str | Path = RESULTS,
+    device: str = "auto",
 ) -> "Extractor":
-    """Return a trained network that embeds images: `.embed(...)`, `.dim`, `.info`. Raises RunError, WeightsError."""
+    """Return a trained network that embeds images: `.embed(paths, PIL images or arrays)`, `.dim`, `.info`.
+
+    Arrays are uint8 (H, W, 3) in R, G, B; OpenCV reads B, G, R, so give it `image[..., ::-1]`. test: views of each
+    image whose mean is embedded, such as flip. Raises RunError, WeightsError, RecipeError, PluginError.
+    """
     load_plugins(_several(plugins))
+    way = only_way(test)
     from reidgen.extractor import Extractor
 
-    return Extractor(_find(run, results), device=device)
+    return Extractor(_find(run, results), device=device, way=way)
+
+
+def embed(
+    run: "str | Path | Run | NetworkExtractor",
+    images: str | Path,
+    out: str | Path,
+    *,
+    pattern: str | None = None,
+    test: str = PLAIN,
+    plugins: Names = (),
+    results: str | Path = RESULTS,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> "Features":
+    """Embed a folder (or a .csv) of crops into a file and return it, see `reidgen embed --help`.
+
+    run: also what `load` or `load_model` returned, whose own test then counts.
+    What the file holds: `.rows`, a DataFrame; `.blocks()` and `.take(rows)`, the embeddings, float32; `.info`, `.dim`.
+    Images that cannot be read are left out and listed in OUT.broken.csv.
+    Raises DataError, RunError, WeightsError, BusyError.
+    """
+    from reidgen.extractor import NetworkExtractor
+
+    if isinstance(run, NetworkExtractor):
+        model = run
+    else:
+        model = load(run, test=test, plugins=plugins, results=results, device=device)
+    from reidgen.data.collection import collect
+    from reidgen.features.store import open_features
+    from reidgen.features.stream import embed_images
+
+    crops, said = collect(_folder(images), pattern), note if progress is not False else lambda line: None
+    with _reporting(progress) as report:
+        made = embed_images(model, crops, _folder(out), said=str(images), say=said, report=report)
+    return open_features(made.file)
+
+
+def search(
+    features: str | Path,
+    query: str | Path,
+    *,
+    top: int = 20,
+    by: str | None = None,
+    approximate_above: int | None = None,
+    run: str | Path | None = None,
+    plugins: Names = (),
+    results: str | Path = RESULTS,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> "pd.DataFrame":
+    """Return what is nearest to a query image, or to each of a folder, in a file of `embed`; see
+    `features.search.search` for the columns, `by` (by default "track" where tracks are known) and `approximate_above`.
+
+    run: the run that made the file, where its name does not find it. Raises DataError (among others when it was
+    another one), RunError.
+    """
+    load_plugins(_several(plugins))
+    from reidgen.data.collection import collect
+    from reidgen.features.search import embed_queries, has_tracks, rule_of
+    from reidgen.features.search import search as find
+    from reidgen.features.store import open_features
+
+    opened = open_features(_folder(features))
+    by = by or ("track" if has_tracks(opened) else "crop")
+    rule_of(opened, by, top)
+
+    def maker() -> "NetworkExtractor":
+        from reidgen.foreign import maker_of
+
+        name = str(run) if run is not None else None
+        return maker_of(opened.file, opened.info, run=name, results=_folder(results), device=device)
+
+    with _reporting(progress) as report:
+        queries = embed_queries(collect(_folder(query)), opened, maker, report)
+        return find(opened, queries, top=top, by=by, approximate_above=approximate_above, report=report).hits
 
 
 def load_model(

@@ -7,6 +7,7 @@ import typer
 
 from reidgen.commands.data import prepare
 from reidgen.commands.deploy import export
+from reidgen.commands.features import embed, search
 from reidgen.commands.methods import methods
 from reidgen.commands.probes import attack, show, stress
 from reidgen.commands.runs import bench, evaluate, speed, train
@@ -21,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for function in (prepare, methods, train, evaluate, bench, table, report, show, stress, attack, export, speed):
+COMMANDS = (prepare, methods, train, evaluate, bench, table, report, show, stress, attack, embed, search, export, speed)
+for function in COMMANDS:
     app.command()(function)
 
 

@@ -108,14 +108,22 @@ class Dataset:
         >>> Dataset(name="own", pattern=r"P(?P<pair>\\d)/cam(?P<camid>\\d)/(?P<pid>\\d+).png").match("P3/cam2/017.png")
         ('3-017', '3-2')
         """
+        groups = self.groups(path)
+        if groups is None:
+            return None
+        pair = [groups["pair"]] if "pair" in groups else []
+        pid, camid = ([*pair, *(groups[key] for key in groups if key.startswith(word))] for word in _WORDS)
+        return "-".join(pid), "-".join(camid) or "1"
+
+    def groups(self, path: str) -> dict[str, str] | None:
+        """Return what each group of the pattern reads in the shortest end of `path` (whole names) that fits, None where
+        none does. Raises DataError as `match`.
+        """
         parts = path.split("/")
         tails = range(len(parts) - 1, -1, -1) if "/" in self.pattern else [len(parts) - 1]
         for start in tails:
             if found := self._fits("pattern", "/".join(parts[start:])):
-                groups = found.groupdict("")
-                pair = [groups["pair"]] if "pair" in groups else []
-                pid, camid = ([*pair, *(groups[key] for key in groups if key.startswith(word))] for word in _WORDS)
-                return "-".join(pid), "-".join(camid) or "1"
+                return found.groupdict("")
         return None
 
     def skips(self, path: str) -> bool:

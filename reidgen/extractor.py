@@ -1,57 +1,121 @@
-"""A trained run as something that embeds images."""
+"""What embeds images: a trained run, or anything else of the same form."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen.data.images import decode
+from reidgen.contracts import Network, build_test_step
+from reidgen.data.images import as_shown, decode, resized
 from reidgen.devices import choose_device
-from reidgen.errors import DataError
-from reidgen.evaluation import embed, load_network
+from reidgen.errors import DataError, RecipeError
+from reidgen.evaluation import BATCH, embed, load_network
 from reidgen.runs import Run
+from reidgen.teststeps import Way
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
 
-class Extractor:
-    """The network of a finished run. dim: D, the length of an embedding. info: what is known of how it was trained."""
+class Embedder(Protocol):
+    """What `reidgen embed`, `search` and what comes after them need of a network, wherever it comes from.
 
-    def __init__(self, run: Run, *, device: str = "auto") -> None:
-        self.network = load_network(run, choose_device(device))
-        self.recipe = run.recipe()
-        self.dim = self.network.backbone.dim
-        method = run.method()
-        self.info: dict[str, Any] = {
-            "run": f"{self.recipe.source}/{run.folder.name}",
-            "method": method.label,
-            "title": method.full_title,
-            "backbone": self.recipe.backbone,
-            "source": self.recipe.source,
-            "height": self.recipe.height,
-            "width": self.recipe.width,
-            **run.facts(),
-        }
+    dim: D, the length of an embedding. info: what is known of it, at least `name` (a run as source/folder, or a file),
+    `digest` (64 hex digits; whatever changes an embedding changes it), `height` and `width` of the images that the
+    network is given, and `test` (the word of its views, `plain` for none); JSON can hold it.
+    """
 
-    def embed(self, images: Sequence[Picture]) -> NDArray[np.float32]:
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def info(self) -> dict[str, Any]: ...
+
+    def embed(self, images: Iterable[Picture]) -> NDArray[np.float32]:
+        """Return the embeddings, float32 (N, D), L2-normalised; see `Extractor.embed`."""
+
+
+class NetworkExtractor:
+    """Any network of the contract `Network` as an Embedder.
+
+    info: as of `Embedder`, also `dtype`, the recipe's. way: test steps that make views of an image, such as flip; their
+    mean is embedded. What a step learns of a whole target (bn, centre, rerank) means nothing for single images:
+    RecipeError.
+    """
+
+    def __init__(self, network: Network, dim: int, info: dict[str, Any], way: Way = Way()) -> None:
+        check_views(way)
+        self.network, self.dim, self.info = network, dim, info
+        self._steps = [build_test_step(step) for step in way.steps]
+
+    def embed(self, images: Iterable[Picture]) -> NDArray[np.float32]:
         """Return the embeddings of images, float32 (N, D), L2-normalised: a dot product is the cosine.
 
-        images: paths, PIL images, or arrays, uint8 (H, W, 3) in the order R, G, B. OpenCV reads B, G, R: give it
-        `image[..., ::-1]`. Each is resized to the network's size as `reidgen evaluate` does.
-        Raises DataError for a file that is no image and for an array of another form.
+        images: paths, PIL images, or arrays, uint8 (H, W, 3) in the order R, G, B; read a batch at a time, so that a
+        generator, or a list of any number of paths, costs the memory of its embeddings only. OpenCV reads B, G, R: give
+        it `image[..., ::-1]`; nothing in an array tells which it is, and a swapped one gives wrong embeddings without
+        an error. Paths and PIL images are turned as EXIF says and laid over white where they are transparent. Each is
+        brought to the network's size as `reidgen evaluate` does it.
+        Raises DataError for a file that is no image, an array of another form, and a single image without a list.
         """
-        size = (self.recipe.width, self.recipe.height)
-        if not len(images):
-            return np.empty((0, self.dim), dtype=np.float32)
-        pixels = np.stack([_pixels(image, size) for image in images])
-        rows_N = np.arange(len(pixels))
+        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            raise DataError("embed takes several images, so give a list, also of one: embed([image])")
+        waiting, parts = iter(images), [np.empty((0, self.dim), dtype=np.float32)]
+        while batch := list(islice(waiting, BATCH)):
+            pixels = np.stack([_pixels(image, (self.info["width"], self.info["height"])) for image in batch])
+            parts.append(self._embed_pixels(pixels))
+        return np.concatenate(parts)
+
+    def _embed_pixels(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         found = embed(
-            self.network, pixels, rows_N=rows_N, dtype=self.recipe.dtype, report=lambda what, done, total: None
+            self.network,
+            pixels_BHWC,
+            rows_N=np.arange(len(pixels_BHWC)),
+            dtype=self.info["dtype"],
+            steps=self._steps,
+            report=lambda what, done, total: None,
         )
         return found.cpu().numpy()
+
+
+class Extractor(NetworkExtractor):
+    """The network of a finished run. dim: D, the length of an embedding. info: what is known of how it was trained."""
+
+    def __init__(self, run: Run, *, device: str = "auto", way: Way = Way()) -> None:
+        check_views(way)
+        network = load_network(run, choose_device(device))
+        recipe, facts, method = run.recipe(), run.facts(), run.method()
+        decisive = [*(facts[f"{part}_sha256"] for part in ("weights", "recipe", "row")), way.word]
+        info = {
+            "name": f"{recipe.source}/{run.folder.resolve().name}",
+            "digest": hashlib.sha256("\n".join(decisive).encode()).hexdigest(),
+            "test": way.word,
+            "method": method.label,
+            "title": method.full_title,
+            "recipe": recipe.name,
+            "backbone": recipe.backbone,
+            "source": recipe.source,
+            "seed": recipe.seed,
+            "height": recipe.height,
+            "width": recipe.width,
+            "dtype": recipe.dtype,
+            **facts,
+        }
+        super().__init__(network, network.backbone.dim, info, way)
+        self.recipe = recipe
+
+
+def check_views(way: Way) -> None:
+    """Raise RecipeError when a test step does not make views of single images."""
+    if others := [step.name for step in way.steps if step.stage != "views"]:
+        raise RecipeError(
+            f"the test step {others[0]} needs a whole target, so it cannot embed single images; leave it out, or use "
+            "it in reidgen evaluate"
+        )
 
 
 def _pixels(image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -62,10 +126,28 @@ def _pixels(image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:
         except DataError as error:
             raise DataError(f"{image} {error}") from error
     elif isinstance(image, Image.Image):
-        picture = image.convert("RGB")
+        picture = as_shown(image)
     else:
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise DataError(f"an image must be uint8 (H, W, 3) in R, G, B; got {array.dtype} {array.shape}")
-        picture = Image.fromarray(array)
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+        picture = Image.fromarray(_checked(np.asarray(image)))
+    return resized(picture, size)
+
+
+def _checked(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an array that is an image. Raises DataError that says how it becomes one."""
+    wanted = f"an image must be uint8 (H, W, 3) in R, G, B; got {array.dtype} {array.shape}"
+    if cures := list(_cures(array)):
+        raise DataError(f"{wanted}: {', and '.join(cures)}")
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise DataError(wanted)
+    return array
+
+
+def _cures(array: NDArray[Any]) -> Iterator[str]:
+    if array.dtype.kind == "f":
+        yield "give (255 * image).round().astype('uint8') of one in 0..1"
+    if array.ndim == 2:
+        yield "of a grey one give np.stack([image] * 3, axis=2)"
+    elif array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        yield "channels come last, give image.transpose(1, 2, 0)"
+    elif array.ndim == 3 and array.shape[2] == 4:
+        yield "of one with alpha give Image.fromarray(image)"

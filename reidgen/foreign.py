@@ -9,7 +9,7 @@ What is known of one lies in a folder of its own beside the runs, with the same 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,17 +21,18 @@ from reidgen.catalogue import family_of, load_catalogue, refuse_relatives, split
 from reidgen.contracts import Network
 from reidgen.data.batches import Origin
 from reidgen.devices import choose_device, device_name
-from reidgen.errors import DataError, ReidgenError, WeightsError, unknown
+from reidgen.errors import DataError, ReidgenError, RunError, WeightsError, unknown
 from reidgen.evaluation import Judged
-from reidgen.extractor import Extractor
+from reidgen.extractor import Extractor, NetworkExtractor
 from reidgen.files import sha256_file, write_text
 from reidgen.integrity import with_check
 from reidgen.models.inputs import Input, read_words
 from reidgen.models.onnx_file import open_onnx
 from reidgen.models.torch_file import open_torch
 from reidgen.registry import get_backbone
-from reidgen.runs import ELSEWHERE, NO_RECIPE, UNDECLARED, Run, now, provenance
-from reidgen.teststeps import PLAIN
+from reidgen.runs import ELSEWHERE, NO_RECIPE, UNDECLARED, Run, find_run, now, provenance
+from reidgen.teststeps import Way
+from reidgen.ways import only_way
 
 OTHER = "other:"  # before the name of data that the catalogue lacks, in --trained-on
 PLUGIN = "plugin:"  # may stand before the name of a backbone
@@ -42,8 +43,8 @@ class Model:
     """A model from elsewhere, opened.
 
     file: the ONNX file, or that of the weights; digest: its SHA-256. sources: what it was trained on, none where that
-    is not declared. unused: keys of the torch file that the network has no place for. options: those of the command
-    that name it. made: what `reidgen export` wrote into it, {} of other files.
+    is not declared. unused: keys of the torch file that the network has no place for. asked: what opens it again,
+    `open_model(**asked)`. made: what `reidgen export` wrote into it, {} of other files.
     """
 
     file: Path
@@ -53,7 +54,7 @@ class Model:
     kind: str
     sources: tuple[Origin, ...] = ()
     unused: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    asked: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,7 +88,7 @@ class Model:
             "input": self.form.facts(),
             "dim": self.network.dim,
             "unused": list(self.unused),
-            "options": list(self.options),
+            "asked": self.asked,
             "made": self.made,
         }
 
@@ -124,20 +125,46 @@ class Model:
         return Judged(run, self.network, self.form, self.sources, row)
 
 
-class ModelExtractor(Extractor):
+class ModelExtractor(NetworkExtractor):
     """A model from elsewhere as something that embeds images, as `reidgen.load` gives for a run."""
 
-    def __init__(self, model: Model) -> None:
-        self.model, self.network, self.recipe = model, model.network, model.form  # type: ignore[assignment]
-        self.dim: int = model.network.dim
-        self.info = {
+    def __init__(self, model: Model, *, way: Way = Way()) -> None:
+        self.model = model
+        decisive = [model.digest, model.row, way.word]
+        info = {
             "name": model.label,
-            "digest": hashlib.sha256("\n".join([model.digest, model.row, PLAIN]).encode()).hexdigest(),
-            "test": PLAIN,
+            "digest": hashlib.sha256("\n".join(decisive).encode()).hexdigest(),
+            "test": way.word,
             "height": model.form.height,
             "width": model.form.width,
+            "dtype": model.form.dtype,
             **model.info,
         }
+        super().__init__(model.network, model.network.dim, info, way)
+
+
+def maker_of(
+    features: Path, info: Mapping[str, Any], *, run: str | None, results: Path, device: str
+) -> NetworkExtractor:
+    """Return the network that made a feature file, found by what the file's `info` says, or as `run` says.
+
+    Whether it is the same one its digest tells, see `features.search.embed_queries`. Raises RunError when there is no
+    such run, WeightsError when the file of a model from elsewhere is gone, and what `Extractor` raises.
+    """
+    way = only_way(str(info["test"]))
+    if not run and "asked" in info:
+        return ModelExtractor(open_model(**info["asked"], device=device), way=way)
+    name = run or str(info["name"])
+    try:
+        found = find_run(name, results)
+    except RunError as error:
+        if run:
+            raise
+        raise RunError(
+            f"{features} was embedded by {name}, which is not in {results}; say where it is with --run FOLDER, or "
+            "--results"
+        ) from error
+    return Extractor(found, device=device, way=way)
 
 
 def open_model(
@@ -157,7 +184,7 @@ def open_model(
     (onnxruntime is not installed).
     """
     asked, declared = read_words(inputs), _origins(trained_on)
-    options = ["--model", name, *(word for one in inputs for word in ("--input", one))]
+    again = {"name": name, "weights": weights and str(weights), "inputs": [*inputs], "trained_on": trained_on}
     if Path(name).suffix.lower() == ".onnx":
         if weights:
             raise WeightsError(f"--model {name} holds its weights itself; leave out --weights {weights}")
@@ -172,12 +199,11 @@ def open_model(
             raise WeightsError(
                 f"--model {name}: give an .onnx file, or a backbone and its torch file: --model NAME --weights FILE"
             )
-        file, options = Path(weights).expanduser(), [*options, "--weights", str(weights)]
+        file = Path(weights).expanduser()
         backbone = get_backbone(name.removeprefix(PLUGIN))
         opened, form, unused = open_torch(backbone, file, asked, device=choose_device(device))
         kind, made = f"torch {backbone.name}{f'@{backbone.digest[:8]}' if backbone.digest else ''}", {}
-    options += ["--trained-on", trained_on] if trained_on else []
-    return Model(file, sha256_file(file), opened, form, kind, declared, unused, tuple(options), made)
+    return Model(file, sha256_file(file), opened, form, kind, declared, unused, again, made)
 
 
 def _version() -> str:

@@ -302,7 +302,10 @@ class Run:
     def model_words(self) -> list[str]:
         """Return the options that name a model from elsewhere, none where this is a run."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return list(map(str, json.loads(self.model_file.read_text(encoding="utf-8"))["options"]))
+            asked = json.loads(self.model_file.read_text(encoding="utf-8"))["asked"]
+            options = [("--model", asked["name"]), *(("--input", one) for one in asked["inputs"])]
+            options += [("--weights", asked["weights"]), ("--trained-on", asked["trained_on"])]
+            return [str(word) for option, value in options if value for word in (option, value)]
         return []
 
     @contextlib.contextmanager

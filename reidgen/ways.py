@@ -37,6 +37,14 @@ def select_ways(words: str, settings: Mapping[str, Value] = {}) -> list[Way]:
     return list({way.word: way for way in ways}.values())
 
 
+def only_way(words: str, settings: Mapping[str, Value] = {}) -> Way:
+    """Return the one way that `words` names, as `select_ways` does. Raises RecipeError for several, too."""
+    ways = select_ways(words, settings)
+    if len(ways) > 1:
+        raise RecipeError(f"--test {words} names {len(ways)} tests, which have embeddings of their own; name one")
+    return ways[0]
+
+
 def _read_way(word: str, settings: Mapping[str, Value]) -> Way:
     parts = split_word(word)
     if parts == [PLAIN]:

@@ -86,7 +86,15 @@ class Page:
         """Press and release a key where the focus is."""
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
-            code = {"Enter": 13, "Tab": 9, "ArrowUp": 38, "ArrowDown": 40}[key]
+            code = {
+                "Enter": 13,
+                "Tab": 9,
+                "Escape": 27,
+                "ArrowLeft": 37,
+                "ArrowUp": 38,
+                "ArrowRight": 39,
+                "ArrowDown": 40,
+            }[key]
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
     def screenshot(self, file: Path) -> None:

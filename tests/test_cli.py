@@ -59,6 +59,20 @@ OPTIONS = {
     "stress": {"--target", "--where", "--picture", "--quiet"} | ELSEWHERE | PLACES,
     "export": {"--out", "--format", "--pixels", "--resize", "--plugin", "--data", "--results", "--json", "--quiet"},
     "speed": {"--methods", "--recipe", "--backbone", "--compile", "--set", "--plugin", "--device", "--quiet"},
+    "embed": {
+        "--images",
+        "--out",
+        "--pattern",
+        "--test",
+        "--set",
+        "--plugin",
+        "--results",
+        "--device",
+        "--json",
+        "--quiet",
+    },
+    "search": {"--query", "--top", "--by", "--out", "--page", "--images", "--approximate-above", "--run", "--plugin"}
+    | {"--results", "--device", "--json", "--quiet"},
     "attack": {"--target", "--from", "--losses", "--bound", "--quiet"} | PLACES,
 }
 

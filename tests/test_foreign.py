@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import SMALL, quiet
 from onnx import TensorProto, helper
+from PIL import Image
 from typer.testing import CliRunner
 
+import reidgen
 from reidgen.cli import app
 from reidgen.data.manifest import load_index, load_prepared
 from reidgen.data.pack import load_pack
@@ -335,7 +337,6 @@ def test_the_commands_judge_and_stress_a_model(
 
 
 def test_in_python_a_model_embeds_and_is_judged_as_a_run_is(file: Path, small_data: Path, tmp_path: Path) -> None:
-    import reidgen
 
     model = reidgen.load_model(file, inputs="mean=imagenet", trained_on="msmt17", device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (3, H, W, 3), dtype=np.uint8)
@@ -345,3 +346,22 @@ def test_in_python_a_model_embeds_and_is_judged_as_a_run_is(file: Path, small_da
     assert model.dim == 24 and model.info["source"] == "msmt17" and len(model.info["digest"]) == 64
     rows = reidgen.evaluate(model, "synth-night", data=small_data, results=tmp_path, progress=False)
     assert rows["model"].tolist() == [model.info["sha256"][:16]]
+
+
+def test_a_model_embeds_and_finds_its_file_again(file: Path, small_data: Path, tmp_path: Path) -> None:
+    crops, out = small_data / "synth-night", tmp_path / "night.npz"
+    word = ["embed", "--model", str(file), "--input", *IMAGENET, "--images", str(crops), "--out", str(out)]
+    made = CliRunner().invoke(app, word)
+    assert made.exit_code == 0, made.output
+    paths = [str(path) for path in sorted(crops.rglob("*.jpg"))[:3]]
+    features = reidgen.embed(reidgen.load_model(file, inputs=IMAGENET), crops, tmp_path / "python.npz", progress=False)
+    rows = [features.rows["path"].tolist().index(str(Path(path).relative_to(crops))) for path in paths]
+    np.testing.assert_allclose(features.take(rows), reidgen.load_model(file, inputs=IMAGENET).embed(paths), atol=1e-5)
+    turned = tmp_path / "query.png"
+    Image.open(paths[0]).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(turned)  # not in the file: it is embedded
+    hits = reidgen.search(out, turned, top=1, progress=False)
+    (own,) = reidgen.load_model(file, inputs=IMAGENET).embed([turned])
+    expected = ((features.take(list(range(len(features.rows)))) - own) ** 2).sum(axis=1)
+    assert hits["distance"].item() == pytest.approx(expected.min(), abs=1e-5)
+    neither = CliRunner().invoke(app, ["embed", *word[5:]])
+    assert neither.exit_code == 1 and "what embeds? For example" in neither.output

@@ -21,16 +21,25 @@ def refuse_without_model(
 
 
 def open_and_say(
-    name: str, weights: Path | None, inputs: Sequence[str] | None, trained_on: str, device: str
+    name: str,
+    weights: Path | None,
+    inputs: Sequence[str] | None,
+    trained_on: str,
+    device: str,
+    *,
+    judged: bool = True,
 ) -> "Model":
-    """Return a model from elsewhere, opened, and say on stderr how it is read, and what of its file is not used."""
+    """Return a model from elsewhere, opened, and say on stderr how it is read, and what of its file is not used.
+
+    judged: say also what it was trained on, which tells what a number means.
+    """
     from reidgen.foreign import open_model
 
     opened = open_model(name, weights=weights, inputs=inputs or (), trained_on=trained_on, device=device)
     note(f"{opened.label}: {opened.form}; {opened.network.dim} features; {opened.kind}")
-    if opened.sources:
+    if opened.sources and judged:
         note(f"{opened.label}: trained on {opened.source}, as {'its file says' if opened.made else 'declared'}")
-    else:
+    elif judged:
         note(
             f"{opened.label}: what it was trained on is not declared (--trained-on), so whether a target was seen is "
             "not known"

@@ -88,7 +88,13 @@ Test = Annotated[
 RunNames = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run folders, their names, or the beginnings of their names.")
 ]
+View = Annotated[
+    str, typer.Option(help="plain, or a test step that makes views of an image, such as flip; their mean is embedded.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")]
+RunOrModel = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="A run folder, its name, or the beginning of its name.")
+]
 RunNamesOrModel = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RUN...]", help="Run folders, their names, or the beginnings of their names."),

@@ -146,6 +146,8 @@ def evaluate(
     Example: reidgen evaluate --model osnet.onnx --trained-on msmt17 --input mean=imagenet --target market
     """
     from reidgen.catalogue import expand
+    from reidgen.data.judge import copies_tested
+    from reidgen.data.manifest import load_prepared
     from reidgen.parts import read_setting
     from reidgen.runs import find_run
     from reidgen.ways import select_ways
@@ -191,6 +193,9 @@ def evaluate(
                 _print_evaluation(part, what, f"{run.folder.name}: " if len(found) > 1 else "")
     if json:
         document(rows_of_all)
+    for name in dict.fromkeys(str(row["target"]) for row in rows_of_all):
+        if line := copies_tested(load_prepared(name, data)):
+            note(line)
     for run in found:
         note(f"rows in {run.results}, per-query numbers in {run.per_query}")
     if failed:

@@ -8,12 +8,13 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
 from reidgen.errors import DataError
 from reidgen.files import read_regular
@@ -91,6 +92,23 @@ def file_of(root: Path, path: str) -> Path:
     return file
 
 
+def as_shown(image: Image.Image) -> Image.Image:
+    """Return an image that somebody opened as `decode` returns its file; the image itself stays as it is."""
+    turned = image
+    with contextlib.suppress(Exception):  # damaged metadata: shown as it is
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            turned = ImageOps.exif_transpose(image)
+    return _opaque(turned)
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return an 8-bit RGB image as every network here is given it, uint8 (H, W, 3); size: (width, height).
+
+    Pillow's bilinear filter, which averages when it shrinks.
+    """
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+
 @functools.cache
 def _kinds() -> list[str]:
     """Return those of KINDS that this Pillow has a decoder for."""
@@ -113,7 +131,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def windows(
     work: Callable[[str], R], paths: list[str], *, what: str, report: Progress | None = None
-) -> Iterator[list[R]]:
+) -> Generator[list[R], None, None]:
     """Yield work(path) for all paths in order, WINDOW at a time; MANY are shared among processes, see `pool.share`."""
     with contextlib.ExitStack() as stack:
         results: Iterator[R] = map(work, paths)

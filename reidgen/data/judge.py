@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.data.lists import read_table
+from reidgen.data.manifest import Prepared, load_index
 from reidgen.data.naming import shown
 from reidgen.data.readers import Found, image_files
 from reidgen.data.readings import never_a_person, part_of
@@ -160,6 +161,19 @@ def against(images: pd.DataFrame, *, names: Mapping[Any, str] = {}, alone: bool)
         who = test["pid"].iloc[0]
         found.append(f"all {len(test):,} images that are tested are of one person, {shown(str(names.get(who, who)))}")
     return found
+
+
+def copies_tested(prepared: Prepared) -> str:
+    """Return a sentence on the queries and gallery images that have the very bytes of another, "" where none has."""
+    index = load_index(prepared)
+    tested = index[index["part"] != "train"].drop_duplicates("path").sort_values("path")
+    again = tested[tested["sha256"].duplicated()]
+    if again.empty:
+        return ""
+    path = str(again["path"].iloc[0])
+    first = str(tested.loc[tested["sha256"] == again["sha256"].iloc[0], "path"].iloc[0])
+    have = f"{len(again):,} of {len(tested):,} images that are tested {'have' if len(again) > 1 else 'has'}"
+    return f"{prepared.name}: {have} the very bytes of another, such as {shown(path)} of {shown(first)}"
 
 
 def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]]:

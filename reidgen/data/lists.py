@@ -6,7 +6,7 @@ import io
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,16 @@ _COLUMN = {word: key for key, words in _COLUMN_NAMES.items() for word in words.s
 _SPLIT = {word: key for key, words in _SPLIT_NAMES.items() for word in words.split()}
 _NOTHING = ("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "NA")  # what tables write for nothing
 _YES, _NO = ("1", "1.0", "true", "yes", "y", "t"), ("", "0", "0.0", "false", "no", "n", "f")
+
+
+class Listed(NamedTuple):
+    """An image of a list that need not say who is on it: its path below the list's folder (or relative to it), and
+    what the list says of person, camera and track (crops that follow each other), "" where it does not."""
+
+    path: str
+    pid: str
+    camid: str
+    track: str
 
 
 class Named(NamedTuple):
@@ -98,8 +108,8 @@ def read_table(file: Path, root: Path) -> list[Named]:
 
     Raises DataError when the file is no such table, naming the line.
     """
-    head, rows = _cells(file)
-    found = _found_columns(file, head, rows)
+    head, rows = _cells(file, (3, 4))
+    found = _found_columns(file, head, _COLUMN, COLUMNS)
     if not rows:
         raise DataError(f"{file} names no images; write one line per image: path, pid, camid")
     base, named = file.parent.resolve(), []
@@ -120,6 +130,27 @@ def read_table(file: Path, root: Path) -> list[Named]:
     return _placed(named)
 
 
+def read_images(file: Path) -> list[Listed]:
+    """Return the rows of a table as `read_table` takes it, of which the path alone must be there; a text of one path
+    per line will do, and a column may be called track. Paths come back relative to the file's own folder, with `/`.
+
+    Raises DataError when the file cannot be read, or a line has no path.
+    """
+    head, rows = _cells(file, (1, 3, 4))
+    found = _found_columns(file, head, _COLUMN | dict.fromkeys(_TRACK.split(), "track"), COLUMNS[:1])
+    if not rows:
+        raise DataError(f"{file} names no images; write the path of one per line, behind a first line path,camid")
+    base, listed = file.parent.resolve(), []
+    for number, cells in rows:
+        row = dict.fromkeys(("pid", "camid", "track"), "") | dict(zip(found, cells, strict=False))
+        if not row.get("path"):
+            raise DataError(f"{file}: line {number} has no path; write one, or remove the line")
+        path = Path(os.path.relpath(_image(base, row["path"]), base)).as_posix()
+        listed.append(Listed(path, *(_value(row[key]) for key in ("pid", "camid", "track"))))
+    return listed
+
+
+_TRACK = "track tracklet trackid track_id trackletid tracklet_id"
 _EXAMPLE = {"path": "images/0001.jpg", "pid": "7", "camid": "2", "split": "gallery", "is_query": "0", "is_gallery": "1"}
 
 
@@ -134,8 +165,11 @@ def _placed(named: list[Named]) -> list[Named]:
     return named
 
 
-def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the cells of a table's first line, and (number, cells) of the others, parted as the first line tells."""
+def _cells(file: Path, bare: tuple[int, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the cells of a table's first line, and (number, cells) of the others, parted as the first line tells.
+
+    bare: how many columns a table may have that begins with an image, and not with names of its columns.
+    """
     text = text_of(file)
     first = next((line for line in text.splitlines() if line.strip()), "")
 
@@ -158,8 +192,8 @@ def _cells(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     head = found[0][1] if found else []
     while head and not head[-1]:  # a comma at the end of the line
         head = head[:-1]
-    if not any(_key(one) in _COLUMN for one in head) and len(head) in (3, 4) and _is_image(head[0]):
-        named = ["path", "pid", "camid", *(["split"] if len(head) == 4 else [])]
+    if not any(_key(one) in _COLUMN for one in head) and len(head) in bare and _is_image(head[0]):
+        named = [*COLUMNS, "split"][: len(head)]
         return named, [(number, _trimmed(cells, len(named))) for number, cells in found]
     return head, [(number, _trimmed(cells, len(head))) for number, cells in found[1:]]
 
@@ -178,9 +212,9 @@ def _key(cell: str) -> str:
     return re.sub(r"[ -]", "_", cell.casefold())
 
 
-def _found_columns(file: Path, head: list[str], rows: list[tuple[int, list[str]]]) -> list[str]:
-    """Return what each column holds, "" where that is nothing we know."""
-    keys = [_COLUMN.get(_key(one), "") for one in head]
+def _found_columns(file: Path, head: list[str], known: Mapping[str, str], needed: tuple[str, ...]) -> list[str]:
+    """Return what each column holds, "" where that is nothing `known`."""
+    keys = [known.get(_key(one), "") for one in head]
     for key in set(keys) - {""}:
         places = [place for place, one in enumerate(keys) if one == key]
         exact = [place for place in places if _key(head[place]) == key]
@@ -190,11 +224,12 @@ def _found_columns(file: Path, head: list[str], rows: list[tuple[int, list[str]]
         for place in places:
             if len(places) > 1 and place != exact[0]:
                 keys[place] = ""
-    if lacking := [one for one in COLUMNS if one not in keys]:
+    if lacking := [one for one in needed if one not in keys]:
         names = ", ".join(repr(shown(one)) for one in head[:9]) or "(none)"
-        line = ",".join([*COLUMNS, "split"] if len(head) > 3 else COLUMNS)
+        more = "split" if needed == COLUMNS else "pid, camid and track"
+        line = ",".join([*COLUMNS, "split"] if len(head) > 3 else COLUMNS if needed == COLUMNS else ["path", "camid"])
         raise DataError(
-            f"{file} has the columns {names}, but needs {', '.join(COLUMNS)} and may have split (no {lacking[0]} is "
+            f"{file} has the columns {names}, but needs {', '.join(needed)} and may have {more} (no {lacking[0]} is "
             f"there); write this as its first line: {line}"
         )
     return keys

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from reidgen.data.images import decode, file_of, windows
+from reidgen.data.images import decode, file_of, resized, windows
 from reidgen.data.manifest import Prepared, load_index
 from reidgen.errors import DataError
 from reidgen.files import replacing, writable
@@ -202,4 +201,4 @@ def _pixels(path: str, *, root: Path, size: tuple[int, int]) -> tuple[NDArray[np
         image, digest = decode(file_of(root, path))
     except DataError as error:
         return None, str(error)
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR)), digest
+    return resized(image, size), digest

@@ -1,0 +1,370 @@
+"""What is nearest to a query: against sorting all distances, by hand; the recall that is shown; the list and the page."""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from browser import CHROMIUM, Page
+from conftest import quiet
+from extractors import Means
+from PIL import Image
+from test_prepare import crops, picture
+from test_show import a_run
+from typer.testing import CliRunner, Result
+
+from reidgen.cli import app
+from reidgen.data.collection import collect
+from reidgen.errors import DataError, ReidgenError
+from reidgen.features import approximate, store
+from reidgen.features.approximate import index_of
+from reidgen.features.nearest import Rule, nearest
+from reidgen.features.page import write_search_page
+from reidgen.features.search import Answer, Queries, embed_queries, search
+from reidgen.features.store import Features, open_features, write_features
+from reidgen.features.stream import embed_images
+from reidgen.runs import Run
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+def made(file: Path, embedding_ND: np.ndarray, **known: list[str]) -> Features:
+    """Write a feature file of these embeddings, of images that are none."""
+    count = len(embedding_ND)
+    columns = {"path": [f"{n:05}.jpg" for n in range(count)], "sha256": [f"{n:016x}" for n in range(count)]}
+    rows = pd.DataFrame({**columns, "width": 8, "height": 16, "camera": "", "track": "", "person": ""} | known)
+    info = {**Means().info, "dim": embedding_ND.shape[1], "images": "crops"}
+    blocks = (embedding_ND[start : start + store.BLOCK] for start in range(0, count, store.BLOCK))
+    write_features(file, info, rows[list(store.COLUMNS)], blocks)
+    return open_features(file)
+
+
+def as_queries(query_QD: np.ndarray) -> Queries:
+    return Queries([f"q{n}" for n in range(len(query_QD))], ["" for _ in query_QD], query_QD, {})
+
+
+def sorted_all(features: Features, query_D: np.ndarray) -> list[tuple[float, int]]:
+    """Return all (distance, row), sorted: of equal distances the first row first."""
+    rows = np.concatenate([block for _, block in features.blocks()])
+    return sorted((sum((float(a) - float(b)) ** 2 for a, b in zip(one, query_D, strict=True)), n)
+                  for n, one in enumerate(rows))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Features:
+    """90 rows in 13 blocks, 60 of them three times the same 20 embeddings, far apart in the file."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(store, "BLOCK", 7)
+    rng = np.random.default_rng(0)
+    some = unit(rng.normal(size=(20, 6)))
+    embedding = np.concatenate([some, unit(rng.normal(size=(30, 6))), some, some[::-1]])
+    labels = rng.integers(0, 7, size=(2, 90)).astype(str).tolist()
+    labels[1][3:9] = [""] * 6
+    features = made(tmp_path_factory.mktemp("tied") / "f.parquet", embedding, camera=labels[0], track=labels[1])
+    patch.undo()
+    return features
+
+
+QUERIES = unit(np.random.default_rng(1).normal(size=(4, 6)))
+
+
+@pytest.mark.parametrize("top", [1, 2, 10, 89, 90, 500])
+def test_the_nearest_are_those_of_sorting_all_distances_ties_by_their_place(tied: Features, top: int) -> None:
+    queries = np.concatenate([QUERIES, tied.take(np.array([0, 52]))])  # two are in the file, three times each
+    found = nearest(tied, queries, Rule.rows(len(tied), top), quiet)
+    for query_D, one in zip(queries, found, strict=True):
+        wanted = sorted_all(tied, query_D)[:top]
+        assert one.rows.tolist() == [row for _, row in wanted]
+        np.testing.assert_allclose(one.distances, [distance for distance, _ in wanted], atol=1e-12)
+    assert found[4].distances[:3].tolist() == [0.0] * min(3, top)
+
+
+@pytest.mark.parametrize("top", [1, 3, 40, 500])
+def test_by_track_each_counts_once_and_by_camera_each_has_its_list(tied: Features, top: int) -> None:
+    for by in ("track", "camera"):
+        answer = search(tied, as_queries(QUERIES), top=top, by=by, report=quiet)
+        assert answer.recall is None
+        for name, query_D in zip(("q0", "q1", "q2", "q3"), QUERIES, strict=True):
+            hits = answer.hits[answer.hits["query"] == name]
+            lists: dict[tuple[str, ...], list[tuple[float, int]]] = {}
+            known = tied.rows[["camera", "track", "path"]].to_numpy().tolist()
+            for distance, row in sorted_all(tied, query_D):
+                camera, track, path = known[row]
+                key = (camera,) if by == "camera" else (camera, track) if track else (path,)
+                lists.setdefault(key, []).append((distance, row))
+            if by == "track":
+                first = [some[0][1] for some in lists.values()][:top]
+                assert hits["path"].tolist() == tied.rows["path"][first].tolist()
+                assert hits["crops"].tolist() == [len(some) for some in lists.values()][:top]
+                assert hits["rank"].tolist() == list(range(1, len(first) + 1))
+            else:
+                wanted = [row for some in lists.values() for _, row in some[:top]]
+                assert hits["path"].tolist() == tied.rows["path"][wanted].tolist()
+                ranks = [rank for some in lists.values() for rank in range(1, len(some[:top]) + 1)]
+                assert hits["rank"].tolist() == ranks
+
+
+def test_collapsed_embeddings_keep_their_order_and_others_are_refused(tmp_path: Path) -> None:
+    alike = made(tmp_path / "alike.npz", unit(np.ones((50, 3)) + 1e-5 * np.random.default_rng(0).normal(size=(50, 3))))
+    found = nearest(alike, alike.take(np.array([7])), Rule.rows(50, 5), quiet)[0]
+    assert found.rows.tolist() == [row for _, row in sorted_all(alike, alike.take(np.array([7]))[0])][:5]
+    odd = unit(np.ones((9, 3)))
+    odd[4, 1] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        nearest(made(tmp_path / "odd.npz", odd), odd[:1], Rule.rows(9, 2), quiet)
+    with pytest.raises(DataError, match=r"of shape \(1, 2\) cannot be compared with embeddings of 3"):
+        nearest(alike, odd[:1, :2], Rule.rows(50, 2), quiet)
+    for words, message in (
+        ({"by": "crib"}, "--by 'crib' should be one of crop, track, camera"), ({"top": 0}, "--top 0: give 1 or more"),
+        ({"by": "track"}, "knows no track of any image; embed the images again with --pattern"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            search(alike, as_queries(odd[:1]), **({"top": 3, "report": quiet} | words))  # type: ignore[arg-type]
+
+
+def test_the_recall_that_is_shown_is_the_count_against_sorting_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(approximate, "ENOUGH", 0.0)  # as few cells as at first: the recall is far from 1
+    rng = np.random.default_rng(0)
+    features = made(tmp_path / "f.npz", unit(rng.normal(size=(3000, 16))))
+    queries = as_queries(unit(rng.normal(size=(5, 16))))
+    answer = search(features, queries, top=10, approximate_above=2999, report=quiet)
+    index = index_of(features, quiet)
+    sample, all_ND = (
+        approximate._drawn(3000, 64),
+        np.concatenate([block for _, block in features.blocks()]).astype(np.float64),
+    )
+    hits = 0
+    for row in sample:
+        distance_N = np.square(all_ND - all_ND[row]).sum(axis=1)
+        exact = [n for n in np.argsort(distance_N, kind="stable") if n != row][:10]
+        _, found = index._index.search(all_ND[[row]].astype(np.float32), 101)
+        near = sorted((distance_N[n], n) for n in found[0] if n not in (row, -1))[:10]
+        hits += len({n for _, n in near} & set(exact))
+    assert answer.recall == (pytest.approx(hits / (10 * len(sample))), 10, 64) and 0.2 < answer.recall.share < 0.95
+    exact_hits = search(features, queries, top=10, report=quiet).hits
+    both = answer.hits.merge(exact_hits, on=["query", "path"])
+    np.testing.assert_array_equal(both["distance_x"], both["distance_y"])  # whatever is found is measured exactly
+    monkeypatch.undo()
+    (tmp_path / "f.npz.faiss").unlink()
+    better = search(features, queries, top=10, approximate_above=0, report=quiet)
+    assert better.recall is not None and better.recall.share >= 0.9
+    assert search(features, queries, top=10, approximate_above=3000, report=quiet).recall is None
+
+
+def test_an_index_is_kept_and_built_anew_for_other_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    rng, built = np.random.default_rng(0), list[int]()
+    real = approximate._build
+    monkeypatch.setattr(approximate, "_build", lambda *words: built.append(1) or real(*words))
+    features = made(tmp_path / "f.parquet", unit(rng.normal(size=(200, 8))))
+    first = index_of(features, quiet).recall(10)
+    assert index_of(features, quiet).recall(10) == first and len(built) == 1
+    file = tmp_path / "f.parquet.faiss"
+    file.write_bytes(file.read_bytes()[:100])
+    index_of(features, quiet)
+    index_of(made(tmp_path / "f.parquet", unit(rng.normal(size=(210, 8)))), quiet)
+    assert len(built) == 3
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ReidgenError, match=r"needs FAISS: pip install 'reidgen\[search\]', or leave out"):
+        index_of(features, quiet)
+
+
+# Queries
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return a_run(tmp_path_factory.mktemp("results"), "snr")
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve crops of three people and two cameras, and their features by `Means`."""
+    folder = tmp_path_factory.mktemp("gallery")
+    crops(folder / "in")
+    embed_images(Means(), collect(folder / "in"), folder / "f.npz", said="in", say=print, report=quiet)
+    return folder
+
+
+def test_a_query_that_is_in_the_file_needs_no_network_and_another_network_is_refused(
+    gallery: Path, tmp_path: Path
+) -> None:
+    features = open_features(gallery / "f.npz")
+
+    def never() -> Means:
+        raise AssertionError("nothing is to be embedded")
+
+    queries = embed_queries(collect(gallery / "in" / "p1" / "c2_1.jpg"), features, never, quiet)
+    hits = search(features, queries, top=3, report=quiet).hits
+    assert hits.loc[0, ["path", "distance", "same"]].tolist() == ["p1/c2_1.jpg", 0.0, True] and not hits["same"][1]
+    (tmp_path / "a.png").write_bytes(picture(70, "RGB", "PNG"))
+    (tmp_path / "b.jpg").write_bytes((gallery / "in" / "p0" / "c1_0.jpg").read_bytes())
+    (tmp_path / "c.jpg").write_bytes(b"")
+    model = Means()
+    queries = embed_queries(collect(tmp_path), features, lambda: model, quiet)
+    assert queries.names == ["a.png", "b.jpg"] and queries.broken == {"c.jpg": "is empty"} and model.calls == [1]
+    np.testing.assert_allclose(queries.embedding_QD[0], Means().embed([Image.open(tmp_path / "a.png")])[0], atol=1e-6)
+    with pytest.raises(DataError, match=r"was embedded by synth/means \(plain, abababababababab\), not by synth/means"):
+        embed_queries(collect(tmp_path), features, lambda: Means(digest="cd" * 32), quiet)
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "c.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no query can be read, such as c.jpg, which is empty"):
+        embed_queries(collect(tmp_path / "only"), features, never, quiet)
+
+
+def reidgen(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_the_command_prints_writes_and_finds_the_run(run: Run, gallery: Path, tmp_path: Path) -> None:
+    results, out = run.folder.parents[2], tmp_path / "f.npz"
+    assert reidgen("embed", run.folder, "--images", gallery / "in", "--out", out, "--device", "cpu").exit_code == 0
+    query = tmp_path / "=new.png"
+    query.write_bytes(picture(70, "RGB", "PNG"))
+    words = ["search", out, "--query", query, "--top", 4, "--device", "cpu"]
+    found = reidgen(*words, "--results", results, "--out", tmp_path / "found.csv", "--page", tmp_path / "found.html")
+    assert found.exit_code == 0, found.output
+    lines = found.output.splitlines()
+    assert lines[0] == "=new.png:" and len(lines) == 8
+    assert all(re.fullmatch(r"    \d  \d\.\d{4}  p\d/c(\d)_\d\.jpg, camera \1", line) for line in lines[1:5])
+    assert lines[5:] == ["12 images, exact; distance: squared Euclidean of unit vectors, 0 to 4",
+                         f"written: {tmp_path / 'found.csv'}", f"written: {tmp_path / 'found.html'}"]  # fmt: skip
+    table = list(csv.DictReader((tmp_path / "found.csv").read_text().splitlines()))
+    assert [f"{row['rank']:>5}  {float(row['distance']):.4f}  {row['path']}" for row in table] == [
+        line.partition(",")[0] for line in lines[1:5]
+    ]
+    assert {row["query"] for row in table} == {"'=new.png"} and "data:image" not in (
+        tmp_path / "found.html"
+    ).read_text().replace('href="data:,"', "")
+    told = json.loads(reidgen(*words, "--results", results, "--json").output.split("\n12 images")[0])
+    assert [hit["path"] for hit in told["hits"]] == [row["path"] for row in table] and told["recall"] is None
+    assert reidgen(*words, "--run", run.folder).output.splitlines()[1:5] == lines[1:5]
+    by_camera = reidgen(*words, "--run", run.folder, "--by", "camera", "-q").output.splitlines()
+    assert len(by_camera) == 9
+    lost = reidgen(*words, "--results", tmp_path)
+    assert lost.exit_code == 1 and "say where it is with --run FOLDER, or --results" in lost.output
+    other = a_run(tmp_path / "others", "baseline")
+    refused = reidgen(*words, "--run", other.folder)
+    assert refused.exit_code == 1 and "distances between two networks mean nothing" in refused.output
+    assert "error: --images shows the crops on a page" in reidgen(*words, "--images", gallery).output
+
+
+def test_many_queries_are_cut_short_in_the_terminal_alone(gallery: Path, tmp_path: Path) -> None:
+    found = reidgen("search", gallery / "f.npz", "--query", gallery / "in", "--top", 2, "--out", tmp_path / "all.csv")
+    assert found.output.count("the same picture") == 5
+    assert "7 more queries; --out FILE.csv or --page FILE.html holds all" in found.output
+    assert len(list(csv.DictReader((tmp_path / "all.csv").read_text().splitlines()))) == 24
+
+
+# The page
+
+EVIL = "<script>alert(1)</script>"
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of three queries, with names that try to break it, a lost crop and a changed one."""
+    folder = tmp_path_factory.mktemp("page")
+    crops(folder / "in", people=4)
+    rows = ["path,camera,track"]
+    for number, path in enumerate(sorted((folder / "in").rglob("*.jpg"))):
+        path.rename(path.with_name(f"{EVIL.replace('/', ' ')}{number}.jpg"))
+    for number, path in enumerate(sorted((folder / "in").rglob("*.jpg"))):
+        rows.append(f'"{path}",{EVIL if number % 3 else "door"},t{number // 2}')
+    (folder / "in.csv").write_text("\n".join(rows))
+    embed_images(Means(), collect(folder / "in.csv"), folder / "f.npz", said=EVIL, say=print, report=quiet)
+    features = open_features(folder / "f.npz")
+    queries = embed_queries(collect(folder / "in" / "p0"), features, Means, quiet)
+    answer = search(features, queries, top=16, report=quiet)
+    (folder / features.rows["path"][15]).unlink()
+    (folder / features.rows["path"][14]).write_bytes(picture(99))
+    write_search_page(folder / "found.html", features, queries, answer, by="crop",
+                      asked=folder / "in" / "p0", images=folder / "in.csv")  # fmt: skip
+    by = search(features, queries, top=2, by="camera", report=quiet)
+    write_search_page(folder / "bare.html", features, queries, by, by="camera", asked=folder, images=None)
+    return folder / "found.html"
+
+
+def test_the_page_holds_the_list_and_crops_only_where_they_are_asked_for(page: Path) -> None:
+    text, bare = page.read_text(encoding="utf-8"), page.with_name("bare.html").read_text(encoding="utf-8")
+    assert EVIL not in text + bare and "http" not in re.sub(r"http-equiv", "", text + bare)
+    assert text.count("data:image/jpeg;base64,") == 4 * (1 + 15) and "data:image" not in bare
+    assert text.count("has changed since it was embedded") == text.count("has vanished") == 4
+    assert bare.count("<h3>camera door</h3>") == 4 and "cosine = 1 - distance / 2" in bare
+    distances = [float(one) for one in re.findall(r"<b>\d+</b> <span>([\d.]+)</span>", text)]
+    assert len(distances) == 64 and distances[:16] == sorted(distances[:16]) and distances[0] == 0
+
+
+def test_a_page_of_too_many_queries_says_so(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reidgen.features.page.MOST", 5)
+    features = open_features(page.with_name("f.npz"))
+    queries = as_queries(features.take(np.arange(3)))
+    answer = Answer(search(features, queries, top=2, report=quiet).hits, approximate.Recall(0.973, 2, 64))
+    shown = write_search_page(tmp_path / "p.html", features, queries, answer, by="crop", asked=tmp_path, images=None)
+    text = (tmp_path / "p.html").read_text()
+    assert shown == 2 and "2 of 3; the CSV (--out) holds all" in text
+    assert "approximate (FAISS): finds 97.3 % of the exact 2 nearest, measured on 64 images" in text
+
+
+FOCUS_RETURNS = """new Promise(done => { let tries = 500; const look = () => {
+  const rank = document.activeElement.querySelector("b");
+  if (rank && rank.textContent === "3") done(true); else if (tries--) setTimeout(look, 20); else done(false); }; look(); })"""
+
+
+@pytest.fixture(scope="module", params=[(1280, False), (390, True)], ids=["wide-light", "narrow-dark"])
+def opened(request: pytest.FixtureRequest, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    width, dark = request.param
+    with Page(tmp_path_factory.mktemp("chromium"), width=width, dark=dark) as chromium:
+        chromium.open(page)
+        yield chromium
+
+
+@needs_chromium
+def test_no_error_no_request_and_no_sideways_scrolling(opened: Page) -> None:
+    assert opened.reported("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
+    asked = [request["request"]["url"] for request in opened.reported("Network.requestWillBeSent")]
+    assert len([url for url in asked if url.startswith("file:")]) == 1
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert opened.run("document.documentElement.scrollWidth <= innerWidth")
+    assert opened.run("[...document.querySelectorAll('main img')].every(i => i.alt && i.complete && i.naturalWidth)")
+
+
+@needs_chromium
+def test_the_keyboard_reaches_all_and_compares(opened: Page) -> None:
+    opened.run("document.getElementById('camera').focus()")
+    opened.press("Tab")
+    assert opened.run("document.activeElement.className") == "crop same"
+    opened.press("ArrowRight")
+    opened.press("Enter")
+    assert opened.run("document.querySelector('dialog').open")
+    assert opened.run("document.getElementById('crop-words').textContent").startswith("rank 2, distance ")
+    opened.press("ArrowRight")
+    opened.press("ArrowLeft")
+    opened.press("ArrowDown")
+    assert opened.run("document.getElementById('crop-words').textContent").startswith("rank 3, distance ")
+    assert opened.run("document.getElementById('query').naturalWidth > 0")
+    opened.press("Escape")
+    assert not opened.run("document.querySelector('dialog').open")
+    assert opened.run(FOCUS_RETURNS)  # a moment later, to what was shown last
+
+
+@needs_chromium
+def test_the_list_shows_one_camera_when_asked(opened: Page) -> None:
+    choose = "(word => { const s = document.getElementById('camera'); s.value = word; s.dispatchEvent(new Event('change')); })"
+    seen = "document.querySelectorAll('li:not([hidden])').length"
+    opened.run(f"{choose}('door')")
+    assert opened.run(seen) == 4 * 6
+    assert opened.run("getComputedStyle(document.querySelector('li[hidden]')).display") == "none"
+    opened.run(f"{choose}('')")
+    assert opened.run(seen) == 64
