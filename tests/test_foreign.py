@@ -337,7 +337,6 @@ def test_the_commands_judge_and_stress_a_model(
 
 
 def test_in_python_a_model_embeds_and_is_judged_as_a_run_is(file: Path, small_data: Path, tmp_path: Path) -> None:
-
     model = reidgen.load_model(file, inputs="mean=imagenet", trained_on="msmt17", device="cpu")
     images = np.random.default_rng(0).integers(0, 256, (3, H, W, 3), dtype=np.uint8)
     expected = squares(images)
