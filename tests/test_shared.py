@@ -129,7 +129,7 @@ def test_a_run_is_trained_and_evaluated_from_data_that_cannot_be_written(
 ) -> None:
     data = shared / "home" / "data"
     for name in ("synth-plaza", "synth-night"):
-        shutil.copytree(small_data / name, data / name, ignore=shutil.ignore_patterns("pixels-*", ".lock"))
+        shutil.copytree(small_data / name, data / name, ignore=shutil.ignore_patterns("pixels-*", ".claim"))
     for path in [data, *data.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = sorted(data.rglob("*"))

@@ -113,7 +113,7 @@ def test_a_finished_run_is_left_alone_and_tells_what_it_is(
         "log.csv",
         "weights.safetensors",
         "done",
-        ".lock",
+        ".claim",
     }
     log = pd.read_csv(run.log)
     assert list(log) == ["epoch", "loss", "cross_entropy", "triplet", "snr", "lr", "images_per_s", "seconds"]
