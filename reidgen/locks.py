@@ -187,7 +187,7 @@ class Claim:
                 self.file.unlink()
 
 
-_MINE: ContextVar[Mapping[Path, Claim]] = ContextVar("claims of this thread", default={})
+_MINE: ContextVar[Mapping[Path, Claim] | None] = ContextVar("claims of this thread", default=None)
 
 
 @contextlib.contextmanager
@@ -209,17 +209,18 @@ def hold(folder: Path, *, wait: bool = True) -> Iterator[Claim]:
     """
     (folder / CLAIM).mkdir(parents=True, exist_ok=True)
     claim = _acquire(folder, wait=wait)
-    token = _MINE.set({**_MINE.get(), folder.resolve(): claim})
+    own = folder.resolve()
+    _MINE.set({**(_MINE.get() or {}), own: claim})
     try:
         yield claim
     finally:
-        _MINE.reset(token)
+        _MINE.set({place: one for place, one in (_MINE.get() or {}).items() if place != own})
         claim.end()
 
 
 def held_here(folder: Path) -> Claim | None:
     """Return the claim by which this thread holds the folder, None where it does not."""
-    return _MINE.get().get(folder.resolve())
+    return (_MINE.get() or {}).get(folder.resolve())
 
 
 def look(folder: Path) -> Seen | None:
@@ -271,17 +272,17 @@ def _claim(claims: Path) -> Claim | None:
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    for name in os.listdir(claims):
-        if (found := _NAME.fullmatch(name)) and int(found[1]) <= number:
+    for older in claims.iterdir():
+        if (found := _NAME.fullmatch(older.name)) and int(found[1]) <= number:
             with contextlib.suppress(OSError):
-                (claims / name).unlink()
+                older.unlink()
     return claim
 
 
 def _newest(claims: Path) -> tuple[int, bool]:
     """Return the highest number of a claim, 0 without one, and whether it is free."""
     try:
-        names = [found for found in map(_NAME.fullmatch, os.listdir(claims)) if found]
+        names = [found for found in (_NAME.fullmatch(one.name) for one in claims.iterdir()) if found]
     except FileNotFoundError:
         names = []
     number = max((int(found[1]) for found in names), default=0)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
 import io
 import json
@@ -28,10 +27,10 @@ from torch import Tensor
 from reidgen import parallel
 from reidgen.contracts import Batch, Step
 from reidgen.data.augment import augment, draw_augmentation, standardize, to_float
-from reidgen.data.batches import Source, batches_per_epoch, epoch_batches, feed, load_source, source_digest
+from reidgen.data.batches import Source, batches_per_epoch, epoch_batches, feed, load_source
 from reidgen.devices import device_name, enough_memory, memory_format
-from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError
-from reidgen.files import fill, replacing, reserve, sha256_file, write_text
+from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
+from reidgen.files import fill, replacing, reserve, write_text
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.network import (
     build_augmentations,
@@ -42,10 +41,10 @@ from reidgen.models.network import (
     named_losses,
 )
 from reidgen.models.norms import share_batch_norm
-from reidgen.models.weights import weight_file
+from reidgen.planning import planned_run
 from reidgen.recipe import Recipe
 from reidgen.registry import blaming, load_plugins
-from reidgen.runs import Progress, Run, now, provenance, run_of
+from reidgen.runs import Progress, Run, now, provenance
 from reidgen.seeds import stream_seed
 
 CHECKPOINT_SECONDS = 60.0
@@ -78,32 +77,13 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
             if run.done.is_file():  # by another process, since we looked
                 return run
             check_weights(recipe)  # before gigabytes of pixels are packed
+            report = run.telling(report)
             with enough_memory("training", LOWER), blaming():
                 source = load_source(recipe, data=data, report=report)
                 trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
                 parallel.first(lambda: _begin(run, recipe))
                 trainer.fit(report)
     return run
-
-
-def planned_run(recipe: Recipe, *, data: Path, results: Path) -> Run:
-    """Return the folder that a recipe's run has or will have; its hash needs the source and the weight file.
-
-    Where the source is not prepared any more, the run that was finished with it, if there is exactly one.
-    Raises DataError when a source is neither prepared nor was trained on, WeightsError when the weight file is missing.
-    """
-    weights = _weights_digest(recipe)
-    try:
-        return run_of(recipe, results=results, digest=recipe.hash(source_digest(recipe, data=data), weights))
-    except DataError:
-        start, row = run_of(recipe, results=results, digest="").folder.name.rsplit("-", 1)
-        folder = results / "runs" / recipe.source
-        runs = [Run(file.parent) for file in folder.glob(f"{glob.escape(start)}*-{row}/done")]
-        there = [(run, run.facts()) for run in runs]
-        same = [run for run, facts in there if recipe.hash(str(facts["source_data"]), weights) == facts["hash"]]
-        if len(same) == 1:
-            return same[0]
-        raise
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -135,12 +115,6 @@ def _begin(run: Run, recipe: Recipe) -> None:
         shutil.rmtree(patterns)
     write_text(run.recipe_file, recipe.own().to_toml())
     write_text(run.row_file, json.dumps(recipe.row_facts(), indent=2, ensure_ascii=False) + "\n")
-
-
-def _weights_digest(recipe: Recipe) -> str:
-    if recipe.weights in ("imagenet", "none"):
-        return recipe.weights
-    return sha256_file(weight_file(recipe.weights))
 
 
 class Trainer:

@@ -306,7 +306,7 @@ def _print_forecast(
     device: str,
 ) -> None:
     from reidgen.forecast import forecast
-    from reidgen.grid import plan_cells
+    from reidgen.planning import plan_cells
 
     cells = plan_cells(
         recipe,

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reidgen.data.manifest import load_prepared
+from reidgen.data.manifest import load_prepared, tested_part
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, device_name
-from reidgen.evaluation import embed, embed_tested, evaluate, load_network, sides_of, tested_part
+from reidgen.evaluation import embed, embed_tested, evaluate, load_network, sides_of
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import rank
 from reidgen.runs import Progress, Run, now, provenance, read_csv
