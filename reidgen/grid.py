@@ -22,9 +22,11 @@ from reidgen.planning import Cell, plan_cells
 from reidgen.pool import spread
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, read_csv, tie_notes
-from reidgen.status import FailedElsewhereError, failure_mark, forget_failure, note_failure, read_failure
+from reidgen.status import FailedElsewhereError, failure_mark, forget_failure, note_failure, note_refused, read_failure
 from reidgen.tables.average import means_of
 from reidgen.teststeps import PLAIN, Way
+from reidgen.together import train_together
+from reidgen.tracking import check_followers, follow_results
 from reidgen.training import check_weights, stop_signals, train
 
 # what is being done, runs that are done (of the present one a part), runs in all
@@ -63,12 +65,14 @@ def bench(
     targets: Sequence[str] = (),
     ways: Sequence[Way] = (Way(),),
     device: str = "auto",
+    log: Sequence[str] = (),
     report: GridProgress,
     say: Callable[[str], None],
 ) -> Grid:
     """Train and evaluate every missing cell of methods x seeds; return what there is then, and what failed.
 
-    See `plan_cells` for the sources and targets. ways: how each run is tested on each target, see `evaluate`. Safe to
+    See `plan_cells` for the sources and targets. ways: how each run is tested on each target, see `evaluate`. log:
+    where each is followed, see `reidgen.tracking`. Several may work on one results folder, on many machines. Safe to
     stop and repeat at any moment: finished runs and evaluated targets are skipped, test by test, an unfinished run goes
     on. With several GPUs ("auto", "cuda" or "cuda:0,1") each run has one to itself, in a process of its own. A run that
     ends in an error is noted and the others go on; a run that another process holds is put off until nothing else is
@@ -79,6 +83,7 @@ def bench(
     if is_torchelastic_launched():
         raise RecipeError("bench uses every GPU of the machine by itself, one run each; repeat it without torchrun")
     devices = devices_of(device)
+    check_followers(log)
     for way in ways:
         for step in way.steps:
             build_test_step(step)
@@ -98,7 +103,8 @@ def bench(
     if untrained := [cell for cell in cells if not cell.trained]:
         check_weights(untrained[0].recipe)
     grid, refused = Grid({}, [], tuple(way.word for way in ways)), set[tuple[str, str]]()
-    for cell, ended in _ended(cells, refused, data=data, results=results, devices=devices, report=report, say=say):
+    work = partial(_run, data=data, results=results, log=log)
+    for cell, ended in _ended(cells, work, refused, devices=devices, report=report, say=say):
         source = cell.recipe.source
         if isinstance(ended, ReidgenError):
             grid.failures.append(Failure(cell.recipe, str(ended)))
@@ -120,19 +126,38 @@ def bench(
     return grid
 
 
-def _ended(
+def work_off(
     cells: list[Cell],
-    refused: set[tuple[str, str]],
     *,
     data: Path,
     results: Path,
+    devices: list[str],
+    ranks: int = 1,
+    log: Sequence[str] = (),
+    report: GridProgress,
+    say: Callable[[str], None],
+) -> list[Failure]:
+    """Do what cells lack, and return those that failed: what `bench` does behind its plan, in a job of a cluster.
+
+    ranks: processes that train one run together, by torchrun. Raises InterruptedRunError.
+    """
+    work = partial(_run, data=data, results=results, ranks=ranks, log=log)
+    ended = _ended(cells, work, set(), devices=devices, report=report, say=say)
+    return [Failure(cell.recipe, str(what)) for cell, what in ended if isinstance(what, ReidgenError)]
+
+
+def _ended(
+    cells: list[Cell],
+    work: Callable[..., Outcome],
+    refused: set[tuple[str, str]],
+    *,
     devices: list[str],
     report: GridProgress,
     say: Callable[[str], None],
 ) -> Iterator[tuple[Cell, Outcome | ReidgenError]]:
     """Yield every cell with what it gave, when it has ended; those that another process holds come back at the end."""
     known = {cell.run.folder: failure_mark(cell.run) for cell in cells}
-    work = partial(_run, data=data, results=results, known=known)
+    work = partial(work, known=known)
     left = cells
     while left:
         busy: list[Cell] = []
@@ -214,29 +239,37 @@ def _run(
     data: Path,
     results: Path,
     known: Mapping[Path, int] = {},
+    ranks: int = 1,
+    log: Sequence[str] = (),
     report: Progress = _silent,
 ) -> Outcome:
     """Train a cell and evaluate it on what it lacks, holding its folder; return its run, and target -> why it was
     refused.
 
-    known: of each folder the failure that was there when the grid began, see `failure_mark`. Raises BusyError when
+    known: of each folder the failure that was there when the grid began, see `failure_mark`. ranks: processes that
+    train it together. log: where it is followed. Raises BusyError when
     another process is at it, FailedElsewhereError when it failed in another process meanwhile.
     """
     run = cell.run
     if cell.trained and not cell.unevaluated:
         return run, {}
     refused = {}
+    if ranks > 1 and not cell.trained:
+        train_together(cell.recipe, run, ranks, data=data, results=results, device=device, log=log)
     with run.lock():
         if failure_mark(run) not in (0, known.get(run.folder)) and (failure := read_failure(run)):
             raise FailedElsewhereError(str(failure["sentence"]))
         try:
             forget_failure(run)
-            train(cell.recipe, data=data, results=results, device=device, report=report)
+            train(cell.recipe, data=data, results=results, device=device, log=log, report=report)
             for target, ways in cell.unevaluated.items():
                 try:
-                    evaluate(run, target, ways=ways, data=data, device=device, report=report)
+                    rows = evaluate(run, target, ways=ways, data=data, device=device, report=report)
+                    follow_results(log, run, cell.recipe, rows)
                 except SharedImagesError as error:
                     refused[target] = str(error)
+            if refused:
+                note_refused(run, {target: cell.targets[target] for target in refused})
         except (BusyError, InterruptedRunError):
             raise
         except ReidgenError as error:

@@ -65,8 +65,13 @@ class Holder:
     @classmethod
     def here(cls) -> Self:
         """Return this process as a holder from now on."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, process: int) -> Self:
+        """Return a process of this machine as a holder from now on."""
         since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        host, process = socket.gethostname(), os.getpid()
+        host = socket.gethostname()
         return cls(host, process, since, _place(), _started(process), job_here(), secrets.token_hex(8))
 
     @classmethod

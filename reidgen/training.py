@@ -7,12 +7,13 @@ import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -46,6 +47,7 @@ from reidgen.recipe import Recipe
 from reidgen.registry import blaming, load_plugins
 from reidgen.runs import Progress, Run, now, provenance
 from reidgen.seeds import stream_seed
+from reidgen.tracking import check_followers, following
 
 CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.5
@@ -54,18 +56,22 @@ EMBEDDED = 256  # images at a time, of the sources, before the first step
 LOWER = "lower identities or images (of a batch), height or width in a recipe file, or take a smaller --backbone"
 
 
-def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", report: Progress) -> Run:
+def train(
+    recipe: Recipe, *, data: Path, results: Path, device: str = "auto", log: Sequence[str] = (), report: Progress
+) -> Run:
     """Train one network and return its run folder; a finished run returns at once, an unfinished one goes on.
 
     The same recipe, data and CPU build give the same weights, bit for bit, however often training was interrupted:
     initial weights, batches and augmentation depend on the seed and the step alone. The last epoch is the model; no
-    target is ever looked at. `report` gets ("method s0, epoch 3/60, loss 2.31, 410 images/s", step, steps).
+    target is ever looked at. log: where it is followed, see `reidgen.tracking`.
+    `report` gets ("method s0, epoch 3/60, loss 2.31, 410 images/s", step, steps).
     Under torchrun the ranks share each batch, see `reidgen.parallel`; the batches, and but for rounding the result, are
     those of one process. Every rank returns the run; rank 0 alone writes.
     Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device,
     or a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept,
     OutOfMemoryError.
     """
+    check_followers(log)
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
     check_recipe(recipe)
     with parallel.joined(device) as place:
@@ -82,7 +88,8 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
                 source = load_source(recipe, data=data, report=report)
                 trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
                 parallel.first(lambda: _begin(run, recipe))
-                trainer.fit(report)
+                with following(log if parallel.number() == 0 else (), run, recipe, trainer.epoch) as trainer.follow:
+                    trainer.fit(report)
     return run
 
 
@@ -154,6 +161,7 @@ class Trainer:
         self.step = self.saved = 0
         self.seconds = 0.0
         self.rows: list[dict[str, float]] = []
+        self.follow: Callable[[dict[str, float]], None] = lambda row: None
         self.sums = torch.zeros(len(self.names), device=device)  # of this epoch
         if run.state.is_file():
             self._resume()
@@ -181,6 +189,11 @@ class Trainer:
             own = [one for one in self.parameters if rates.get(one) == rate]
             groups.append({"params": own, "rate": rate, "weight_decay": 0.0})
         return groups
+
+    @property
+    def epoch(self) -> int:
+        """The epochs that are done."""
+        return self.step // self.per_epoch
 
     def fit(self, report: Progress) -> None:
         """Train to the end, write weights, then `done`."""
@@ -336,6 +349,7 @@ class Trainer:
     def _write_log(self) -> None:
         with contextlib.suppress(ReidgenError):  # a full disk ends no training: the state and `_finish` hold it too
             write_text(self.run.log, self._log())
+        self.follow(self.rows[-1])
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -509,7 +523,7 @@ def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that training stops between two steps; a second stops
-    hard.
+    hard. SIGUSR1 and SIGUSR2, a scheduler's warning, set it too; in its jobs nothing stops hard, as it may warn twice.
 
     SIGHUP, a terminal that was closed, is left alone where nohup ignores it.
     """
@@ -519,11 +533,13 @@ def stop_signals() -> Iterator[threading.Event]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.is_set() and number not in gentle:
             raise KeyboardInterrupt
         stop.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    warnings = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # not on Windows
+    numbers = [signal.SIGINT, signal.SIGTERM, *warnings]
+    gentle = set(numbers if "SUBMITIT_EXECUTOR" in os.environ else warnings)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}

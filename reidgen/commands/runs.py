@@ -2,11 +2,25 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reidgen import __version__
+from reidgen.commands.cluster import (
+    Gpus,
+    Hours,
+    Memory,
+    On,
+    Parallel,
+    Partition,
+    Setup,
+    Status,
+    Wait,
+    bench_on,
+    print_status,
+    refuse_alone,
+)
 from reidgen.commands.options import (
     Backbone,
     Compile,
@@ -14,6 +28,7 @@ from reidgen.commands.options import (
     Device,
     Epochs,
     Json,
+    Log,
     Plugin,
     Quiet,
     RecipeName,
@@ -36,6 +51,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from reidgen.entries import Protocol
+    from reidgen.grid import Grid
     from reidgen.recipe import Recipe
     from reidgen.teststeps import Way
 
@@ -64,6 +80,7 @@ def train(
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    log: Log = None,
     quiet: Quiet = False,
 ) -> None:
     """Train one network; the same command resumes it.
@@ -92,7 +109,7 @@ def train(
     from reidgen.training import train as run_training
 
     with progress() as report:
-        run = run_training(chosen, data=data, results=results, device=device, report=report)
+        run = run_training(chosen, data=data, results=results, device=device, log=log or (), report=report)
     facts = run.facts()
     result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
@@ -215,18 +232,34 @@ def bench(
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    status: Status = False,
+    on: On = None,
+    wait: Wait = False,
+    partition: Partition = None,
+    gpus: Gpus = None,
+    hours: Hours = None,
+    memory: Memory = None,
+    parallel: Parallel = None,
+    setup: Setup = None,
+    log: Log = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train methods x seeds, evaluate them, write the table.
 
     On one source, or on the cells of a protocol. Safe to stop and repeat: only what is missing runs. A run that fails
-    is noted and the others go on; a run that another process holds comes last.
+    is noted and the others go on; a run that another process holds comes last. Several may share one results folder,
+    from several machines; --on has a cluster do it (docs/cluster.md).
 
     Example: reidgen bench --source synth --methods main --seeds 3
 
     Example: reidgen bench --protocol p2 --methods baseline,snr
 
     Example: reidgen bench --source synth --test plain,centre,bn
+
+    Example: reidgen bench --protocol p2 --on slurm --partition gpu --gpus 1 --hours 8 --wait
+
+    Example: reidgen bench --protocol p2 --status
     """
     from reidgen.catalogue import expand
     from reidgen.parts import read_setting
@@ -235,6 +268,11 @@ def bench(
     from reidgen.registry import select_methods
     from reidgen.ways import of_steps, select_ways
 
+    options: dict[str, Any] = dict(partition=partition, gpus=gpus, hours=hours, memory=memory, parallel=parallel)
+    options["setup"] = setup or None
+    refuse_alone(on, wait, **options)
+    if json and not status:
+        raise RecipeError("--json goes with --status; for the numbers: reidgen table --json")
     if source and protocol:
         raise RecipeError(f"--protocol {protocol} has sources of its own; leave out --source {source}, or --protocol")
     if target and protocol:
@@ -261,8 +299,31 @@ def bench(
     if dry_run:
         _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
         return
+    if status or on is not None:
+        from reidgen.planning import plan_cells
+
+        planned = plan_cells(
+            chosen,
+            methods=names,
+            seeds=chosen_seeds,
+            data=data,
+            results=results,
+            protocol=cells,
+            targets=chosen_targets,
+            ways=ways,
+            say=note,
+        )
+        if status:
+            print_status(planned, results, [_again_of(context, cell.recipe) for cell in planned])
+            return
+        assert on is not None
+        whole = _again(context)
+        left = bench_on(planned, on, wait=wait, data=data, results=results, device=device, log=log or (), again=whole,
+                        **options)  # fmt: skip
+        if left is not None:
+            _print_grid(context, left, results, every=cells is not None)
+        return
     from reidgen.grid import bench as run_bench
-    from reidgen.grid import rows_of
 
     with progress() as report:
         grid = run_bench(
@@ -275,22 +336,31 @@ def bench(
             targets=chosen_targets,
             ways=ways,
             device=device,
+            log=log or (),
             report=report,
             say=note,
         )
+    _print_grid(context, grid, results, every=cells is not None)
+
+
+def _print_grid(context: typer.Context, grid: "Grid", results: Path, *, every: bool) -> None:
+    """Print the table of a grid. Raises RunError for the runs that failed, each with the command that repeats it.
+
+    every: its targets were named, by a protocol: all count in the mean.
+    """
     if grid.sources:
+        from reidgen.grid import rows_of
         from reidgen.tables.choose import Selection
 
         print_table(
             results,
-            asked=Asked(selection=Selection(every=cells is not None)),  # a protocol names its targets: all count
-            choose=lambda rows: rows_of(grid, rows, alone=cells is not None),
+            asked=Asked(selection=Selection(every=every)),
+            choose=lambda rows: rows_of(grid, rows, alone=every),
         )
     if grid.failures:
         lines = [f"{len(grid.failures)} runs failed; the table holds the others. Each again, with what ended it:"]
         for failure in grid.failures:
-            again = _again(context, methods=failure.recipe.method, seeds=f"{failure.recipe.seed},")
-            lines += [again, f"    {failure.recipe.source}: {failure.sentence}"]
+            lines += [_again_of(context, failure.recipe), f"    {failure.recipe.source}: {failure.sentence}"]
         raise RunError("\n".join(lines))
 
 
@@ -325,6 +395,10 @@ def _print_forecast(
         result(line)
 
 
+def _again_of(context: typer.Context, recipe: "Recipe") -> str:
+    return _again(context, methods=recipe.method, seeds=f"{recipe.seed},")
+
+
 def _again(context: typer.Context, **instead: str) -> str:
     """Return the command that was given, with some of its options replaced, as a shell takes it."""
     words = ["reidgen", str(context.info_name)]
@@ -332,7 +406,7 @@ def _again(context: typer.Context, **instead: str) -> str:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if name in ("quiet", "dry_run") or not (given or name in instead):
+        if name in ("quiet", "dry_run", "status", "json") or not (given or name in instead):
             continue
         value = instead.get(name, context.params[name])
         for one in value if isinstance(value, list | tuple) else [value]:
