@@ -1,6 +1,5 @@
 """What `reidgen bench` does beside its own work: says how far a grid is, and has it done by a cluster."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from reidgen.errors import RecipeError
 from reidgen.terminal import MANNER, document, note, out, progress, result
 
 if TYPE_CHECKING:
+    from reidgen.cluster import Cluster
     from reidgen.grid import Grid
     from reidgen.planning import Cell
     from reidgen.status import State
@@ -91,7 +91,7 @@ def _span(seconds: Any) -> str:
 
 def bench_on(
     cells: "Sequence[Cell]",
-    on: str,
+    cluster: "Cluster",
     *,
     wait: bool,
     data: Path,
@@ -99,16 +99,14 @@ def bench_on(
     device: str,
     log: Sequence[str],
     again: str,
-    **options: Any,
 ) -> "Grid | None":
     """Submit the cells that are neither done nor queued nor running; with `wait` return the grid once all have ended.
 
-    again: the command that was given. options: of `reidgen.cluster.read_cluster`.
+    again: the command that was given.
     """
-    from reidgen.cluster import missing, read_cluster, submit, wait_for
+    from reidgen.cluster import missing, submit, wait_for
     from reidgen.status import counts, states
 
-    cluster = read_cluster(on, **options)
     if "," in device:
         raise RecipeError(f"--device {device}: jobs of --on have one each; leave --device out, or name one")
     found = states(cells, results)
@@ -147,10 +145,15 @@ def _grid(found: "Sequence[State]") -> "Grid":
     return Grid(sources, failures, tuple(way.word for way in found[0].cell.ways) if found else ())
 
 
-def refuse_alone(on: str | None, wait: bool, **options: object) -> None:
-    """Raise RecipeError for options that say nothing without --on."""
-    given = [f"--{name}" for name, value in options.items() if value not in (None, [], False)]
-    if on is None and (given or wait):
-        raise RecipeError(
-            f"{shlex.join([*given, *['--wait'] * wait])} goes with --on slurm, local or FILE.toml; add it"
-        )
+def asked_cluster(on: str | None, wait: bool, **options: object) -> "Cluster | None":
+    """Return what --on and its options mean, None without --on. Raises RecipeError for options that say nothing
+    without it, and what `read_cluster` raises.
+    """
+    if on is not None:
+        from reidgen.cluster import read_cluster
+
+        return read_cluster(on, **options)
+    given = [f"--{name}" for name, value in options.items() if value is not None] + ["--wait"] * wait
+    if given:
+        raise RecipeError(f"{' '.join(given)} goes with --on slurm, local or FILE.toml; add it")
+    return None

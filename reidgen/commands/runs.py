@@ -17,9 +17,9 @@ from reidgen.commands.cluster import (
     Setup,
     Status,
     Wait,
+    asked_cluster,
     bench_on,
     print_status,
-    refuse_alone,
 )
 from reidgen.commands.options import (
     Backbone,
@@ -270,7 +270,7 @@ def bench(
 
     options: dict[str, Any] = dict(partition=partition, gpus=gpus, hours=hours, memory=memory, parallel=parallel)
     options["setup"] = setup or None
-    refuse_alone(on, wait, **options)
+    cluster = asked_cluster(on, wait, **options)
     if json and not status:
         raise RecipeError("--json goes with --status; for the numbers: reidgen table --json")
     if source and protocol:
@@ -299,7 +299,7 @@ def bench(
     if dry_run:
         _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
         return
-    if status or on is not None:
+    if status or cluster:
         from reidgen.planning import plan_cells
 
         planned = plan_cells(
@@ -316,10 +316,11 @@ def bench(
         if status:
             print_status(planned, results, [_again_of(context, cell.recipe) for cell in planned])
             return
-        assert on is not None
+        assert cluster is not None
         whole = _again(context)
-        left = bench_on(planned, on, wait=wait, data=data, results=results, device=device, log=log or (), again=whole,
-                        **options)  # fmt: skip
+        left = bench_on(
+            planned, cluster, wait=wait, data=data, results=results, device=device, log=log or (), again=whole
+        )
         if left is not None:
             _print_grid(context, left, results, every=cells is not None)
         return
