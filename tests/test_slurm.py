@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def asked(*words: str) -> str:
-    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=300).stdout
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=900).stdout
 
 
 def until(what: Callable[[], object], seconds: float = 240.0) -> object:
