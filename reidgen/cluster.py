@@ -27,6 +27,7 @@ from reidgen.status import FAILED, LOG, QUEUED, RUNNING, TO_DO, State, counts, s
 POLL = 5.0  # seconds between two looks at a grid that is waited for
 GRACE = 120  # seconds before the time limit at which the scheduler signals: a checkpoint of a large network takes some
 FOR_EVER = 60 * 24 * 30  # minutes of a worker on this machine
+_STARTED: list[Any] = []  # jobs of this machine, which are meant to outlive what started them
 ARRAY = 1000  # jobs of one array: SLURM's own bound, where nobody has changed it, is 1,001
 
 
@@ -183,7 +184,9 @@ def _start_workers(submitit: Any, plan: Plan, work: "Work", cluster: Cluster) ->
             setup=list(cluster.setup),
         )
         with _apart():
-            workers.append(Holder.of(int(executor.submit(work).job_id)))
+            job = executor.submit(work)
+        _STARTED.append(job)
+        workers.append(Holder.of(int(job.job_id)))
     replace(plan, workers=tuple(workers)).write()
     numbers = ", ".join(str(worker.process) for worker in workers)
     return f"started: {number} workers (processes {numbers}) for {len(work.cells)} cells; output in {plan.folder}"

@@ -106,7 +106,7 @@ def _state(cell: Cell, job: Submitted | None) -> State:
     seen = look(cell.run.folder)
     if seen and seen.held:
         return _running(cell, seen)
-    if cell.trained and not _lacking(cell):
+    if lacks_nothing(cell):
         return State(cell, DONE)
     failure = read_failure(cell.run)
     if job and job.waits and (job.sure or not failure):
@@ -131,6 +131,11 @@ def _running(cell: Cell, seen: Seen) -> State:
     if holder is None:
         return State(cell, RUNNING, doing=seen.doing)
     return State(cell, RUNNING, str(holder), holder.host, holder.since, seen.doing, job=holder.job)
+
+
+def lacks_nothing(cell: Cell) -> bool:
+    """Tell whether a cell is trained and evaluated, as far as can be told without proving its rows."""
+    return cell.trained and not _lacking(cell)
 
 
 def _lacking(cell: Cell) -> set[str]:

@@ -36,7 +36,8 @@ images = 2
 batches_per_epoch = 8
 epochs = 4
 """
-CELLS = 8
+METHODS, SEEDS, CELLS = "baseline,in,snr,ibn", 2, 8
+PROCESSES = (2, 4)
 
 
 def start(words: list[str], log: Path, out: Path) -> int:
@@ -142,12 +143,12 @@ def main() -> None:
         for name in ("synth-plaza", "synth-night"):
             preparing.prepare(name, data=data)
         words = ["bench", "--source", "synth-plaza", "--recipe", str(recipe), "--device", "cpu", "--data", str(data)]
-        words += ["--methods", "baseline,in,snr,ibn", "--seeds", "2"]
+        words += ["--methods", METHODS, "--seeds", str(SEEDS)]
         plain = start([*words, "--results", str(work / "plain")], work / "log", work / "out")
         _, status = os.waitpid(plain, 0)
         assert not status, (work / "out").read_text()
         expected = (work / "plain" / "table.csv").read_bytes()
-        rows = [prove(processes, kills, words, work, expected) for processes in (2, 4)]
+        rows = [prove(processes, kills, words, work, expected) for processes in PROCESSES]
     proof.write(folder / "claims.csv", rows)
 
 
