@@ -103,11 +103,11 @@ def counts(found: Sequence[State]) -> str:
 
 
 def _state(cell: Cell, job: Submitted | None) -> State:
+    if lacks_nothing(cell):  # whoever holds it now does something else
+        return State(cell, DONE)
     seen = look(cell.run.folder)
     if seen and seen.held:
         return _running(cell, seen)
-    if lacks_nothing(cell):
-        return State(cell, DONE)
     failure = read_failure(cell.run)
     if job and job.waits and (job.sure or not failure):
         return State(cell, QUEUED, job=job.name, log=job.log)
