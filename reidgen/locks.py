@@ -267,6 +267,11 @@ def _claim(claims: Path) -> Claim | None:
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except FileExistsError:
         return None
+    except PermissionError as error:  # sshfs's word for a file that is there; a folder of others says EACCES
+        if error.errno != errno.EPERM:
+            raise
+        time_of(claims)  # raises where nothing can be written at all
+        return None
     claim = Claim(file, Holder.here())
     try:
         # A listing may miss what is renamed meanwhile, but not twice.
@@ -337,7 +342,7 @@ def time_of(folder: Path) -> float:
             os.close(file)
         return probe.stat().st_mtime
     except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in (errno.EROFS, errno.EACCES):
             raise
         return time.time()
 
