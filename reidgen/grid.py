@@ -204,7 +204,7 @@ def _round(
     what = f"{total} runs on {len(devices)} devices"
     with stop_signals() as stop:
         report(what, done, total)
-        outcomes = spread(work, cells, devices=devices, stop=stop)
+        outcomes = spread(work, cells, devices=devices, stop=stop, imports=["torch._dynamo"])  # of optimizers
         for count, (number, ended) in enumerate(outcomes, start=done + 1):
             report(what, count, total)
             yield cells[number], ended

@@ -23,21 +23,31 @@ from reidgen.errors import InterruptedRunError, ReidgenError, RunError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+# A new process is forked from one that has imported what the first work needs and done nothing since, where there are
+# such: a process of its own else imports torch for seconds. To fork this process itself could not use CUDA.
+_FORKS = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+_CONTEXT = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+
 CHUNK = 32  # items that a process is given at a time
 AHEAD = 4  # chunks per process that may wait for an earlier one: bounds memory
 
 
 def spread(
-    work: Callable[[Job, str], Result], jobs: Sequence[Job], *, devices: Sequence[str], stop: threading.Event
+    work: Callable[[Job, str], Result],
+    jobs: Sequence[Job],
+    *,
+    devices: Sequence[str],
+    stop: threading.Event,
+    imports: Sequence[str] = (),
 ) -> Iterator[tuple[int, Result | ReidgenError]]:
     """Yield (number of the job, what `work(job, device)` returned or raised) as they end, each job in its own process.
 
     work: a function of a module; jobs and results go through pickle. The devices may be named alike ("cpu" twice).
+    imports: modules that it will import, beside its own.
     A ReidgenError of a job ends that job alone; so does its process's death without a word (killed, or out of memory),
     which comes back as a RunError. When `stop` is set, all get SIGTERM, at which training keeps its state, and are
     waited for; then InterruptedRunError is raised. When this process dies, each ends itself.
     """
-    context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
     waiting, free = deque(enumerate(jobs)), deque(devices)
     running: dict[Connection, tuple[int, str, BaseProcess]] = {}
     try:
@@ -46,9 +56,9 @@ def spread(
                 raise InterruptedRunError("stopped; what is finished is kept, the same command goes on")
             while waiting and free:
                 (number, job), device = waiting.popleft(), free.popleft()
-                here, there = context.Pipe(duplex=False)
-                process: BaseProcess = context.Process(target=_child, args=(work, job, device, there))
-                _start(process, work)
+                here, there = _CONTEXT.Pipe(duplex=False)
+                process: BaseProcess = _CONTEXT.Process(target=_child, args=(work, job, device, there))
+                _start(process, work, imports)
                 there.close()  # here: so that the child's death closes the pipe
                 running[here] = number, device, process
             for pipe in wait(list(running), timeout=0.5):
@@ -95,15 +105,18 @@ def share(
                 pipe.close()
 
 
-def _start(process: BaseProcess, work: Callable[..., object]) -> None:
+def _start(process: BaseProcess, work: Callable[..., object], imports: Sequence[str] = ()) -> None:
     """Start a process that Ctrl-C does not reach, and that imports the caller's script only where the work lies there.
 
     multiprocessing has a new process import the main module under another name, so that a script without the guard
-    `if __name__ == "__main__":` would run again in it.
+    `if __name__ == "__main__":` would run again in it. The first start says what the process that all are forked from
+    imports.
     """
-    main = sys.modules["__main__"]
-    if getattr(getattr(work, "func", work), "__module__", "") != "__main__":
+    main, module = sys.modules["__main__"], getattr(getattr(work, "func", work), "__module__", "")
+    if module != "__main__":
         sys.modules["__main__"] = types.ModuleType("__main__")
+        if _FORKS:
+            _CONTEXT.set_forkserver_preload([module, *imports])
     try:
         with _no_ctrl_c():
             process.start()
@@ -113,9 +126,8 @@ def _start(process: BaseProcess, work: Callable[..., object]) -> None:
 
 def _worker(work: Callable[[Job], Result]) -> tuple[Connection, BaseProcess]:
     """Start a process that answers what it is sent; return the pipe to it, and the process."""
-    context = multiprocessing.get_context("spawn")  # the same on all systems, and safe beside the threads of torch
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
+    here, there = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=_serve, args=(there,), daemon=True)
     _start(process, work)
     there.close()
     with contextlib.suppress(OSError):  # it is dead, as whoever waits for its answer will find

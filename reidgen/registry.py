@@ -402,5 +402,17 @@ def select_methods(words: str) -> list[str]:
         elif word in GROUPS:
             chosen += [name for name, row in METHODS.items() if name == "baseline" or row.group == word]
         else:
-            chosen += [name for name, row in METHODS.items() if word in row.tables] or [get_method(word).name]
+            chosen += [name for name, row in METHODS.items() if word in row.tables] or [_method_of(word).name]
     return list(dict.fromkeys(chosen))
+
+
+def _method_of(word: str) -> Method:
+    """Return a method, as `get_method`; the nearest word of an unknown one may be a group's or a table's."""
+    if word not in METHODS:
+        _load_installed()
+    if word not in METHODS:
+        words = [*METHODS, *dict.fromkeys(table for row in METHODS.values() for table in row.tables), *GROUPS]
+        raise RecipeError(
+            f"{unknown('method', word, [*words, 'ablations', 'all'])} (one from a plug-in needs --plugin FILE)"
+        )
+    return METHODS[word]

@@ -15,7 +15,9 @@ from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run
 from reidgen.synth.domains import draw_domain
 
-SMALL = RECIPES["quick"].change(name="small", identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0)
+SMALL = RECIPES["quick"].change(
+    name="small", height=48, identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0
+)
 
 
 def finish(run: Run, **facts: object) -> None:

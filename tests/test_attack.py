@@ -144,7 +144,7 @@ def test_the_same_seed_finds_the_same_bits_within_the_bound(loss: str, runs: lis
     one, other = found(0), found(0)
     np.testing.assert_array_equal(one.pattern_HWC, other.pattern_HWC)
     assert one.effects == other.effects and len(one.effects) == 2
-    assert one.pattern_HWC.dtype == np.int16 and one.pattern_HWC.shape == (64, 32, 3)
+    assert one.pattern_HWC.dtype == np.int16 and one.pattern_HWC.shape == (48, 32, 3)
     assert digest_of(found(1).pattern_HWC) != digest_of(one.pattern_HWC)
 
 
@@ -209,7 +209,7 @@ def test_the_search_follows_the_published_update_on_people_that_are_not_held_out
     centre_CD = identity_centres(watched.clean_ND[fit_N], label_N[fit_N])
     assert all(torch.equal(step.centre_CD, centre_CD) for step in watched.steps)
     velocity, limit = 0.0, 10 / 255
-    noise = torch.from_numpy(control_pattern("noise", bound=1, height=64, width=32)).permute(2, 0, 1)
+    noise = torch.from_numpy(control_pattern("noise", bound=1, height=48, width=32)).permute(2, 0, 1)
     torch.testing.assert_close(watched.steps[0].delta[0], noise * limit / 10)
     for number, (step, after) in enumerate(zip(watched.steps, watched.steps[1:], strict=False)):
         velocity = velocity + step.gradient / step.gradient.abs().sum()
@@ -231,7 +231,7 @@ def test_a_long_search_fills_the_bound_and_beats_noise(
         searched = (watched.network, watched.source, watched.clean_ND, watched.held_N)
         return watched.effect(*searched, pattern, dtype="float32")
 
-    controls = [effect(control_pattern(name, bound=10, height=64, width=32)) for name in CONTROLS]
+    controls = [effect(control_pattern(name, bound=10, height=48, width=32)) for name in CONTROLS]
     assert effect(found.pattern_HWC) == max(found.effects) > max(0.1, 3 * max(controls))
 
 
@@ -303,7 +303,7 @@ def test_patterns_are_kept_whole_and_found_again_when_damaged(
 
     view = folder / "pair-10.png"
     seen = view.read_bytes()
-    assert decode(view)[0].size == (4 * 32, 4 * 64)
+    assert decode(view)[0].size == (4 * 32, 4 * 48)
     for spoil in (lambda: view.unlink(), lambda: view.write_bytes(seen[:200])):
         spoil()
         np.testing.assert_array_equal(pattern(), first)

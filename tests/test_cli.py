@@ -18,6 +18,8 @@ from warm import Command
 
 from reidgen import __version__
 from reidgen.cli import app
+from reidgen.recipe import RECIPES, load_recipe
+from reidgen.registry import select_methods
 from reidgen.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +98,15 @@ def test_quiet_leaves_results_and_errors(tmp_path: Path) -> None:
     made = reidgen("report", "--quiet", "--results", tmp_path)
     assert made.exit_code == 0 and made.output.startswith("written: ") and made.output.count("\n") == 1
     assert reidgen("report", "-q", "--results", tmp_path / "none").output.startswith("error: there are no results yet")
+
+
+def test_methods_shows_groups_tables_and_recipes(tmp_path: Path) -> None:
+    lines = reidgen("methods", "mixing").output.splitlines()[3:]
+    assert [line.split()[0] for line in lines if line[1:2].strip()] == select_methods("mixing")
+    for name, recipe in RECIPES.items():
+        (tmp_path / f"{name}.toml").write_text(reidgen("methods", name).output)
+        assert load_recipe(str(tmp_path / f"{name}.toml"), without=("method", "seed")).change(name=name) == recipe
+    assert "did you mean 'mixing'?" in reidgen("methods", "mixxing").output
 
 
 def test_help_table_and_status_never_import_torch(small_data: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from reidgen.backbones import BACKBONES
@@ -35,6 +37,28 @@ def networks() -> list[str]:
     return [name for name in METHODS if name in kinds.values()]
 
 
+DRAWN: dict[object, Tensor] = {}
+
+
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the start of a tensor of one shape once: to draw a ResNet-50 takes longer than to train it for a step."""
+
+    def once(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def start(tensor: Tensor, *args: Any, **named: Any) -> Tensor:
+            key = (draw.__name__, tensor.shape, args, tuple(named.items()))
+            if key not in DRAWN:
+                DRAWN[key] = draw(tensor, *args, **named).detach().clone()
+            with torch.no_grad():
+                return tensor.copy_(DRAWN[key])
+
+        return start
+
+    for name in ("kaiming_uniform_", "kaiming_normal_"):
+        monkeypatch.setattr(nn.init, name, once(getattr(nn.init, name)))
+
+
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize(
     ("method", "backbone"),
     [(method, name) for name in CHANNELS for method in (METHODS if name == "tiny" else networks())],
@@ -65,10 +89,11 @@ def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, f"no gradient for {name}"
-            assert torch.isfinite(parameter.grad).all(), f"gradient of {name} is not finite"
+            largest = parameter.grad.abs().max()  # nan, where any is
+            assert torch.isfinite(largest), f"gradient of {name} is not finite"
             before_pooling = name == "backbone.after.4.weight" and isinstance(network.backbone.after[4], SNR)
             if not before_pooling:  # there the mean of gamma (F - mu) / sigma is 0 whatever gamma is
-                assert parameter.grad.abs().max() > 0, f"gradient of {name} is zero"
+                assert largest > 0, f"gradient of {name} is zero"
     assert not network.neck.bias.requires_grad
 
     network.eval()
@@ -128,6 +153,7 @@ def test_ibn_a_replaces_the_first_norm_of_every_block_of_stages_1_to_3(backbone:
     assert isinstance(first, InstanceBatchNorm2d)
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("backbone", PLACED)
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
 def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, quiet
+from warm import ranks
 
 from reidgen import parallel, training
 from reidgen.data.batches import epoch_batches
@@ -18,7 +19,7 @@ from reidgen.recipe import Recipe
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_parts.py"
 
-# Run by torchrun. In float64, so that rounding, which Adam magnifies, cannot hide a wrong gradient.
+# Run by each rank. In float64, so that rounding, which Adam magnifies, cannot hide a wrong gradient.
 DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
@@ -97,14 +98,12 @@ with parallel.joined("cpu"):
 
 @pytest.fixture(scope="module")
 def said(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
-    """What each of two ranks said, which torchrun started."""
+    """What each of two ranks said."""
     folder = tmp_path_factory.mktemp("ranks")
     driver = folder / "driver.py"
     driver.write_text(DRIVER)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [str(driver), str(Path(__file__).parent), str(small_data), str(folder), str(EXAMPLE)]
-    ended = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    both = ranks(folder, driver, Path(__file__).parent, small_data, folder, EXAMPLE)
+    assert [one.ended() for one in both] == [0, 0], [one.err.read_text()[-3000:] for one in both]
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(2)]
 
 

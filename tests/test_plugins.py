@@ -199,7 +199,7 @@ def test_what_is_no_row_no_part_and_no_value_is_refused(wrong: Callable[[], obje
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("def forward(self, x): return x[..., ::2]", r"the module Mine makes \(4, 32, 32, 8\) of \(4, 32, 32, 16\)"),
+        ("def forward(self, x): return x[..., ::2]", r"the module Mine makes \(4, 32, 24, 8\) of \(4, 32, 24, 16\)"),
         ("def forward(self, x): return 1", "the module Mine makes int of"),
         ("def forward(self, x): return x.nonsense", r"mine\.py, line 5: AttributeError: .*nonsense"),
         ("offers = 'mine'\n    def forward(self, x): return x", "Mine offers 'mine' and leaves nothing"),

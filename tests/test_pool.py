@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import warm
 from conftest import SMALL, quiet
 from jobs import work
 
@@ -11,6 +12,8 @@ from reidgen import grid as bench_module
 from reidgen.errors import DataError, InterruptedRunError, RunError
 from reidgen.pool import spread
 from reidgen.runs import read_rows
+
+warm.begin()
 
 
 def running(folder: Path) -> list[str]:

@@ -132,7 +132,7 @@ def test_samples_are_equally_large_of_asked_people_and_always_the_same(small_dat
     for prepared, sample, whole in zip(sets, samples, everything, strict=True):
         index = load_index(prepared)
         asked = set(index.loc[index["part"] == "query", "pid"])
-        assert sample.pixels_NHWC.shape == (10, 64, 32, 3) and set(sample.pid_N) <= asked
+        assert sample.pixels_NHWC.shape == (10, 48, 32, 3) and set(sample.pid_N) <= asked
         assert len(whole.pid_N) == ((index["part"] != "train") & index["pid"].isin(asked)).sum()
         assert len({image.tobytes() for image in sample.pixels_NHWC}) == 10
 

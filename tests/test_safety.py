@@ -18,7 +18,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 def test_killed_at_random_moments_training_and_the_grid_end_with_the_same_bits(tmp_path: Path) -> None:
     """A short run of scripts/prove_safety.py, which forks from a process without other threads."""
-    code = "import prove_safety; prove_safety.KILLS = 2; prove_safety.main()"
+    small = 'prove_safety.KILLS = 2; prove_safety.RECIPE += "height = 32\\nimages = 2\\n"'
+    code = f"import prove_safety; {small}; prove_safety.main()"
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=SCRIPTS, capture_output=True, text=True,
                            check=False, timeout=300)  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]

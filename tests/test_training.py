@@ -139,7 +139,7 @@ def test_every_setting_of_a_recipe_and_every_parameter_of_a_row_changes_the_weig
         "source": "synth-night",
         "seed": 1,
         "backbone": "resnet18",
-        "height": 56,
+        "height": 64,
         "width": 48,
         "dtype": "bfloat16",
         "identities": 5,

@@ -6,13 +6,20 @@ What they do, say and end with is what `python -m reidgen` does; only the import
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The optimizer of every training imports torch._dynamo, for two seconds.
 _CONTEXT.set_forkserver_preload(["reidgen.cli", "reidgen.grid", "reidgen.tables.compare", "torch._dynamo"])
+
+
+def begin() -> None:
+    """Start the process that all are forked from, those of `reidgen.pool` too."""
+    forkserver.ensure_running()
 
 
 def _run(script: str, words: list[str], environment: dict[str, str], out: str, err: str) -> None:
@@ -46,3 +53,21 @@ class Command:
         """Send a signal."""
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
+
+
+def ranks(folder: Path, script: Path, *words: object, count: int = 2) -> list[Command]:
+    """Start a script as torchrun does on one machine: one process per rank, told by the same variables."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    common["TORCHELASTIC_RUN_ID"] = "tests"
+    return [
+        Command(
+            folder / str(rank),
+            *words,
+            script=script,
+            **{name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()},
+        )
+        for rank in range(count)
+    ]

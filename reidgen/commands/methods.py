@@ -17,23 +17,29 @@ if TYPE_CHECKING:
 
 @one_sentence
 def methods(
-    name: Annotated[str, typer.Argument(help="A method or a backbone, to see its parts and their parameters.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A method, backbone, test step or recipe, to see all of it; or a group, table.")
+    ] = "",
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """List methods, backbones, losses, test steps and recipes.
 
-    Of a method, a backbone or a test step that is named, its parts and their parameters.
+    Of a method, a backbone, a test step or a recipe that is named, its parts, parameters or settings; of a group or a
+    table (mixing, main), its methods.
 
     Example: reidgen methods
 
     Example: reidgen methods snr
 
+    Example: reidgen methods mixing
+
     Example: reidgen methods --plugin examples/own_parts.py
     """
     from reidgen.backbones import BACKBONES
     from reidgen.parts import TIMM, words_of
-    from reidgen.registry import broken, get_backbone, get_method
+    from reidgen.recipe import RECIPES
+    from reidgen.registry import broken, get_backbone, get_method, select_methods
     from reidgen.teststeps import TEST_STEPS
 
     if name in BACKBONES or name.startswith(TIMM):
@@ -44,8 +50,17 @@ def methods(
     if name in TEST_STEPS:
         _show_step(TEST_STEPS[name])
         return
+    if name in RECIPES:
+        lines = RECIPES[name].to_toml().splitlines()
+        own = [line for line in lines if line.split(" = ")[0] not in ("method", "source", "seed")]  # as a file has them
+        out().print("\n".join(own), soft_wrap=True, markup=False, highlight=False)
+        return
     if name:
-        _show(get_method(name))
+        chosen = [get_method(one) for one in select_methods(name)]
+        if len(chosen) == 1:
+            _show(chosen[0])
+        else:
+            out().print(_table("method", "title", map(_line, chosen)))
         return
     for table in _everything():
         out().print(table)
