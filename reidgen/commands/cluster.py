@@ -1,4 +1,4 @@
-"""What `reidgen bench` does beside its own work: says how far a grid is, and has it done by a cluster."""
+"""What `reidgen bench` does beside its own work: says what it would do and how far it is, has a cluster do it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,12 @@ from reidgen.terminal import MANNER, document, note, out, progress, result
 
 if TYPE_CHECKING:
     from reidgen.cluster import Cluster
+    from reidgen.entries import Protocol
     from reidgen.grid import Grid
     from reidgen.planning import Cell
+    from reidgen.recipe import Recipe
     from reidgen.status import State
+    from reidgen.teststeps import Way
 
 Status = Annotated[
     bool, typer.Option("--status", help="Only say which cells are done, running, queued or failed; asks at any time.")
@@ -40,6 +43,37 @@ Parallel = Annotated[
 Setup = Annotated[
     list[str] | None, typer.Option(metavar="LINE", help="With --on: a shell line before the job; repeatable.")
 ]
+
+
+def print_forecast(
+    recipe: "Recipe",
+    methods: list[str],
+    seeds: list[int],
+    protocol: "Protocol | None",
+    targets: list[str],
+    ways: "list[Way]",
+    data: Path,
+    results: Path,
+    device: str,
+) -> None:
+    from reidgen.forecast import forecast
+    from reidgen.planning import plan_cells
+
+    cells = plan_cells(
+        recipe,
+        methods=methods,
+        seeds=seeds,
+        data=data,
+        results=results,
+        protocol=protocol,
+        targets=targets,
+        ways=ways,
+        say=note,
+    )
+    with progress() as report:
+        lines = forecast(cells, data=data, device=device, report=report)
+    for line in lines:
+        result(line)
 
 
 def print_status(cells: "Sequence[Cell]", results: Path, again: "Sequence[str]") -> None:

@@ -19,6 +19,7 @@ from reidgen.commands.cluster import (
     Wait,
     asked_cluster,
     bench_on,
+    print_forecast,
     print_status,
 )
 from reidgen.commands.options import (
@@ -50,10 +51,8 @@ from reidgen.terminal import document, note, one_sentence, progress, result
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reidgen.entries import Protocol
     from reidgen.grid import Grid
     from reidgen.recipe import Recipe
-    from reidgen.teststeps import Way
 
 
 @one_sentence
@@ -297,7 +296,7 @@ def bench(
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
     if dry_run:
-        _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
+        print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
         return
     if status or cluster:
         from reidgen.planning import plan_cells
@@ -363,37 +362,6 @@ def _print_grid(context: typer.Context, grid: "Grid", results: Path, *, every: b
         for failure in grid.failures:
             lines += [_again_of(context, failure.recipe), f"    {failure.recipe.source}: {failure.sentence}"]
         raise RunError("\n".join(lines))
-
-
-def _print_forecast(
-    recipe: "Recipe",
-    methods: list[str],
-    seeds: list[int],
-    protocol: "Protocol | None",
-    targets: list[str],
-    ways: "list[Way]",
-    data: Path,
-    results: Path,
-    device: str,
-) -> None:
-    from reidgen.forecast import forecast
-    from reidgen.planning import plan_cells
-
-    cells = plan_cells(
-        recipe,
-        methods=methods,
-        seeds=seeds,
-        data=data,
-        results=results,
-        protocol=protocol,
-        targets=targets,
-        ways=ways,
-        say=note,
-    )
-    with progress() as report:
-        lines = forecast(cells, data=data, device=device, report=report)
-    for line in lines:
-        result(line)
 
 
 def _again_of(context: typer.Context, recipe: "Recipe") -> str:
