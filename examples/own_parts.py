@@ -22,6 +22,8 @@ from reidgen.teststeps import StepRow
 class HalfNorm(Module):
     """In the place of BatchNorm2d: a share of it, the rest Instance Norm without parameters."""
 
+    capturable = True
+
     def __init__(self, channels: int, *, share: float = 0.5) -> None:
         super().__init__(channels)
         self.share, self.batch = share, nn.BatchNorm2d(channels)
@@ -40,6 +42,8 @@ class StyleNoise(Module):
 
     strength: standard deviation of the factor and, in units of the channel's own deviation, of the shift.
     """
+
+    capturable = True
 
     def __init__(self, channels: int, *, strength: float = 0.3) -> None:
         super().__init__(channels)
@@ -86,6 +90,8 @@ class Spread(Loss):
 
 class Narrow(Backbone):
     """Five convolutions of growing width, each with norm and ReLU: stride 8. Small enough for any CPU."""
+
+    capturable = True
 
     def __init__(self) -> None:
         widths = (3, 16, 32, 64, 96, 128)

@@ -5,6 +5,7 @@ a terminal and a line a minute elsewhere, as in a notebook; False shows nothing.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from reidgen.data.manifest import Prepared
+    from reidgen.evaluation import Judged
     from reidgen.extractor import Extractor
+    from reidgen.foreign import ModelExtractor
 
 DATA = os.environ.get("REIDGEN_DATA", "data")
 RESULTS = os.environ.get("REIDGEN_RESULTS", "results")
@@ -97,7 +100,7 @@ def train(
 
 
 def evaluate(
-    run: str | Path | Run,
+    run: "str | Path | Run | ModelExtractor",
     target: Names,
     *,
     test: Names = PLAIN,
@@ -111,23 +114,28 @@ def evaluate(
     """Return the result rows of a run on targets, one per target, test and split, fractions in 0..1; see
     `runs.COLUMNS`.
 
-    run: what `train` returned, a folder, or the beginning of a name. test: one word or several, as "flip+rerank";
-    settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError, RecipeError.
+    run: what `train` or `load_model` returned, a folder, or the beginning of a name. test: one word or several, as
+    "flip+rerank"; settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError,
+    RecipeError.
     """
     load_plugins(_several(plugins))
     ways = select_ways(",".join(_several(test)), settings)
-    found = _find(run, results)
     import pandas as pd
 
-    from reidgen.evaluation import evaluate as rank_target
+    from reidgen.evaluation import judge, open_run
+    from reidgen.foreign import ModelExtractor
 
+    if isinstance(run, ModelExtractor):
+        model, found = run.model, run.model.run(_folder(results))
+        judged: Callable[[], Judged] = functools.partial(model.judged, found)
+    else:
+        found = _find(run, results)
+        judged = functools.partial(open_run, found, device)
     targets = expand(_several(target))
     if not targets:
         raise DataError("evaluate needs a target, such as synth-night")
     with _reporting(progress) as report:
-        rows = [
-            rank_target(found, name, ways=ways, data=_folder(data), device=device, report=report) for name in targets
-        ]
+        rows = [judge(found, judged, name, ways=ways, data=_folder(data), report=report) for name in targets]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -231,6 +239,27 @@ def load(
     from reidgen.extractor import Extractor
 
     return Extractor(_find(run, results), device=device)
+
+
+def load_model(
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    inputs: Names = (),
+    trained_on: str = "",
+    plugins: Names = (),
+    device: str = "auto",
+) -> "ModelExtractor":
+    """Return a model from elsewhere that embeds images as what `load` returns does, and that `evaluate` judges.
+
+    name: an .onnx file, or a backbone whose torch file is `weights`. inputs: "key=value", as --input. trained_on: as
+    --trained-on. Raises WeightsError, RecipeError, DataError.
+    """
+    load_plugins(_several(plugins))
+    from reidgen.foreign import ModelExtractor, open_model
+
+    asked = _several(inputs)
+    return ModelExtractor(open_model(str(name), weights=weights, inputs=asked, trained_on=trained_on, device=device))
 
 
 def _find(run: str | Path | Run, results: str | Path) -> Run:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reidgen.contracts import Batch, Given, Loss, Output
+from reidgen.contracts import Batch, Given, Loss, Output, Step
 from reidgen.errors import RecipeError
 from reidgen.losses import first_view
 
@@ -33,6 +33,8 @@ def square_distances(a_AD: Tensor, b_BD: Tensor) -> Tensor:
 
 class _TwoViews(Loss):
     """A loss of two views, times its weight."""
+
+    capturable = True
 
     def __init__(self, given: Given, *, weight: float) -> None:
         super().__init__(given)
@@ -114,6 +116,10 @@ class DomainUniformity(_TwoViews):
         self.register_buffer("prototype_KD", torch.zeros(given.classes, given.dim))
         self.register_buffer("domain_K", torch.zeros(given.classes, dtype=torch.int64))
 
+    def draw(self, step: Step) -> tuple[Tensor]:
+        """Return the turns of the batch's images, see `turns`."""
+        return (turns(step.pid[step.view == 0]),)
+
     def begin(self, embed: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> None:
         """Set each prototype to the mean of its identity's embeddings."""
         embedding_ND, pid_N, domain_N = embed()
@@ -127,7 +133,7 @@ class DomainUniformity(_TwoViews):
         pid, domain = first_view(batch.pid, batch), first_view(batch.domain, batch)
         prototypes = self.prototype_KD.clone()  # as they are: they move on below, before the backward pass
         apart = [self._apart(view, prototypes.to(view), domain) for view in (first, second)]
-        self._follow(first.detach(), pid)
+        self._follow(first.detach(), pid, self.drawn[0] if self.drawn else turns(pid))
         return self.weight * (apart[0] + apart[1]) / 2
 
     def _apart(self, unit_BD: Tensor, prototype_KD: Tensor, domain_B: Tensor) -> Tensor:
@@ -137,14 +143,25 @@ class DomainUniformity(_TwoViews):
         return torch.exp(-SHARPNESS * near).mean().clamp_min(1e-12).log()
 
     @torch.no_grad()
-    def _follow(self, unit_BD: Tensor, pid_B: Tensor) -> None:
+    def _follow(self, unit_BD: Tensor, pid_B: Tensor, rows_TR: Tensor) -> None:
         """Move prototypes to the images, one image of an identity after the other, as the authors do."""
-        order = torch.argsort(pid_B, stable=True)
-        _, counts = torch.unique_consecutive(pid_B[order], return_counts=True)
-        start = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        turn = torch.arange(len(pid_B), device=pid_B.device) - start
-        for number in range(int(counts.max())):
-            rows = order[turn == number]
+        for rows in rows_TR.unbind():
             unit = unit_BD[rows].to(self.prototype_KD)
             moved = self.momentum * self.prototype_KD[pid_B[rows]] + (1 - self.momentum) * unit
             self.prototype_KD[pid_B[rows]] = functional.normalize(moved, dim=1)
+
+
+def turns(pid_B: Tensor) -> Tensor:
+    """Return which rows come first, second, ... among those of their identity, int64 (T, R): one line for each turn.
+
+    A turn with fewer rows than the widest repeats its last. Of P x K batches T is K and R is P: a shape that stays.
+
+    >>> turns(torch.tensor([4, 4, 2, 4, 2])).tolist()
+    [[2, 0], [4, 1], [3, 3]]
+    """
+    order = torch.argsort(pid_B, stable=True)
+    _, counts = torch.unique_consecutive(pid_B[order], return_counts=True)
+    start = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    turn = torch.arange(len(pid_B), device=pid_B.device) - start
+    lines = [order[turn == number] for number in range(int(counts.max()))]
+    return torch.stack([torch.cat([rows, rows[-1:].expand(len(counts) - len(rows))]) for rows in lines])

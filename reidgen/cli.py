@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from reidgen.commands.data import prepare
+from reidgen.commands.deploy import export
 from reidgen.commands.methods import methods
 from reidgen.commands.probes import attack, show, stress
 from reidgen.commands.runs import bench, evaluate, speed, train
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for function in (prepare, methods, train, evaluate, bench, table, report, show, stress, attack, speed):
+for function in (prepare, methods, train, evaluate, bench, table, report, show, stress, attack, export, speed):
     app.command()(function)
 
 

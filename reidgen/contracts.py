@@ -8,6 +8,12 @@ A class is built with what it stands on, then with its parameters as keywords: `
 `MyLoss(given, weight=1.0)`, `MyBackbone(width=0.5)`. Its keyword-only arguments with their defaults are the parameters
 that `--set` can change, of all but a backbone. What it draws, it draws in `draw`, from the step's own streams;
 then an interrupted training goes on to the same bits, and all ranks draw alike.
+
+capturable (of a module, a backbone and a loss): whether a GPU may record one training step with it and replay that for
+the others, see `reidgen.graphs`. True only where forward, and after_step, do the same work on the same shapes at every
+step: no number that changes on the host, no chance but `drawn`, nothing decided by a tensor's values (`.item()`, `if`
+of a tensor, a boolean mask as an index). PyTorch refuses most of what is wrongly called so, but not a number that
+changes. Not said, it is False: then the row trains as ever, only slower on a fast GPU.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,6 +86,7 @@ class Module(nn.Module):
       no weight decay. after_step(): called after every step of the optimizer; here nothing.
     """
 
+    capturable: ClassVar[bool] = False
     offers: ClassVar[str] = ""
     rates: Mapping[str, float] = MappingProxyType({})
     drawn: tuple[Tensor, ...] = ()
@@ -118,6 +125,28 @@ def copy_alike(source: nn.Module, target: nn.Module) -> None:
                 tensor.copy_(theirs[name])
 
 
+class Network(nn.Module):
+    """A network as evaluation, `embed` and `stress` use it, trained here or from elsewhere. dim: D, of an embedding.
+
+    prepare(pixels_BCHW): RGB images, float32 (B, 3, H, W) in 0..1, as the network wants them, in the same shape.
+    describe(images): what prepare made, (B, 3, H, W) -> features (B, D), not L2-normalised yet.
+    device: where it wants them. fixed: whether it cannot be changed, so that no test step may adapt it or a copy of it.
+    """
+
+    dim: int
+    fixed: ClassVar[bool] = False
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def prepare(self, pixels_BCHW: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def describe(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 class Backbone(nn.Module):
     """Contract of a backbone: float (B, 3, H, W), ImageNet-normalised -> a map (B, dim, H', W'), or a feature (B, dim).
 
@@ -138,6 +167,7 @@ class Backbone(nn.Module):
     brought to the images' size.
     """
 
+    capturable: ClassVar[bool] = False
     imagenet: str = ""
     sized: ClassVar[bool] = False
 
@@ -196,7 +226,8 @@ class Augmentation(nn.Module):
     """Contract of what is done to the images of the second and every further view, beside the recipe's augmentation.
 
     Built with its parameters as keywords; forward: float32 (n, 3, H, W) in 0..1 -> the same shape, dtype and range: the
-    n rows of one view that this rank embeds. draw: as of a Module; `step` holds the rows of that view alone.
+    n rows of one view that this rank embeds. draw: as of a Module; `step` holds the rows of that view alone. It may
+    decide on the host what it does, as no recording holds it.
     """
 
     drawn: tuple[Tensor, ...] = ()
@@ -257,6 +288,7 @@ class Loss(nn.Module):
       (images, D), their identities and their domains, int64 (images,), all on the network's device.
     """
 
+    capturable: ClassVar[bool] = False
     reads: ClassVar[str] = ""
     drawn: tuple[Tensor, ...] = ()
 

@@ -296,7 +296,9 @@ def rows_of(grid: Grid, rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
 def _summary(run: Run, targets: list[str], tests: Sequence[str], *, asked: bool) -> Iterator[str]:
     """Yield lines for a finished run: training time, and for each test its mAP on each target, seen ones first."""
     rows, recipe = read_csv(run.results), run.recipe()
-    head = f"{run.method().label} s{recipe.seed}: trained in {float(run.facts()['seconds']):.0f} s; "
+    facts = run.facts()
+    eager = f" without CUDA graphs ({facts['eager']})" if "eager" in facts else ""
+    head = f"{run.method().label} s{recipe.seed}: trained in {float(facts['seconds']):.0f} s{eager}; "
     for test in tests:
         own = rows[rows["target"].isin(targets) & (rows["test"] == test)]
         yield f"{head}{'' if test == PLAIN else f'{test}: '}mAP {_means(own, asked=asked)}"

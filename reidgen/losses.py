@@ -156,6 +156,8 @@ def first_view(rows: Tensor, batch: Batch) -> Tensor:
 class CrossEntropy(Loss):
     """Cross entropy of the identities, of the first view's images; smoothing: label smoothing, 0..1 [A]."""
 
+    capturable = True
+
     def __init__(self, given: Given, *, smoothing: float = 0.1) -> None:
         super().__init__(given)
         self.smoothing = smoothing
@@ -168,6 +170,8 @@ class CrossEntropy(Loss):
 class Triplet(Loss):
     """`triplet_loss` of the features before the neck, of the first view's images."""
 
+    capturable = True
+
     def __init__(self, given: Given, *, margin: float = 0.0) -> None:
         super().__init__(given)
         self.margin = margin
@@ -178,6 +182,8 @@ class Triplet(Loss):
 
 class Circle(Loss):
     """`circle_loss` of the features before the neck, of the first view's images."""
+
+    capturable = True
 
     def __init__(self, given: Given, *, margin: float = 0.25, gamma: float = 128.0) -> None:
         super().__init__(given)
@@ -196,6 +202,7 @@ class DualCausality(Loss):
     and L- counts.
     """
 
+    capturable = True
     reads = "pooled"
 
     def __init__(

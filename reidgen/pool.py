@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from reidgen.errors import InterruptedRunError, ReidgenError, RunError
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 # A new process is forked from one that has imported what the first work needs and done nothing since, where there are
 # such: a process of its own else imports torch for seconds. To fork this process itself could not use CUDA.
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-_CONTEXT = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
 CHUNK = 32  # items that a process is given at a time
 AHEAD = 4  # chunks per process that may wait for an earlier one: bounds memory

@@ -56,7 +56,8 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much of it
 # commit, torch, device and threads are those of the training; date is that of the evaluation. title: the method's name
 # in tables, "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied:
 # queries of which a match is exactly as far as an image that is none (see `reidgen.ranking`). test: the word of the
-# test steps (see `reidgen.teststeps`).
+# test steps (see `reidgen.teststeps`). model: first 16 digits of the SHA-256 of the file of a model from elsewhere, ""
+# of what reidgen trained; its version, commit, torch, device and threads are those of the evaluation.
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -88,7 +89,11 @@ COLUMNS: dict[str, str] = {
     "threads": "int64",
     "tied": "int64",
     "test": "str",
+    "model": "str",
 }
+# What rows of models from elsewhere say where those of runs name a recipe and a backbone, and its hash: they share a
+# group with each other only, one for each declared source. The source of one that declares none is UNDECLARED.
+ELSEWHERE, NO_RECIPE, UNDECLARED = "elsewhere", "00000000", "undeclared"
 # One line per query of each (target, test, split): its AP and INP, empty where it has no match; first_match is 0 there.
 QUERIES: dict[str, str] = {
     "target": "str",
@@ -113,7 +118,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
 }
 _RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
 # What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
-ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0, "test": PLAIN}
+ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0, "test": PLAIN, "model": ""}
 KEY = ["target", "test", "split"]  # of a row in one run folder
 
 
@@ -140,6 +145,11 @@ class Run:
     def row_digest(self) -> str:
         """The digest of the method's row."""
         return self.folder.name.rsplit("-", 2)[2]
+
+    @property
+    def model_file(self) -> Path:
+        """What a folder holds instead of recipe.toml and row.json where its network is from elsewhere."""
+        return self.folder / "model.json"
 
     @property
     def log(self) -> Path:
@@ -284,10 +294,16 @@ class Run:
         plugins: tuple[str, ...] = ()
         with contextlib.suppress(RunError, RecipeError):
             plugins = self.recipe().plugins
-        words = ["reidgen", "evaluate", str(self.folder), "--target", targets]
+        words = ["reidgen", "evaluate", *(self.model_words() or [str(self.folder)]), "--target", targets]
         words += ["--test", tests] if tests != PLAIN else []
         words += [word for plugin in plugins for word in ("--plugin", plugin)]
         return f"{shlex.join(words)} makes it again (the weights are good)"
+
+    def model_words(self) -> list[str]:
+        """Return the options that name a model from elsewhere, none where this is a run."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return list(map(str, json.loads(self.model_file.read_text(encoding="utf-8"))["options"]))
+        return []
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -537,9 +553,10 @@ def read_csv(path: Path) -> pd.DataFrame:
     if whole is False:
         raise RunError(f"{not_as_written(path)}; {_remedy(path)}")
     try:
-        rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
-        missing = {name: value for name, value in ADDED.items() if name not in rows}
-        rows = rows.assign(**missing)[list(COLUMNS)]
+        with pd.option_context("mode.string_storage", "python"):  # with pyarrow's, a table takes half as long again
+            rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
+            missing = {name: value for name, value in ADDED.items() if name not in rows}
+            rows = rows.assign(**missing)[list(COLUMNS)]
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, KeyError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +15,8 @@ from reidgen.data.augment import augment, draw_augmentation, standardize
 from reidgen.data.batches import Source, epoch_batches
 from reidgen.devices import choose_device, memory_format
 from reidgen.errors import RecipeError
-from reidgen.evaluation import embed
+from reidgen.evaluation import BATCH, embed
+from reidgen.graphs import WARM
 from reidgen.models.network import check_recipe
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
@@ -75,22 +77,22 @@ def speed(kinds: Sequence[Recipe], *, device: str = "auto", report: Progress) ->
     recipe, several = kinds[0], len({kind.backbone for kind in kinds}) > 1
     steps = 3 + 2 * len(kinds)
     report("speed: matrix product and copy", 0, steps)
-    flops, copied = _matrix_product(place, recipe.dtype), _copy(place)
+    flops, copied = matrix_product(place, recipe.dtype), copy(place)
     rows = [
         Speed("matrix product", recipe.dtype, flops / 1e9, "GFLOP/s"),
         Speed("copy", "", copied / 1e9, "GB/s"),
     ]
-    source, features = _noise(recipe), 0
-    data, moved = _batches(recipe, source, place), 5 * 3 * recipe.height * recipe.width
+    source, features = noise(recipe), 0
+    data, moved = batches(recipe, source, place), 5 * 3 * recipe.height * recipe.width
     rows.append(Speed("batches", "", recipe.batch / data, "images/s", copied / moved))
     for number, kind in enumerate(kinds):
         name = f"{kind.method}, {kind.backbone}" if several else kind.method
         report(f"speed: {name}", 2 + 2 * number, steps)
         trainer = Trainer(kind, source, Run(Path("none")), place)
         features = trainer.network.backbone.dim
-        rows += [_training(name, trainer, flops, data), _embedding(name, trainer, flops)]
+        rows += [training(name, trainer, flops, data), embedding(name, trainer, flops)]
     report("speed: ranking", steps - 1, steps)
-    return [*rows, _ranking(features, place)]
+    return [*rows, ranking(features, place)]
 
 
 def pace(recipe: Recipe, *, device: str) -> tuple[float, float]:
@@ -98,7 +100,7 @@ def pace(recipe: Recipe, *, device: str) -> tuple[float, float]:
     for some seconds.
     """
     place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza", compile=False)
-    trainer = Trainer(recipe, _noise(recipe), Run(Path("none")), place)
+    trainer = Trainer(recipe, noise(recipe), Run(Path("none")), place)
     pixels, images_B = trainer.source.packs[0], np.arange(recipe.batch)
     images_BHWC = trainer.source.read(images_B).to(place)
     trainer.network.train()
@@ -155,7 +157,7 @@ def _wait(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _matrix_product(device: torch.device, dtype: str) -> float:
+def matrix_product(device: torch.device, dtype: str) -> float:
     """Return the floating point operations per second of a large product, in TF32 where convolutions use it."""
     rows = MATRIX_CPU if device.type == "cpu" else MATRIX
     left, right = (torch.rand(rows, rows, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
@@ -168,14 +170,14 @@ def _matrix_product(device: torch.device, dtype: str) -> float:
         torch.set_float32_matmul_precision(before)
 
 
-def _copy(device: torch.device) -> float:
+def copy(device: torch.device) -> float:
     """Return the bytes per second that a large copy reads and writes."""
     left = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
     right = torch.ones_like(left)
     return 2 * COPY_BYTES / seconds(lambda: right.copy_(left), device)
 
 
-def _noise(recipe: Recipe) -> Source:
+def noise(recipe: Recipe) -> Source:
     """Return a source of noise: four batches' worth of identities, each with as many images as a batch takes."""
     classes = 4 * recipe.identities
     label_N = np.repeat(np.arange(classes), recipe.images)
@@ -186,7 +188,7 @@ def _noise(recipe: Recipe) -> Source:
     )
 
 
-def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
+def batches(recipe: Recipe, source: Source, device: torch.device) -> float:
     """Return the seconds that a batch takes before the network: drawn, read from the device's memory, augmented."""
     recipe = recipe.change(batches_per_epoch=4)
     pixels_NHWC, index_B = source.pixels_on(device), torch.arange(recipe.batch)
@@ -200,7 +202,11 @@ def _batches(recipe: Recipe, source: Source, device: torch.device) -> float:
     return order + seconds(draw, device)
 
 
-def _training(name: str, trainer: Trainer, flops: float, data: float) -> Speed:
+def training(name: str, trainer: Trainer, flops: float, data: float) -> Speed:
+    """Return the speed of training steps; flops: of the matrix product, data: the seconds that a batch takes.
+
+    On a GPU several steps follow each other before it is waited for, as in training, so that the host may be ahead.
+    """
     recipe, source, device = trainer.recipe, trainer.source, trainer.device
     pixels_NHWC, images_B = source.pixels_on(device), np.arange(recipe.batch)
 
@@ -212,47 +218,58 @@ def _training(name: str, trainer: Trainer, flops: float, data: float) -> Speed:
         step()
     if recipe.compile:
         step()
-    whole = seconds(step, device)
+    together = 2 * WARM if device.type == "cuda" else 1
+
+    def several() -> None:
+        for _ in range(together):
+            step()
+
+    whole = seconds(several, device) / together
     limit = recipe.batch * flops / counter.get_total_flops()
     parts = [part for part in trainer.network.children() if part is not trainer.network.classifier]
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
     return Speed("training", name, recipe.batch / whole, "images/s", limit, data / whole, parameters)
 
 
-def _embedding(name: str, trainer: Trainer, flops: float) -> Speed:
+def embedding(name: str, trainer: Trainer, flops: float, *, images: int = 0) -> Speed:
+    """Return the speed of embedding so many images, taken from memory; 0: as many as the source has."""
     recipe, pixels = trainer.recipe, trainer.source.packs[0]
-    network, rows_N = trainer.network.eval(), np.arange(len(pixels))
+    rows_N = np.arange(images or len(pixels)) % len(pixels)
+    network = trainer.network.eval()
 
-    def run() -> Tensor:
+    def run(rows_N: NDArray[np.int64] = rows_N) -> Tensor:
         return embed(network, pixels, rows_N=rows_N, dtype=recipe.dtype, report=lambda what, done, total: None)
 
+    counted_N = rows_N[:BATCH]  # one batch: of what is replayed nobody counts anything
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # of attention, whose products inside nobody counts
     try:
         with FlopCounterMode(display=False) as counter:
-            run()
+            run(counted_N)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    limit = len(pixels) * flops / counter.get_total_flops()
-    return Speed("embedding", name, len(pixels) / seconds(run, trainer.device), "images/s", limit)
+    limit = len(counted_N) * flops / counter.get_total_flops()
+    return Speed("embedding", name, len(rows_N) / seconds(run, trainer.device), "images/s", limit)
 
 
-def _ranking(features: int, device: torch.device) -> Speed:
+def ranking(features: int, device: torch.device, *, queries: int = 0, gallery: int = 0) -> Speed:
+    """Return the speed of ranking drawn embeddings; 0: QUERIES in a gallery of GALLERY images."""
+    queries, gallery = queries or QUERIES, gallery or GALLERY
     generator = torch.Generator().manual_seed(0)
-    people = GALLERY // PER_PERSON
+    people = gallery // PER_PERSON
     centre_PD = torch.randn(people + 1, features, generator=generator)
-    pid_G = torch.arange(GALLERY) // PER_PERSON
-    pid_Q = torch.randint(people, (QUERIES,), generator=generator)
+    pid_G = torch.arange(gallery) // PER_PERSON
+    pid_Q = torch.randint(people, (queries,), generator=generator)
 
     def seen(pid_N: Tensor) -> Tensor:
         noise = torch.randn(len(pid_N), features, generator=generator)
         return torch.nn.functional.normalize(centre_PD[pid_N] + 2 * noise).to(device)
 
     query_QD, gallery_GD = seen(pid_Q), seen(pid_G)
-    camid_Q, camid_G = torch.zeros(QUERIES, dtype=torch.int64), torch.arange(GALLERY) % 6
-    out_QG = torch.empty(QUERIES, GALLERY, device=device)
+    camid_Q, camid_G = torch.zeros(queries, dtype=torch.int64), torch.arange(gallery) % 6
+    out_QG = torch.empty(queries, gallery, device=device)
     product = seconds(lambda: torch.mm(query_QD, gallery_GD.T, out=out_QG), device)
-    ranking = seconds(
+    ranked = seconds(
         lambda: rank(query_QD, gallery_GD, pid_Q=pid_Q, pid_G=pid_G, camid_Q=camid_Q, camid_G=camid_G), device
     )
-    return Speed("ranking", f"{GALLERY:,} x {features}", QUERIES / ranking, "queries/s", QUERIES / product)
+    return Speed("ranking", f"{gallery:,} x {features}", queries / ranked, "queries/s", queries / product)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -32,13 +32,15 @@ from reidgen.data.batches import Source, batches_per_epoch, epoch_batches, feed,
 from reidgen.devices import device_name, enough_memory, memory_format
 from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
 from reidgen.files import fill, replacing, reserve, write_text
+from reidgen.graphs import Groups, Recorder, StaticStep, bring, incapable, recorder_for
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.network import (
     build_augmentations,
     build_losses,
     build_network,
     check_recipe,
-    draw_parts,
+    draws,
+    hand_out,
     named_losses,
 )
 from reidgen.models.norms import share_batch_norm
@@ -156,6 +158,8 @@ class Trainer:
         ]
         self.optimizer = self._optimizer()
         self.measure = _compiled(self._measure) if recipe.compile else self._measure
+        self.eager = ""  # why no step was recorded, where it could have been
+        self.work = StaticStep(self._do, device=device, recorder=self._recorder(), refused=self._refuse_graphs)
         self.share = parallel.share(recipe.batch)
         self.labels = [torch.from_numpy(values) for values in (source.label_N, source.camid_N, source.domain_N)]
         self.step = self.saved = 0
@@ -168,11 +172,28 @@ class Trainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe, fused = self.recipe, self.device.type == "cuda"
+        optimizer: torch.optim.Optimizer
         if recipe.optimizer == "sgd":
-            return torch.optim.SGD(
+            optimizer = torch.optim.SGD(
                 self._groups(), lr=recipe.lr, momentum=MOMENTUM, weight_decay=recipe.weight_decay, fused=fused
             )
-        return torch.optim.Adam(self._groups(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+        else:
+            optimizer = torch.optim.Adam(self._groups(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+        if fused:  # a fused optimizer reads the rate and counts its steps on the device
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(recipe.lr, device=self.device)
+        return optimizer
+
+    def _recorder(self) -> Recorder | None:
+        """Return what records the steps: on a GPU, in one process, without torch.compile, where all parts allow it."""
+        recorder = recorder_for(self.device)
+        if recorder is None or self.recipe.compile or parallel.count() > 1:
+            return None
+        self.eager = incapable([*self.network.parts, *self.losses.values()])
+        return None if self.eager else recorder
+
+    def _refuse_graphs(self, reason: str) -> None:
+        self.eager = f"PyTorch cannot record a step ({reason})"
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameters by how many times the recipe's rate they have; those with a rate of their own have no
@@ -238,7 +259,7 @@ class Trainer:
                 pixels = standardize(to_float(self.source.read(rows).to(self.device)))
                 parts.append(self.network(pixels.contiguous(memory_format=memory_format(self.device))).float())
                 report("embedding", int(rows[-1]) + 1, images)
-            label, _, domain = self._move(self.labels)
+            label, _, domain = bring(self.labels, self.device)
             return torch.cat(parts), label, domain
 
         self.network.eval()
@@ -256,47 +277,65 @@ class Trainer:
 
     def learn(self, pixels_BHWC: Tensor, images_B: NDArray[np.int64]) -> None:
         """Do one step on the pixels of this rank's rows, uint8 on the device, and the numbers of the whole batch's
-        images.
+        images. On a GPU the host draws for it and goes on; only a row's own augmentations may make it wait.
         """
-        step = self._draw(images_B)
-        images, batch = self._load(pixels_BHWC, step)
-        losses = self.measure(images, batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr_at(self.step / self.per_epoch) * group["rate"]
-        self.optimizer.zero_grad(set_to_none=True)
+        step = self._see(images_B)
+        views = [draw_augmentation(self.recipe, step=self.step, view=view) for view in range(self.row.views)]
+        augmentation = (torch.cat([view[self.share] for view in views]),)
+        labels = (step.pid, step.camid, step.domain, step.view)
+        given = pixels_BHWC
+        if self.augmentations:  # these may decide on the host, so they are never recorded
+            given = self._load(pixels_BHWC, bring(augmentation, self.device)[0], step)
+        self._set_rates()
+        self.work([(given,), augmentation, labels, *draws(self.network, self.losses, step)])
+
+    def _do(self, groups: Groups) -> None:
+        """Do what a step does on the device: from tensors alone, and without a look at their values, for it may be
+        recorded.
+        """
+        (given,), (drawn,), (pid, camid, domain, view), *parts = groups
+        hand_out(self.network, self.losses, parts)
+        images = given if self.augmentations else self._load(given, drawn, None)
+        losses = self.measure(images, Batch(pid, camid, domain, view, images=self.recipe.batch))
+        self.optimizer.zero_grad(set_to_none=True)  # of a recording, gradients get memory of its own
         losses[0].backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients(self.parameters)
+        if self.device.type == "cuda":
+            for group in self.optimizer.param_groups:  # Adam asks for this word where it is recorded, and only there
+                if "capturable" in group:
+                    group["capturable"] = torch.cuda.is_current_stream_capturing()
         self.optimizer.step()
         for _, module in self.network.drawing():
             module.after_step()
         self.sums += losses.detach()
 
-    def _draw(self, images_B: NDArray[np.int64]) -> Step:
-        """Return what parts may know of this step, and leave in each part what it draws, on the device."""
+    def _set_rates(self) -> None:
+        """Set the learning rate of this step; on a GPU it is a tensor, which a recorded step reads."""
+        for group in self.optimizer.param_groups:
+            rate = self.recipe.lr_at(self.step / self.per_epoch) * group["rate"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _see(self, images_B: NDArray[np.int64]) -> Step:
+        """Return what parts may know of this step."""
         rows = torch.from_numpy(images_B)
         views = torch.arange(self.row.views).repeat_interleave(len(rows))
         own = torch.cat([torch.arange(len(rows))[self.share] + view * len(rows) for view in range(self.row.views)])
         pid, camid, domain = (values[rows].repeat(self.row.views) for values in self.labels)
-        step = Step(pid, camid, domain, views, own, seed=self.recipe.seed, number=self.step)
-        draw_parts(self.network, self.losses, step, self._move)
-        return step
+        return Step(pid, camid, domain, views, own, seed=self.recipe.seed, number=self.step)
 
-    def _load(self, pixels_BHWC: Tensor, step: Step) -> tuple[Tensor, Batch]:
-        """Return the augmented images of this rank, all views, and what losses see of the whole batch,
-        on the device.
-        """
-        views = [draw_augmentation(self.recipe, step=self.step, view=view) for view in range(self.row.views)]
-        (drawn,) = self._move((torch.cat([view[self.share] for view in views]),))
-        pixels = pixels_BHWC if len(views) == 1 else pixels_BHWC.repeat(len(views), 1, 1, 1)
-        images = standardize(self._augment(augment(pixels, drawn, self.recipe), step))
-        images = images.contiguous(memory_format=memory_format(self.device))
-        pid, camid, domain, view = self._move((step.pid, step.camid, step.domain, step.view))
-        return images, Batch(pid, camid, domain, view, images=self.recipe.batch)
+    def _load(self, pixels_BHWC: Tensor, drawn: Tensor, step: Step | None) -> Tensor:
+        """Return the augmented images of this rank, all views; step: for a row's own augmentations."""
+        views = self.row.views
+        pixels = pixels_BHWC if views == 1 else pixels_BHWC.repeat(views, 1, 1, 1)
+        images = augment(pixels, drawn, self.recipe)
+        images = standardize(self._augment(images, step) if step else images)
+        return images.contiguous(memory_format=memory_format(self.device))
 
     def _augment(self, images: Tensor, step: Step) -> Tensor:
         """Return the rows of all views, in 0..1, those behind the first as the row's augmentations leave them."""
-        if not self.augmentations:
-            return images
         views = list(images.chunk(self.row.views))
         own = torch.arange(self.recipe.batch)[self.share]
         for number in range(1, self.row.views):
@@ -311,16 +350,15 @@ class Trainer:
                     own=own,
                     where=f"view {number}.{order}",
                 )
-                augmentation.drawn = self._move(augmentation.draw(its))
+                augmentation.drawn = bring(augmentation.draw(its), self.device)
                 views[number] = augmentation(views[number])
         return torch.cat(views)
 
-    def _move(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
-
     def _measure(self, images: Tensor, batch: Batch) -> Tensor:
         """Return the losses of a batch of standardized images in the order of `names`, float32: first their sum."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.dtype == "bfloat16"):
+        kept = self.device.type != "cuda"  # a recorded step must cast its weights itself, each is used once anyway
+        bfloat16 = self.recipe.dtype == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16, cache_enabled=kept):
             output = self.network(images)
         losses = [loss(output, batch) for _, loss in named_losses(self.losses)]
         return torch.stack([functools.reduce(torch.add, losses), *losses])
@@ -396,6 +434,9 @@ class Trainer:
                 raise ValueError(f"it is the state of another run, {state['run']}")
             self.network.load_state_dict(state["network"])
             self.losses.load_state_dict(state["losses"])
+            groups = zip(state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True)
+            for begun, own in groups:  # a run that was begun on a CPU goes on on a GPU, and the other way round
+                begun |= {key: own[key] for key in ("lr", "fused", "capturable") if key in own}
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
             self.saved = self.step
@@ -433,6 +474,7 @@ class Trainer:
             "seconds": round(self.seconds, 1),
             "device": device_name(self.device),
             "threads": torch.get_num_threads(),
+            **({"eager": self.eager} if self.eager else {}),
             "torch": torch.__version__,
             **provenance(),
             "date": now(),

@@ -36,3 +36,16 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     print(table.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
     write_text(path, table.assign(**facts).to_csv(index=False, float_format="%.6g"))
     print(f"written: {path}")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown; what is missing is empty, a bar within a cell is escaped."""
+
+    def cell(value: object) -> str:
+        if value is None or value != value:
+            return ""
+        return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|")
+
+    lines = [list(table.columns), ["---"] * len(table.columns)]
+    lines += [[cell(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

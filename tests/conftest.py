@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from reidgen.data import prepare as prepare_module
@@ -15,6 +16,7 @@ from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run
 from reidgen.synth.domains import draw_domain
 
+pd.options.mode.string_storage = "python"  # as `read_csv` has it: half as long again with pyarrow's
 SMALL = RECIPES["quick"].change(
     name="small", height=48, identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0
 )
@@ -53,6 +55,7 @@ def quiet(what: str, done: int, total: int) -> None:
 # The files that take longest come first, so that no core waits at the end for one of them (`make test`).
 LONG = (
     "training",
+    "export",
     "models",
     "report",
     "tables",

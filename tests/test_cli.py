@@ -26,13 +26,14 @@ ROOT = Path(__file__).parents[1]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 PLACES = {"--data", "--results", "--device", "--plugin"}
+ELSEWHERE = {"--model", "--weights", "--trained-on", "--input"}
 RECIPE = {"--recipe", "--backbone", "--weights", "--epochs", "--compile", "--set"}
 OPTIONS = {
     "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"}
     | {"--accept-duplicates", "--json", "--quiet"},
     "methods": {"--plugin", "--quiet"},
     "train": {"--method", "--source", "--seed", "--log", "--quiet"} | RECIPE | PLACES,
-    "evaluate": {"--target", "--test", "--set", "--json", "--quiet"} | PLACES,
+    "evaluate": {"--target", "--test", "--set", "--json", "--quiet"} | ELSEWHERE | PLACES,
     "bench": {"--source", "--protocol", "--target", "--test", "--methods", "--seeds", "--dry-run", "--log", "--quiet"}
     | {"--on", "--wait", "--partition", "--gpus", "--hours", "--memory", "--parallel", "--setup", "--status", "--json"}
     | RECIPE
@@ -56,7 +57,8 @@ OPTIONS = {
     },
     "report": {"--images", "--results", "--plugin", "--quiet"},
     "show": {"--target", "--quiet"} | PLACES,
-    "stress": {"--target", "--where", "--picture", "--quiet"} | PLACES,
+    "stress": {"--target", "--where", "--picture", "--quiet"} | ELSEWHERE | PLACES,
+    "export": {"--out", "--format", "--pixels", "--resize", "--plugin", "--data", "--results", "--json", "--quiet"},
     "speed": {"--methods", "--recipe", "--backbone", "--compile", "--set", "--plugin", "--device", "--quiet"},
     "attack": {"--target", "--from", "--losses", "--bound", "--quiet"} | PLACES,
 }

@@ -19,7 +19,7 @@ from reidgen.methods import METHODS
 from reidgen.models import build_network
 from reidgen.models.gates import BatchInstanceNorm2d, SqueezeExcite
 from reidgen.models.mixing import DSU, EFDMix, MixStyle
-from reidgen.models.network import GeM, check_row, draw_parts
+from reidgen.models.network import GeM, check_row, draws, hand_out
 from reidgen.models.norms import SNR, InstanceBatchNorm2d, SNRConv, SwitchableNorm2d
 from reidgen.models.weights import build_backbone
 from reidgen.parts import GROUPS
@@ -75,7 +75,7 @@ def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -
             nn.init.constant_(module.gate, 0.5)  # at its start the half of Instance Norm learns nothing yet
     zero = torch.zeros_like(PID)
     step = Step(PID, torch.arange(4) % 2, zero, zero, torch.arange(4), seed=0, number=0)
-    draw_parts(network, nn.ModuleDict(), step, tuple)
+    hand_out(network, nn.ModuleDict(), draws(network, nn.ModuleDict(), step))
     output = network(images)
     feature, logits = output.feature, output.logits
     assert feature.shape == (4, CHANNELS[backbone]) and logits.shape == (4, 7)

@@ -47,7 +47,7 @@ def counted_by_hand(method: str, recipe: Recipe) -> float:
 def test_every_row_is_there_and_its_limit_is_the_work_counted_by_hand(
     small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_matrix_product", lambda device, dtype: 1e9)
+    monkeypatch.setattr(module, "matrix_product", lambda device, dtype: 1e9)
     said: list[tuple[int, int]] = []
     kinds, refused = kinds_of(small_recipe, methods=["baseline", "snr"], backbones=["tiny"])
     rows = speed(kinds, device="cpu", report=lambda what, done, of: said.append((done, of)))
@@ -78,7 +78,7 @@ class SmallViT(VisionTransformer):
 def test_the_products_inside_attention_count(small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     row = BackboneRow(name="small_vit", build=SmallViT, source="")
     monkeypatch.setitem(BACKBONES, "small_vit", row)
-    monkeypatch.setattr(module, "_matrix_product", lambda device, dtype: 1e9)
+    monkeypatch.setattr(module, "matrix_product", lambda device, dtype: 1e9)
     recipe = small_recipe.change(backbone="small_vit", height=64, width=32)
     rows = speed([recipe.change(method="baseline")], device="cpu", report=lambda *words: None)
     patches, tokens, width = 32, 33, 16

@@ -107,9 +107,16 @@ def test_each_of_the_three_meets_half_of_the_images_and_off_they_leave_them() ->
     view = StrongView()
     counts = torch.zeros(3)
     for number in range(50):
-        factors, boxes = view.draw(step(number))
-        planned = [any(turn[row][0] for turn in view.plan) for row in range(8)]
-        counts += torch.tensor([sum(planned), (factors != torch.tensor([1, 1, 1, 0])).any(1).sum(), boxes.any(1).sum()])
+        factors, boxes, order, changed = view.draw(step(number))
+        planned = torch.zeros(8, dtype=torch.bool)
+        for plan, rows in zip(view.plan, order, strict=True):
+            picks = torch.tensor([pick for pick, _, count in plan for _ in range(count)])
+            assert sorted(rows.tolist()) == list(range(8))
+            planned[rows[picks > 0]] = True
+        assert torch.equal(planned, changed)
+        counts += torch.tensor(
+            [planned.sum(), (factors != torch.tensor([1, 1, 1, 0])).any(1).sum(), boxes.any(1).sum()]
+        )
     assert (counts / 400 > 0.4).all() and (counts / 400 < 0.6).all()
     images = pixels().float() / 255
     off = StrongView(probability=0.0)

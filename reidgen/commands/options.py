@@ -93,6 +93,36 @@ RunNames = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run folders, their names, or the beginnings of their names.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")]
+RunNamesOrModel = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN...]", help="Run folders, their names, or the beginnings of their names."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FILE.onnx|NAME",
+        help="Instead of a RUN: an ONNX file, or a backbone (plugin:NAME) whose torch file --weights names.",
+    ),
+]
+ModelWeights = Annotated[Path | None, typer.Option("--weights", help="The torch file of --model NAME.")]
+TrainedOn = Annotated[
+    str,
+    typer.Option(
+        "--trained-on",
+        metavar="NAME",
+        help="What the model was trained on, such as msmt17, or other:NAME; several joined by +.",
+    ),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="KEY=VALUE",
+        help="How it wants its images, where its file does not say: size=256x128, layout=nchw|nhwc, order=rgb|bgr, "
+        "range=1|255, mean=imagenet or R,G,B, deviation=R,G,B, output=NAME.",
+    ),
+]
 Target = Annotated[str, typer.Option(help="A prepared data set, several joined by commas, or synth.")]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the step with PyTorch: minutes at the start, other rounding.")

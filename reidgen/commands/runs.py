@@ -22,24 +22,29 @@ from reidgen.commands.cluster import (
     print_forecast,
     print_status,
 )
+from reidgen.commands.models import open_and_say, refuse_without_model
 from reidgen.commands.options import (
     Backbone,
     Compile,
     Data,
     Device,
     Epochs,
+    Input,
     Json,
     Log,
+    Model,
+    ModelWeights,
     Plugin,
     Quiet,
     RecipeName,
     Results,
-    RunNames,
+    RunNamesOrModel,
     Set,
     SetStep,
     Source,
     Target,
     Test,
+    TrainedOn,
     Weights,
     read_seeds,
     whole_number,
@@ -113,6 +118,8 @@ def train(
     result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
         note(f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew")
+    if "eager" in facts:
+        note(f"note: trained without CUDA graphs, which may be slower: {facts['eager']}")
     if "unverified" in (origin := facts.get("weights_from", "")):
         note(f"weights: {origin}")
     if unused := facts.get("weights_unused"):
@@ -127,10 +134,14 @@ def train(
 
 @one_sentence
 def evaluate(
-    runs: RunNames,
-    target: Target,
+    runs: RunNamesOrModel = None,
+    target: Target = "",
     test: Test = "plain",
     setting: SetStep = None,
+    model: Model = None,
+    weights: ModelWeights = None,
+    trained_on: TrainedOn = "",
+    input: Input = None,
     plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
@@ -138,7 +149,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate trained runs on targets: mAP, CMC and mINP.
+    """Evaluate runs, or a model from elsewhere, on targets.
 
     Every test has rows of its own; another one overwrites none.
 
@@ -147,6 +158,8 @@ def evaluate(
     Example: reidgen evaluate snr-tiny-s0 --target synth-night --test plain,flip+centre+rerank --set rerank.k1=30
 
     Example: reidgen evaluate snr-tiny-s0 snr-tiny-s1 --target synth-night,synth-mall --json
+
+    Example: reidgen evaluate --model osnet.onnx --trained-on msmt17 --input mean=imagenet --target market
     """
     from reidgen.catalogue import expand
     from reidgen.parts import read_setting
@@ -154,16 +167,31 @@ def evaluate(
     from reidgen.ways import select_ways
 
     ways = select_ways(test, dict(map(read_setting, setting or [])))
-    found = list(dict.fromkeys(find_run(name, results) for name in runs))
-    pairs = [(run, name) for run in found for name in expand(target.split(","))]
+    if not target or bool(runs) == bool(model):
+        raise RunError(
+            "what is evaluated on what? For example: reidgen evaluate snr-tiny-s0 --target synth-night, or reidgen "
+            "evaluate --model osnet.onnx --target market"
+        )
+    refuse_without_model(model, weights=weights, trained_on=trained_on, input=input)
+    found = list(dict.fromkeys(find_run(name, results) for name in runs or []))
     from reidgen.evaluation import evaluate as run_evaluation
+    from reidgen.evaluation import judge
 
+    opened = None
+    if model:
+        opened = open_and_say(model, weights, input, trained_on, device)
+        found = [opened.run(results)]
+    pairs = [(run, name) for run in found for name in expand(target.split(","))]
     rows_of_all: list[dict[str, object]] = []
     failed: list[str] = []
     for run, name in pairs:
         try:
             with progress() as report:
-                rows = run_evaluation(run, name, ways=ways, data=data, device=device, report=report)
+                if opened:
+                    judged = opened.judged(run)
+                    rows = judge(run, lambda: judged, name, ways=ways, data=data, report=report)  # noqa: B023
+                else:
+                    rows = run_evaluation(run, name, ways=ways, data=data, device=device, report=report)
         except InterruptedRunError:
             raise
         except ReidgenError as error:

@@ -24,6 +24,7 @@ from reidgen.data.manifest import Prepared, load_index, load_prepared, source_di
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import free_memory
 from reidgen.errors import DataError, SharedImagesError
+from reidgen.graphs import bring, pinned
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress
 from reidgen.seeds import stream_seed
@@ -241,7 +242,8 @@ def _kept(
     pixels_NHWC: Tensor, batches: Iterable[NDArray[np.int64]], share: slice
 ) -> Generator[tuple[NDArray[np.int64], Tensor], None, None]:
     for images_B in batches:
-        yield images_B, pixels_NHWC[torch.from_numpy(images_B[share]).to(pixels_NHWC.device, non_blocking=True)]
+        (rows,) = bring((torch.from_numpy(images_B[share]),), pixels_NHWC.device)
+        yield images_B, pixels_NHWC[rows]
 
 
 def one_ahead(
@@ -254,8 +256,7 @@ def one_ahead(
     """
 
     def fetch(images_B: NDArray[np.int64]) -> Tensor:
-        pixels = read(images_B)
-        return pixels.pin_memory() if device.type == "cuda" else pixels
+        return pinned(read(images_B), device)
 
     ahead: deque[tuple[NDArray[np.int64], Future[Tensor]]] = deque()
 

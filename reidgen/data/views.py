@@ -107,44 +107,47 @@ class StrongView(Augmentation):
             raise RecipeError(f"jitter must be at least 1 and hue within 0..0.5; got {jitter} and {hue}")
         self.probability, self.operations, self.share = probability, operations, magnitude / MOST
         self.jitter, self.hue = jitter, hue
-        self.plan: list[list[tuple[int, float]]] = []  # of RandAugment: known to the host, which sorts images by it
+        # Of RandAugment, for each turn: operation, share and number of images, which the host sorts by them.
+        self.plan: list[list[tuple[int, float, int]]] = []
 
-    def draw(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the jitter, float32 (n, 4), and the rectangle, float32 (n, 4), of this rank's images."""
+    def draw(self, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return of this rank's images the jitter and the rectangle, float32 (n, 4) each, the order in which each turn
+        takes them, int64 (turns, n), and which RandAugment changes at all, bool (n,).
+        """
         rows, chance = len(step.pid), step.generator("strong view")
         coins = torch.rand((3, rows), generator=chance) < self.probability
         picks = torch.randint(len(OPERATIONS), (rows, self.operations), generator=chance)
         signs = torch.where(torch.rand((rows, self.operations), generator=chance) < 0.5, -1.0, 1.0)
-        own = step.own.tolist()
-        self.plan = [
-            [(int(picks[row, turn]) if coins[0, row] else 0, float(signs[row, turn]) * self.share) for row in own]
+        plans = [
+            [(int(picks[row, turn]) if coins[0, row] else 0, float(signs[row, turn]) * self.share) for row in step.own]
             for turn in range(self.operations)
         ]
+        orders = [sorted(range(len(plan)), key=plan.__getitem__) for plan in plans]
+        self.plan = [[(*what, plan.count(what)) for what in sorted(set(plan))] for plan in plans]
+        order = torch.tensor(orders, dtype=torch.int64).view(self.operations, len(step.own))
+        changed = torch.tensor([any(pick for pick, _ in of_image) for of_image in zip(*plans, strict=True)] or [False])
         even = 2 * torch.rand((rows, 4), generator=chance) - 1
         factors = torch.cat([self.jitter ** even[:, :3], self.hue * even[:, 3:]], dim=1)
         still = torch.tensor([1.0, 1.0, 1.0, 0.0])
         factors = torch.where(coins[1, :, None], factors, still)
-        return factors[step.own], draw_boxes(coins[2], chance)[step.own]
+        return factors[step.own], draw_boxes(coins[2], chance)[step.own], order, changed
 
     def forward(self, images: Tensor) -> Tensor:
-        factors, boxes = self.drawn
-        return erase(_jitter(self._rand_augment(images), factors), boxes, FILL)
+        factors, boxes, order, changed = self.drawn
+        return erase(_jitter(self._rand_augment(images, order, changed), factors), boxes, FILL)
 
-    def _rand_augment(self, images: Tensor) -> Tensor:
+    def _rand_augment(self, images: Tensor, order_TB: Tensor, changed_B: Tensor) -> Tensor:
         pixels = (images * 255).round().to(torch.uint8)
-        for plan in self.plan:
-            groups: dict[tuple[int, float], list[int]] = {}
-            for row, (pick, share) in enumerate(plan):
+        operations = list(OPERATIONS.values())
+        for plan, order_B in zip(self.plan, order_TB, strict=True):
+            groups = order_B.split([number for _, _, number in plan])
+            for (pick, share, _), rows in zip(plan, groups, strict=True):
                 if pick:
-                    groups.setdefault((pick, share), []).append(row)
-            operations = list(OPERATIONS.values())
-            for (pick, share), rows in groups.items():
-                pixels[rows] = operations[pick](pixels[rows], share)
-        changed = torch.tensor([any(plan[row][0] for plan in self.plan) for row in range(len(images))])
-        return torch.where(changed.to(images.device)[:, None, None, None], pixels.to(images.dtype) / 255, images)
+                    pixels[rows] = operations[pick](pixels[rows], share)
+        return torch.where(changed_B[:, None, None, None], pixels.to(images.dtype) / 255, images)
 
 
 def _jitter(images: Tensor, factors_B4: Tensor) -> Tensor:
     """Return what `jitter` does; factors of 1, 1, 1 and 0 leave an image exactly as it is."""
-    still = (factors_B4 == factors_B4.new_tensor([1.0, 1.0, 1.0, 0.0])).all(1)[:, None, None, None]
-    return torch.where(still, images, jitter(images, factors_B4))
+    still = (factors_B4[:, :3] == 1).all(1) & (factors_B4[:, 3] == 0)
+    return torch.where(still[:, None, None, None], images, jitter(images, factors_B4))

@@ -124,6 +124,8 @@ class MobileNetV2(Backbone):
     row puts before the ReLU ends the stage.
     """
 
+    capturable = True
+
     def __init__(self, *, width: float = 1.0) -> None:
         features = mobilenetv2.MobileNetV2(width_mult=width).features
         features[14].conv[1][0].stride = (1, 1)

@@ -19,6 +19,7 @@ class BatchInstanceNorm2d(Module):
     the gate is trained by the recipe's optimizer (theirs: SGD without momentum); BNNeck stays as it is, as theirs does.
     """
 
+    capturable = True
     running_mean: Tensor
     running_var: Tensor
 
@@ -58,6 +59,8 @@ class SqueezeExcite(Module):
     control for `snr-stage4` [C]. forward: float (B, C, H, W) -> the same shape and dtype.
     Source: Hu et al., CVPR 2018; the gate as in SNR [A]: C -> C / reduction -> C, hidden at least 4, sigmoid.
     """
+
+    capturable = True
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__(channels)

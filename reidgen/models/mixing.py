@@ -41,6 +41,8 @@ class _Mixing(Module):
     the batches stay those of every row.
     """
 
+    capturable = True
+
     def __init__(self, channels: int, *, probability: float = 0.5, alpha: float = 0.1, partner: str = "random") -> None:
         super().__init__(channels)
         if not 0 <= probability <= 1 or not 0 < alpha <= 1e6:
@@ -120,6 +122,8 @@ class DSU(Module):
     Source: Li et al., ICLR 2022, and the authors' code [A]. Difference: the row has one layer behind the stem, where
     the authors have one before its norm and one behind its pool.
     """
+
+    capturable = True
 
     def __init__(self, channels: int, *, probability: float = 0.5, factor: float = 1.0) -> None:
         super().__init__(channels)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen import parallel
-from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Output, Step, copy_alike
+from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Network, Output, Step, copy_alike
+from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError
 from reidgen.models.weights import Loaded, build_backbone
 from reidgen.parts import IMAGES, BackboneRow, Method, Part
@@ -20,7 +21,7 @@ from reidgen.registry import blaming, get_backbone, load_class
 Placed = Sequence[tuple[int, nn.Module]]
 
 
-class ReIDNet(nn.Module):
+class ReIDNet(Network):
     """Backbone, global average pool, BNNeck (BatchNorm1d with its bias frozen at 0), linear classifier without bias
     [A].
 
@@ -39,6 +40,7 @@ class ReIDNet(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dim = backbone.dim
         self.images = nn.Sequential(*(module for place, module in placed if place == IMAGES))
         self.pool = GeM() if pooling == "gem" else None
         self.neck = nn.BatchNorm1d(backbone.dim)
@@ -56,6 +58,10 @@ class ReIDNet(nn.Module):
         feature = parallel.gather(self.pooled(images), self.views)
         neck = self.neck(feature)
         return Output(feature=feature, neck=neck, logits=self.classifier(neck), offered=self._offered())
+
+    def prepare(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return RGB images in 0..1 normalised with ImageNet's mean and deviation."""
+        return standardize(pixels_BCHW)
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return the features of images before the neck, (n, D), float32 or wider."""
@@ -80,6 +86,11 @@ class ReIDNet(nn.Module):
                 named = hasattr(module.offered, "_fields")
                 kept[module.offers][place] = type(module.offered)(*parts) if named else tuple(parts)
         return dict(kept)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The parts that a row chose: backbone and modules."""
+        return [self.backbone, *(module for _, module in self.placed), *self.replaced]
 
     def drawing(self) -> Iterator[tuple[str, Module]]:
         """Yield every module that may draw, with a name of its own."""
@@ -276,12 +287,18 @@ def named_losses(losses: nn.ModuleDict) -> Iterator[tuple[str, Loss]]:
         yield name, loss
 
 
-def draw_parts(network: ReIDNet, losses: nn.ModuleDict, step: Step, move: Callable[..., tuple[Tensor, ...]]) -> None:
-    """Leave in each part what it draws for a step; `move` brings tensors to where the network is."""
-    for name, module in network.drawing():
-        module.drawn = move(module.draw(dataclasses.replace(step, where=name)))
-    for _, loss in named_losses(losses):
-        loss.drawn = move(loss.draw(step))
+def draws(network: ReIDNet, losses: nn.ModuleDict, step: Step) -> list[tuple[Tensor, ...]]:
+    """Return what each part draws for a step, on the CPU, in an order that `hand_out` knows."""
+    drawn = [tuple(module.draw(dataclasses.replace(step, where=name))) for name, module in network.drawing()]
+    return [*drawn, *(tuple(loss.draw(step)) for _, loss in named_losses(losses))]
+
+
+def hand_out(network: ReIDNet, losses: nn.ModuleDict, drawn: Sequence[tuple[Tensor, ...]]) -> None:
+    """Leave in each part what it drew, once that is where the network is."""
+    parts: list[Module | Loss] = [module for _, module in network.drawing()]
+    parts += [loss for _, loss in named_losses(losses)]
+    for part, own in zip(parts, drawn, strict=True):
+        part.drawn = own
 
 
 def check_row(
@@ -342,7 +359,8 @@ def _try_augmentations(row: Method, augmentations: list[Augmentation], shape: tu
 def _try_out(row: Method, network: ReIDNet, losses: nn.ModuleDict, shape: tuple[int, int, int]) -> None:
     pid = torch.tensor([0, 0, 1, 1]).repeat(row.views)
     zero, view = torch.zeros_like(pid), torch.arange(row.views).repeat_interleave(4)
-    draw_parts(network, losses, Step(pid, zero, zero, view, torch.arange(len(pid)), seed=0, number=0), tuple)
+    step = Step(pid, zero, zero, view, torch.arange(len(pid)), seed=0, number=0)
+    hand_out(network, losses, draws(network, losses, step))
 
     def keeps_shape(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         if not isinstance(output, Tensor) or output.shape != inputs[0].shape:

@@ -96,12 +96,17 @@ def moments(map_BCHW: Tensor, channels: int, eps: float) -> tuple[Tensor, Tensor
     """Return what `_Moments` does. Raises ValueError for a map of another shape."""
     if map_BCHW.ndim != 4 or map_BCHW.shape[1] != channels:
         raise ValueError(f"a module for {channels} channels needs (B, {channels}, H, W); got {tuple(map_BCHW.shape)}")
+    if torch.compiler.is_exporting():  # plain operators
+        variance_BC, mean_BC = torch.var_mean(wide(map_BCHW), dim=(2, 3), correction=0)
+        return map_BCHW, mean_BC, torch.rsqrt(variance_BC + eps)
     found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW, eps)
     return found
 
 
 def scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
     """Return what `_ScaleAndShift` does: the map times a factor plus a shift, one of each per image and channel."""
+    if torch.compiler.is_exporting():  # plain operators
+        return torch.addcmul(spread(shift_BC), wide(map_BCHW), spread(factor_BC)).to(map_BCHW.dtype)
     scaled: Tensor = _ScaleAndShift.apply(map_BCHW, factor_BC, shift_BC)
     return scaled
 
@@ -120,6 +125,8 @@ class InstanceNorm2d(Module, nn.InstanceNorm2d):
     from torch's: it keeps the map's layout, where torch copies a channels-last map twice, and computes bfloat16 in
     float32.
     """
+
+    capturable = True
 
     def __init__(self, channels: int, *, affine: bool = True) -> None:
         nn.InstanceNorm2d.__init__(self, channels, affine=affine)
@@ -140,6 +147,7 @@ class InstanceNorm2d(Module, nn.InstanceNorm2d):
 class _Restitution(Module):
     """What the SNR variants share: the affine parameters of IN, the pooled features for the loss, and how they look."""
 
+    capturable = True
     offers: ClassVar[str] = "pooled"
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -274,6 +282,7 @@ class SwitchableNorm2d(Module):
     torch's BatchNorm2d, so that with all weight on BN this layer is torch's, in training and evaluation.
     """
 
+    capturable = True
     running_mean: Tensor
     running_var: Tensor
 
@@ -398,6 +407,8 @@ class InstanceBatchNorm2d(Module):
     Source: Pan et al., ECCV 2018; XingangPan/IBN-Net@d167338:ibnnet/modules.py, where the halves are called IN and BN
     too, so that its weights fit by name.
     """
+
+    capturable = True
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)

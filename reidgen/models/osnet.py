@@ -41,6 +41,8 @@ class OSNet(Backbone):
     here stands there.
     """
 
+    capturable = True
+
     def __init__(self, *, form: str = "plain", width: float = 1.0) -> None:
         if form not in ("plain", "ibn", "ain"):
             raise ValueError(f"form must be plain, ibn or ain; got {form!r}")

@@ -27,6 +27,7 @@ class TimmBackbone(Backbone):
     Raises RecipeError for a size that the network cannot take.
     """
 
+    capturable = True
     sized = True
     factor: Tensor
     shift: Tensor

@@ -14,6 +14,8 @@ class ResidualStages(Backbone):
     ReLU.
     """
 
+    capturable = True
+
     def put_before_relu(self, place: int, module: nn.Module) -> None:
         stage = self.stages[place]
         assert isinstance(stage, nn.Sequential)

@@ -26,6 +26,7 @@ class VisionTransformer(Backbone):
     squares only, so that the patches are cut here.
     """
 
+    capturable = True
     sized = True
     patch: ClassVar[int]
     layers: ClassVar[int]

@@ -11,6 +11,7 @@ import pandas as pd
 from reidgen.catalogue import family_of, load_catalogue
 from reidgen.entries import Dataset
 from reidgen.methods import title_of
+from reidgen.runs import UNDECLARED
 from reidgen.tables.choose import CELL, GROUP
 from reidgen.tables.paper import MEAN, in_order
 
@@ -43,8 +44,9 @@ def means_of(rows: pd.DataFrame, *, asked: bool) -> dict[tuple[Any, ...], Mean]:
     """Return for each group of comparable rows what its mean of unseen is over.
 
     asked: the targets were asked for by name; without it own crops do not count, and a family of sets counts once.
+    Where nobody declares what a model was trained on, no target is known to be unseen, and there is no mean.
     """
-    unseen = rows[rows["seen"] == 0]
+    unseen = rows[(rows["seen"] == 0) & (rows["source"] != UNDECLARED)]
     return {tuple(key): _mean(block, asked=asked) for key, block in unseen.groupby(GROUP)}
 
 

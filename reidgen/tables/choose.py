@@ -15,6 +15,7 @@ from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.methods import METHODS
 from reidgen.parts import GROUPS
 from reidgen.registry import select_methods
+from reidgen.runs import ELSEWHERE, UNDECLARED
 from reidgen.teststeps import PLAIN, same_way
 
 # Rows of one group are compared with each other. The first three say what was trained, the last how it was tested.
@@ -187,6 +188,8 @@ def comparable(
 def _most_rows(rows: pd.DataFrame, within: list[str], key: list[str]) -> "pd.Series[bool]":
     """Return which rows have the key that most rows of their group have; of equals, the one with the latest date."""
     key = [column for column in key if column not in within]
+    if not rows[[*within, *key]].drop_duplicates().duplicated(within).any():  # one key in each group
+        return pd.Series(True, index=rows.index)
     groups = rows.groupby([*within, *key])["date"].agg(["size", "max"]).reset_index()
     best = groups.sort_values(["size", "max", *key], kind="stable").drop_duplicates(within, keep="last")
     kept = pd.MultiIndex.from_frame(best[[*within, *key]])
@@ -199,7 +202,10 @@ def latest_version(rows: pd.DataFrame) -> "pd.Series[bool]":
     rows: by date.
     """
     keys = [*TRAINED, "method"]
-    known = rows[rows["row"] != ""].drop_duplicates(keys, keep="last")
+    known = rows[rows["row"] != ""].drop_duplicates([*keys, "row"], keep="last")
+    if not known.duplicated(keys).any():
+        return pd.Series(True, index=rows.index)
+    known = known.drop_duplicates(keys, keep="last")
     latest = rows[keys].merge(known[[*keys, "row"]], how="left", on=keys)["row"].set_axis(rows.index)
     return (rows["row"] == "") | (rows["row"] == latest)
 
@@ -208,6 +214,8 @@ def _made_otherwise(
     rows: pd.DataFrame, alike: "pd.Series[bool]", within: list[str], settings: Settings
 ) -> Iterable[Note]:
     """Yield a note for each recipe, version or source data that is left out: how many rows, and in what they differ."""
+    if alike.all():
+        return
     kept = {key: block.iloc[0] for key, block in rows[alike].groupby(within)}
     names = group_names(rows, within)
     for key, others in rows[~alike].groupby(within):
@@ -249,7 +257,7 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
     """Return what each group of a table of rows or cells is called: its source, and whatever else tells it from others.
 
     The backbone stands behind the source where that source has several, the beginning of the hash where the recipe
-    does, and always the word of a test that is not plain.
+    does, and always the word of a test that is not plain. A model from elsewhere is always called so.
     """
     groups = table[GROUP].drop_duplicates()
     backbones = groups.groupby("source")["backbone"].nunique()
@@ -257,8 +265,8 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
     names = {}
     for key in groups[within].drop_duplicates().itertuples(index=False, name=None):
         source, backbone, *more = key
-        name = source
-        if backbones[source] > 1:
+        name = elsewhere_name(source) if backbone == ELSEWHERE else source
+        if backbones[source] > 1 and backbone != ELSEWHERE:
             name += f", {backbone}"
         if more and recipes[source, backbone] > 1:
             name += f", recipe {more[0][:8]}"
@@ -266,6 +274,11 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
             name += f", tested with {more[1]}"
         names[key] = name
     return names
+
+
+def elsewhere_name(source: str) -> str:
+    """Return what the group of the models from elsewhere is called that were trained on a source, as declared."""
+    return f"from elsewhere, {'training not declared' if source == UNDECLARED else f'declared: {source}'}"
 
 
 def names_together(table: pd.DataFrame, keys: Iterable[tuple[Any, ...]]) -> str:

@@ -1,0 +1,165 @@
+"""Work of the same shapes at every call: done on tensors of fixed places, recorded as a CUDA graph, then replayed.
+
+A step launches one to three thousand kernels, and a host may need longer to launch them than a fast GPU to do their
+work; a graph is launched as one. Recorded work meets the host never again: what it decides by values, by numbers that
+change or by chance of its own would be decided once for all. So parts say whether they may be recorded (`capturable` in
+`reidgen.contracts`), and what is drawn reaches them in tensors of fixed places.
+Source: PyTorch's notes on CUDA graphs, whole-network capture. Differences: the steps to warm up are steps of the
+training, not repeated ones; they run on the stream of the recording, as autograd remembers the stream of a parameter.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from reidgen.errors import RecipeError
+
+Groups = Sequence[tuple[Tensor, ...]]
+Work = Callable[[], None]
+WARM = 3  # calls before the recording: constants, workspaces and cuDNN's choices, which a recording cannot make
+FAILED: list[torch.cuda.CUDAGraph] = []  # PyTorch's allocator still asks those whose recording did not end
+
+
+class Recorder(Protocol):
+    """How work is done before it is recorded, and how it is recorded."""
+
+    def warm(self, work: Work) -> None:
+        """Do the work."""
+
+    def record(self, work: Work) -> Work:
+        """Return what does the same work again, on the same tensors. Raises RuntimeError where it cannot be."""
+
+
+class CudaRecorder:
+    """Records a CUDA graph, on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def warm(self, work: Work) -> None:
+        """Do the work on the recorder's stream, behind what was asked before and before what is asked next."""
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            work()
+        torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+    def record(self, work: Work) -> Work:
+        """Return the replay of the work, which is recorded and not done. Other threads may go on meanwhile."""
+        graph = torch.cuda.CUDAGraph()
+        FAILED.append(graph)
+        with (
+            torch.cuda.device(self.device),
+            torch.cuda.stream(torch.cuda.current_stream(self.device)),  # where to come back to when recording fails
+            torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
+        ):
+            work()
+        FAILED.remove(graph)
+        return graph.replay
+
+
+class Rehearsal:
+    """What stands for a GPU's recorder on a CPU: the same calls and tensors, and a replay that does the work again."""
+
+    def warm(self, work: Work) -> None:
+        """Do the work."""
+        work()
+
+    def record(self, work: Work) -> Work:
+        """Return the work itself."""
+        return work
+
+
+class StaticStep:
+    """A function of groups of tensors, which must have the same shapes at every call.
+
+    work: gets the tensors on the device; what it returns is copied for the caller. recorder: None, where nothing is to
+    be recorded: the tensors are brought to the device, and the work is done. refused: called once, with the reason,
+    when the recording failed; the work is done as before then.
+    Raises RecipeError for tensors of other shapes than at the first call.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Groups], Tensor | None],
+        *,
+        device: torch.device,
+        recorder: Recorder | None,
+        refused: Callable[[str], None],
+    ) -> None:
+        self.work, self.device, self.recorder, self.refused = work, device, recorder, refused
+        self.inputs: Groups = []
+        self.result: Tensor | None = None
+        self.replay: Work | None = None
+        self.calls = 0
+
+    def __call__(self, groups: Groups) -> Tensor | None:
+        if self.recorder is None:
+            return self.work([bring(group, self.device) for group in groups])
+        self._fill(groups)
+        if self.calls == WARM:
+            self._record(self.recorder)
+        self.calls += 1
+        if self.replay is None:
+            self.recorder.warm(self._run)
+        else:
+            self.replay()
+        return None if self.result is None else self.result.clone()
+
+    def _run(self) -> None:
+        self.result = self.work(self.inputs)
+
+    def _record(self, recorder: Recorder) -> None:
+        try:
+            self.replay = recorder.record(self._run)
+        except RuntimeError as error:  # what a recording may not do, PyTorch and CUDA refuse
+            self.refused(_reason(error))
+
+    def _fill(self, groups: Groups) -> None:
+        """Copy what is given to where the work looks for it; from the host without waiting for the device."""
+        if not self.inputs:
+            self.inputs = [tuple(torch.empty_like(new, device=self.device) for new in group) for group in groups]
+        for group, own in zip(groups, self.inputs, strict=True):
+            for new, place in zip(group, own, strict=True):
+                if new.shape != place.shape or new.dtype != place.dtype:
+                    raise RecipeError(
+                        f"a part drew {new.dtype} {tuple(new.shape)}, and {place.dtype} {tuple(place.shape)} in the "
+                        "first step; what is drawn must have one shape, or the part's class say capturable = False"
+                    )
+                place.copy_(pinned(new, self.device), non_blocking=True)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host in memory that a GPU reads by itself; any other as it is."""
+    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+
+
+def bring(tensors: Iterable[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """Return the tensors on the device; the host does not wait for it."""
+    return tuple(pinned(tensor, device).to(device, non_blocking=True) for tensor in tensors)
+
+
+def recorder_for(device: torch.device) -> Recorder | None:
+    """Return what records work on a device: None where nothing can, or REIDGEN_GRAPHS is 0."""
+    if device.type != "cuda" or os.environ.get("REIDGEN_GRAPHS") == "0":
+        return None
+    return CudaRecorder(device)
+
+
+def incapable(parts: Iterable[object]) -> str:
+    """Return why work of these parts must not be recorded: the first that does not say that it may be; "" if all do."""
+    for part in parts:
+        if not getattr(part, "capturable", False):
+            return f"{type(part).__name__} does not say that it can be recorded (capturable = True in its class)"
+    return ""
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what went wrong first: ending a recording that failed fails too."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

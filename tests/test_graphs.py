@@ -1,0 +1,420 @@
+"""Recorded steps: on a CPU a rehearsal by the same tensors gives the bits of plain steps; on a GPU a graph gives theirs."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import quiet
+from torch import Tensor
+
+from reidgen import balance, evaluation, graphs, losses, training
+from reidgen.contracts import Backbone, Loss, Module
+from reidgen.data.batches import Source
+from reidgen.errors import RecipeError
+from reidgen.graphs import Groups, Rehearsal, StaticStep, Work
+from reidgen.methods import METHODS
+from reidgen.models import backbones, gates, mixing, norms, osnet, timm_backbone, tiny, transformers
+from reidgen.recipe import RECIPES, Recipe
+from reidgen.registry import select_methods
+from reidgen.runs import Run
+from reidgen.steps import Flip
+from reidgen.training import Trainer, train
+
+STEPS = 20
+RECIPE = RECIPES["quick"].change(
+    identities=3, images=2, height=32, width=16, batches_per_epoch=8, epochs=4, warmup_epochs=2.0, source="synth-plaza"
+)
+
+
+@pytest.fixture(scope="module")
+def noise() -> Source:
+    """Six people of two cameras and domains, two images each, of noise."""
+    label_N = np.repeat(np.arange(6), 2)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    return Source(
+        (pixels[:6], pixels[6:]), np.arange(12) % 6, label_N, (label_N > 2).astype(np.int64), np.arange(12) % 2,
+        classes=6, single=0, digest="", origins=(),
+    )  # fmt: skip
+
+
+def trainer(recipe: Recipe, source: Source, folder: Path = Path("none"), device: str = "cpu") -> Trainer:
+    made = Trainer(recipe, source, Run(folder), torch.device(device))
+    if made.step == 0:
+        made._begin_losses(quiet)
+    made.network.train()
+    return made
+
+
+def steps(made: Trainer, number: int) -> None:
+    """Do some steps as `fit` does, without its clock."""
+    batches = made._batches()
+    for _ in range(number):
+        images_B = next(batches)
+        made.learn(made.source.read(images_B).to(made.device), images_B)
+        made.step += 1
+
+
+def state(made: Trainer) -> dict[str, Tensor]:
+    whole = {**made.network.state_dict(), **made.losses.state_dict(prefix="losses."), "sums": made.sums}
+    return whole | {
+        f"optimizer {number} {name}": value
+        for number, one in made.optimizer.state_dict()["state"].items()
+        for name, value in one.items()
+        if value is not None
+    }
+
+
+def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+class Counting(Rehearsal):
+    """Counts how often work is done before it is recorded, recorded and replayed."""
+
+    def __init__(self) -> None:
+        self.warmed = self.recorded = self.replayed = 0
+
+    def warm(self, work: Work) -> None:
+        self.warmed += 1
+        work()
+
+    def record(self, work: Work) -> Work:
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            work()
+
+        return replay
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_on_fixed_tensors_give_the_bits_of_plain_steps(
+    method: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty steps of every row, stopped and resumed after the ninth; the resumed one records anew."""
+    recipe = RECIPE.change(method=method)
+    plain = trainer(recipe, noise)
+    assert plain.work.recorder is None and plain.eager == ""
+    steps(plain, STEPS)
+
+    counting = Counting()
+    monkeypatch.setattr(training, "recorder_for", lambda device: counting)
+    first = trainer(recipe, noise, tmp_path)
+    steps(first, 9)
+    first._save()
+    assert (counting.warmed, counting.recorded, counting.replayed) == (graphs.WARM, 1, 9 - graphs.WARM)
+    second = trainer(recipe, noise, tmp_path)
+    assert second.step == 9
+    steps(second, STEPS - 9)
+    assert counting.recorded == 2 and first.eager == second.eager == ""
+    assert_same_bits(state(second), state(plain))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "bfloat16"},
+        {"optimizer": "sgd", "lr": 0.01},
+        {"metric": "circle"},
+        {"pooling": "gem"},
+        {"pad": 2, "zoom": 0.0, "saturation": 0.1, "hue": 0.1, "jitter": 0.5, "erasing": 0.5},
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_so_do_other_settings(change: dict[str, object], noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPE.change(method="baseline", **change)
+    plain = trainer(recipe, noise)
+    steps(plain, 7)
+    monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
+    static = trainer(recipe, noise)
+    steps(static, 7)
+    assert static.work.replay is not None
+    assert_same_bits(state(static), state(plain))
+
+
+def test_what_a_step_reads_lies_at_one_place(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay would see nothing else: the tensors of the first step are those of the last, with other numbers."""
+    monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
+    made = trainer(RECIPE.change(method="bau"), noise)
+    steps(made, 1)
+    before = [tensor.data_ptr() for group in made.work.inputs for tensor in group]
+    numbers = [tensor.clone() for group in made.work.inputs for tensor in group]
+    read = [tensor.data_ptr() for loss in made.losses.values() for tensor in loss.drawn]
+    steps(made, 4)
+    after = [tensor for group in made.work.inputs for tensor in group]
+    assert [tensor.data_ptr() for tensor in after] == before and set(read) <= set(before)
+    assert sum(not torch.equal(one, other) for one, other in zip(numbers, after, strict=True)) >= 4
+
+
+def test_every_shipped_part_says_that_it_can_be_recorded() -> None:
+    rooms = (balance, losses, backbones, gates, mixing, norms, osnet, timm_backbone, tiny, transformers)
+    parts = {
+        one
+        for room in rooms
+        for one in vars(room).values()
+        if inspect.isclass(one) and issubclass(one, Module | Loss | Backbone) and one not in (Module, Loss, Backbone)
+    }
+    assert len(parts) > 25 and {one.__name__ for one in parts if not one.capturable} == set()
+
+
+class Counter(Module):
+    """A number of the host decides: recorded, it would stand still."""
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        return map_BCHW
+
+
+def test_a_part_that_does_not_say_so_is_never_recorded(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting()
+    monkeypatch.setattr(training, "recorder_for", lambda device: counting)
+    monkeypatch.setattr(norms.SNR, "capturable", False)
+    made = trainer(RECIPE.change(method="snr"), noise)
+    steps(made, 5)
+    assert counting.warmed == 0
+    assert made.eager == "SNR does not say that it can be recorded (capturable = True in its class)"
+    assert graphs.incapable([torch.nn.Identity()]).startswith("Identity does not say")
+
+
+def test_a_recording_that_fails_falls_back_and_says_why(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Rehearsal):
+        def record(self, work: Work) -> Work:
+            try:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            except RuntimeError as error:
+                raise RuntimeError("the end of the capture failed too") from error
+
+    plain = trainer(RECIPE.change(method="baseline"), noise)
+    steps(plain, 8)
+    monkeypatch.setattr(training, "recorder_for", lambda device: Failing())
+    made = trainer(RECIPE.change(method="baseline"), noise)
+    steps(made, 8)
+    assert made.eager == "PyTorch cannot record a step (operation not permitted when stream is capturing)"
+    assert_same_bits(state(made), state(plain))
+
+
+def test_the_reason_is_kept_in_the_run(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe.change(method="baseline", epochs=1)
+    run = train(recipe, data=small_data, results=tmp_path / "plain", device="cpu", report=quiet)
+    assert "eager" not in run.facts()
+    monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
+    monkeypatch.setattr(tiny.Tiny, "capturable", False)
+    run = train(recipe, data=small_data, results=tmp_path / "eager", device="cpu", report=quiet)
+    assert run.facts()["eager"].startswith("Tiny does not say")
+
+
+def test_nothing_is_recorded_with_torch_compile(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
+    made = trainer(RECIPE.change(method="snr", compile=True), noise)
+    assert made.work.recorder is None and made.eager == ""
+
+
+def test_the_environment_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "CudaRecorder", lambda device: "a recorder")
+    assert graphs.recorder_for(torch.device("cuda")) == "a recorder"
+    assert graphs.recorder_for(torch.device("cpu")) is None
+    monkeypatch.setenv("REIDGEN_GRAPHS", "0")
+    assert graphs.recorder_for(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_embedding_by_full_batches_equals_that_by_batches_as_they_come(
+    flipped: bool, noise: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven batches of four and one of one image; a batch of another size may round otherwise, no more than that."""
+    network = trainer(RECIPE.change(method="snr"), noise).network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (29, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    monkeypatch.setattr(evaluation, "BATCH", 4)
+    ways = [Flip()] if flipped else []
+    plain = evaluation.embed(network, pixels, rows_N=np.arange(29), steps=ways, report=quiet)
+    counting = Counting()
+    monkeypatch.setattr(evaluation, "recorder_for", lambda device: counting)
+    static = evaluation.embed(network, pixels, rows_N=np.arange(29), steps=ways, report=quiet)
+    times = 2 if flipped else 1
+    assert (counting.warmed, counting.recorded, counting.replayed) == (graphs.WARM, 1, 8 * times - graphs.WARM)
+    torch.testing.assert_close(static, plain, rtol=0, atol=1e-6)
+    assert torch.equal(static[:28], plain[:28])
+    evaluation.embed(network, pixels, rows_N=np.arange(20), report=quiet)  # too few to gain by it
+    assert counting.recorded == 1
+
+
+def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls that PyTorch's notes ask for, seen from a CPU: it says nothing of what a GPU does with them."""
+    asked: list[str] = []
+
+    class Stream:
+        def __init__(self, name: object) -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            asked.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def inside(what: str) -> Iterator[None]:
+        asked.append(what)
+        yield
+        asked.append(f"end of {what}")
+
+    class Graph:
+        def replay(self) -> None:
+            asked.append("replay")
+
+    def graph(graph: Graph, *, stream: Stream, capture_error_mode: str) -> AbstractContextManager[None]:
+        return inside(f"recording on {stream.name}, {capture_error_mode}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("own"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("current"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: inside(f"stream {stream.name}"))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: inside(f"device {device}"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    recorder = graphs.CudaRecorder(torch.device("cuda:1"))
+    recorder.warm(lambda: asked.append("work"))
+    before = ["own waits for current", "stream own", "work", "end of stream own", "current waits for own"]
+    assert asked == before
+    replay = recorder.record(lambda: asked.append("work"))
+    recording = ["recording on own, thread_local", "work", "end of recording on own, thread_local"]
+    around = ["device cuda:1", "stream current"], ["end of stream current", "end of device cuda:1"]
+    assert asked == [*before, *around[0], *recording, *around[1]]
+    replay()
+    assert asked[-1] == "replay" and graphs.FAILED == []
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_rate_in_a_tensor_trains_as_a_number_does(
+    kind: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's fused optimizers run on a CPU as well; there, as on a GPU, the rate is a tensor of each group."""
+    recipe = RECIPE.change(method="bin", optimizer=kind, lr=0.01)
+    plain = trainer(recipe, noise)
+    steps(plain, 8)
+    real = Trainer._optimizer
+
+    def fused(self: Trainer) -> torch.optim.Optimizer:
+        made, device = self.device, torch.device("cpu")
+        self.device = SimpleNamespace(type="cuda")  # type: ignore[assignment]
+        monkeypatch.setattr(torch, "tensor", lambda value, device: torch.full((), value))
+        try:
+            return real(self)
+        finally:
+            self.device = made or device
+            monkeypatch.undo()
+
+    made = []
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_optimizer", fused)
+            made.append(trainer(recipe, noise, tmp_path))
+        steps(made[-1], 4)
+        made[-1]._save()
+    groups = made[-1].optimizer.param_groups
+    assert made[-1].step == 8 and len(groups) == 2
+    assert all(group["fused"] and isinstance(group["lr"], Tensor) for group in groups)
+    rate = recipe.lr_at(7 / made[-1].per_epoch)
+    assert [float(group["lr"]) for group in groups] == pytest.approx([rate, 20 * rate])
+    torch.testing.assert_close(made[-1].network.state_dict(), plain.network.state_dict(), rtol=1e-3, atol=1e-4)
+    other = trainer(recipe, noise, tmp_path)  # the same run goes on with numbers
+    steps(other, 1)
+    assert not any(isinstance(group["lr"], Tensor) or group["fused"] for group in other.optimizer.param_groups)
+
+
+def test_tensors_of_another_shape_are_refused() -> None:
+    def double(groups: Groups) -> Tensor:
+        return 2 * groups[0][0]
+
+    step = StaticStep(double, device=torch.device("cpu"), recorder=Rehearsal(), refused=pytest.fail)
+    found = [step([(torch.full((2,), float(number)),)]) for number in range(6)]
+    assert [one.tolist() for one in found if one is not None] == [[2.0 * number] * 2 for number in range(6)]
+    with pytest.raises(RecipeError, match=r"a part drew torch.float32 \(3,\), and torch.float32 \(2,\) in the first"):
+        step([(torch.zeros(3),)])
+
+
+def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return how far two states are from each other, of the length of the first."""
+    both = [(one[name].double().flatten(), other[name].double().flatten()) for name in one]
+    first, second = (torch.cat(values) for values in zip(*both, strict=True))
+    return float((first - second).norm() / first.norm())
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # sums of the same kernels, some of which add in no fixed order
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [*((name, "float32") for name in METHODS), *((name, "bfloat16") for name in select_methods("main"))],
+)
+def test_a_graph_equals_eager_steps_on_a_gpu(
+    method: str, dtype: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps, resumed after the fifth; losses, network, prototypes and optimizer."""
+    recipe = RECIPE.change(method=method, dtype=dtype)
+    first = trainer(recipe, noise, tmp_path, "cuda")
+    steps(first, 5)
+    assert first.work.replay is not None and first.eager == ""
+    first._save()
+    graph = trainer(recipe, noise, tmp_path, "cuda")
+    steps(graph, 5)
+    assert graph.work.replay is not None and graph.eager == ""
+    monkeypatch.setenv("REIDGEN_GRAPHS", "0")
+    eager = trainer(recipe, noise, device="cuda")
+    steps(eager, 10)
+    assert eager.work.recorder is None
+    torch.testing.assert_close(graph.sums, eager.sums, rtol=10 * FROM_EAGER[dtype], atol=FROM_EAGER[dtype])
+    assert apart(eager.network.state_dict(), graph.network.state_dict()) < FROM_EAGER[dtype]
+
+
+@pytest.mark.gpu
+@GPU
+def test_a_row_that_cannot_be_recorded_falls_back_on_a_gpu(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = norms.SNR.forward
+
+    def looks(self: norms.SNR, map_BCHW: Tensor) -> Tensor:
+        return plain(self, map_BCHW) if map_BCHW.sum().item() < 1e30 else map_BCHW
+
+    recipe = RECIPE.change(method="snr")
+    eager = trainer(recipe, noise, device="cuda")
+    eager.work.recorder = None
+    steps(eager, 8)
+    monkeypatch.setattr(norms.SNR, "forward", looks)
+    made = trainer(recipe, noise, device="cuda")
+    steps(made, 8)
+    assert made.work.replay is None and made.eager.startswith("PyTorch cannot record a step (")
+    assert apart(eager.network.state_dict(), made.network.state_dict()) < FROM_EAGER["float32"]
+
+
+@pytest.mark.gpu
+@GPU
+def test_a_run_begun_on_a_cpu_goes_on_on_a_gpu_and_back(noise: Source, tmp_path: Path) -> None:
+    recipe = RECIPE.change(method="snr")
+    for device in ("cpu", "cuda", "cpu"):
+        made = trainer(recipe, noise, tmp_path, device)
+        steps(made, 5)
+        made._save()
+    assert made.step == 15 and bool(torch.isfinite(made.sums).all())
+
+
+@pytest.mark.gpu
+@GPU
+@pytest.mark.parametrize("method", ["baseline", "snr", "a-sn", "bin"])
+def test_embedding_by_a_graph_equals_that_without_on_a_gpu(
+    method: str, noise: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = trainer(RECIPE.change(method=method), noise, device="cuda").network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (61, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    monkeypatch.setattr(evaluation, "BATCH", 8)
+    graph = evaluation.embed(network, pixels, rows_N=np.arange(61), report=quiet)
+    monkeypatch.setenv("REIDGEN_GRAPHS", "0")
+    eager = evaluation.embed(network, pixels, rows_N=np.arange(61), report=quiet)
+    torch.testing.assert_close(graph, eager, rtol=0, atol=1e-3)  # TF32 where the batch has another size
