@@ -151,7 +151,7 @@ def test_a_process_that_has_ended_but_was_not_asked_about_is_dead(tmp_path: Path
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "held\n"
         process.kill()
-        process.stdout.read()  # closed: it has ended
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still there
         with hold(tmp_path, wait=False):
             pass
 
