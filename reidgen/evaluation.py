@@ -19,11 +19,11 @@ from reidgen.catalogue import split_all
 from reidgen.contracts import Batches, Network, TestStep, build_test_step
 from reidgen.data.augment import to_float
 from reidgen.data.batches import Origin, one_ahead, training_images
-from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
+from reidgen.data.manifest import Prepared, load_prepared, prepared_names, tested_part
 from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
-from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
+from reidgen.errors import PluginError, RecipeError, SharedImagesError, WeightsError
 from reidgen.graphs import WARM, Groups, StaticStep, incapable, recorder_for
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.models.weights import read_state_dict
@@ -228,6 +228,7 @@ def judge(
         way.word: {stage: [build_test_step(row) for row in way.of_stage(stage)] for stage in STAGES} for way in ways
     }
     with run.lock():
+        report = run.telling(report)
         judged = open_network()
         _refuse_adapting(judged.network, ways)
         tested = tested_part(prepared)
@@ -376,15 +377,6 @@ def _unlabelled(
     return batches
 
 
-def tested_part(prepared: Prepared) -> pd.DataFrame:
-    """Return the index's rows of all splits but training. Raises DataError when there is no query among them."""
-    index = load_index(prepared)
-    tested = index[index["part"] != "train"]
-    if not (tested["part"] == "query").any():
-        raise DataError(f"{prepared.name} has no query images and cannot be a target; see reidgen prepare --help")
-    return tested
-
-
 def embed_tested(
     network: Network,
     prepared: Prepared,
@@ -501,14 +493,3 @@ def refuse_shared_images(sources: Iterable[Origin], target: Prepared, tested: pd
                 f"target {target.name} shares {len(shared)} image files with the training images of source "
                 f"{source.name}; its result would not be one on unseen cameras"
             )
-
-
-def sound_sets(data: Path, *, say: Callable[[str], None]) -> dict[str, Prepared]:
-    """Return the prepared sets below `data` by name; one that is damaged is said, and left out."""
-    sound = {}
-    for name in prepared_names(data):
-        try:
-            sound[name] = load_prepared(name, data)
-        except DataError as error:
-            say(f"left out: {error}")
-    return sound

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import RecipeError, RunError
+from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.files import sha256_file
 from reidgen.integrity import (
     UNSEALED,
@@ -42,7 +42,7 @@ from reidgen.integrity import (
     without_seal,
     write_sealed,
 )
-from reidgen.locks import hold
+from reidgen.locks import held_here, hold
 from reidgen.parts import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe
 from reidgen.teststeps import PLAIN
@@ -310,7 +310,12 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises BusyError at once when another process holds it."""
+        """Hold the folder for this thread, which may do so several times over. Raises BusyError at once when another
+        process holds it.
+        """
+        if held_here(self.folder):
+            yield
+            return
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(hold(self.folder, wait=False))
@@ -322,6 +327,23 @@ class Run:
             finally:
                 with contextlib.suppress(OSError):
                     self._clear()
+
+    def telling(self, report: Progress) -> Progress:
+        """Return a report that also has the claim on this folder say what is done, for `bench --status`.
+
+        It raises BusyError when another process has taken over, as this one gave no sign of life for too long. Where
+        this thread does not hold the folder, it is `report` itself.
+        """
+        if not (claim := held_here(self.folder)):
+            return report
+
+        def tell(what: str, done: int, total: int) -> None:
+            if claim.lost:
+                raise BusyError(f"another process has taken over {self.folder}, as this one stood still for too long")
+            claim.tell(what, done, total)
+            report(what, done, total)
+
+        return tell
 
     def _clear(self) -> None:
         for left in self.folder.rglob(".*.part"):

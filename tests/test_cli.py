@@ -32,9 +32,10 @@ OPTIONS = {
     "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"}
     | {"--accept-duplicates", "--json", "--quiet"},
     "methods": {"--plugin", "--quiet"},
-    "train": {"--method", "--source", "--seed", "--quiet"} | RECIPE | PLACES,
+    "train": {"--method", "--source", "--seed", "--log", "--quiet"} | RECIPE | PLACES,
     "evaluate": {"--target", "--test", "--set", "--json", "--quiet"} | ELSEWHERE | PLACES,
-    "bench": {"--source", "--protocol", "--target", "--test", "--methods", "--seeds", "--dry-run", "--quiet"}
+    "bench": {"--source", "--protocol", "--target", "--test", "--methods", "--seeds", "--dry-run", "--log", "--quiet"}
+    | {"--on", "--wait", "--partition", "--gpus", "--hours", "--memory", "--parallel", "--setup", "--status", "--json"}
     | RECIPE
     | PLACES,
     "table": {
@@ -124,7 +125,7 @@ def test_methods_shows_groups_tables_and_recipes(tmp_path: Path) -> None:
     assert "did you mean 'mixing'?" in reidgen("methods", "mixxing").output
 
 
-def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
+def test_help_table_and_status_never_import_torch(small_data: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from reidgen.cli import app\n"
         "from typer.testing import CliRunner\n"
@@ -135,7 +136,14 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
     rows = sorted((ROOT / "results").glob("synth*/rows.csv"))
     assert rows, "the reference rows are missing"
     (tmp_path / "rows.csv").write_bytes(rows[0].read_bytes())
-    for words in (["--help"], ["bench", "--help"], ["table", "--results", str(tmp_path)], ["prepare", "--list"]):
+    status = ["bench", "--source", "synth-plaza", "--status", "--data", str(small_data), "--results", str(tmp_path)]
+    for words in (
+        ["--help"],
+        ["bench", "--help"],
+        ["table", "--results", str(tmp_path)],
+        ["prepare", "--list"],
+        status,
+    ):
         result = python(code, *words)
         assert result.returncode == 0 and result.stdout.strip() == "[]", result.stdout + result.stderr
 

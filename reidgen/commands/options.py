@@ -64,6 +64,10 @@ Json = Annotated[
     bool,
     typer.Option("--json", callback=_speak_json, help="Print one JSON document on stdout, all else on stderr."),
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option("--log", metavar="TOOL", help="Follow it in tensorboard, wandb or mlflow too (offline). Repeatable."),
+]
 Source = Annotated[
     str | None,
     typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),

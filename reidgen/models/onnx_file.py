@@ -12,8 +12,8 @@ from torch import Tensor
 from reidgen.contracts import Network
 from reidgen.devices import choose_device
 from reidgen.errors import RecipeError, ReidgenError, WeightsError
+from reidgen.files import weight_file
 from reidgen.models.inputs import LAYOUTS, Input, from_metadata
-from reidgen.models.weights import weight_file
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reidgen.contracts import Network
-from reidgen.data.manifest import load_prepared
+from reidgen.data.manifest import load_prepared, tested_part
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import device_name
-from reidgen.evaluation import Judged, embed, embed_tested, judge, open_run, sides_of, tested_part
+from reidgen.evaluation import Judged, embed, embed_tested, judge, open_run, sides_of
 from reidgen.ranking import rank
 from reidgen.runs import Progress, Run, now, provenance, read_csv
 from reidgen.teststeps import PLAIN

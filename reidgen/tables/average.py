@@ -53,7 +53,9 @@ def means_of(rows: pd.DataFrame, *, asked: bool) -> dict[tuple[Any, ...], Mean]:
 def _mean(unseen: pd.DataFrame, *, asked: bool) -> Mean:
     has = {
         (str(method), int(str(seed))): set(targets)
-        for (method, seed), targets in unseen.groupby(["method", "seed"])["target"]
+        for (method, seed), targets in unseen.drop_duplicates(["method", "seed", "target"]).groupby(["method", "seed"])[
+            "target"
+        ]
     }
     every = in_order(unseen["target"], "target")
     own = [] if asked else [target for target in every if target not in shipped()]

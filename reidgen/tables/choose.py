@@ -295,7 +295,7 @@ def names_together(table: pd.DataFrame, keys: Iterable[tuple[Any, ...]]) -> str:
 
 def distinct(values: "pd.Series[Any]") -> list[str]:
     """Return the different values as sorted words, without the empty one."""
-    return [str(value) for value in sorted(set(values.dropna())) if value != ""]
+    return [str(value) for value in sorted(set(values.dropna().unique())) if value != ""]
 
 
 def count_rows(chosen: "pd.Series[bool]") -> str:

@@ -90,6 +90,7 @@ def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     """Return a note for each target that is not in the mean of unseen, and for each method or seed that is not."""
     notes = []
     test = str(block["test"].iloc[0])
+    block = block.drop_duplicates(["method", "seed", "target", "row"])
     runs = block.assign(run=run_names(block)).groupby(["method", "seed"])
     has = {
         (str(key[0]), int(str(key[1]))): (str(run["run"].iloc[0]), set(run["target"][run["seen"] == 0]))
