@@ -5,6 +5,7 @@ a terminal and a line a minute elsewhere, as in a notebook; False shows nothing.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from reidgen.data.manifest import Prepared
-    from reidgen.extractor import Extractor
+    from reidgen.evaluation import Judged
+    from reidgen.extractor import Extractor, NetworkExtractor
     from reidgen.features.store import Features
+    from reidgen.foreign import ModelExtractor
 
 DATA = os.environ.get("REIDGEN_DATA", "data")
 RESULTS = os.environ.get("REIDGEN_RESULTS", "results")
@@ -98,7 +101,7 @@ def train(
 
 
 def evaluate(
-    run: str | Path | Run,
+    run: "str | Path | Run | ModelExtractor",
     target: Names,
     *,
     test: Names = PLAIN,
@@ -112,23 +115,28 @@ def evaluate(
     """Return the result rows of a run on targets, one per target, test and split, fractions in 0..1; see
     `runs.COLUMNS`.
 
-    run: what `train` returned, a folder, or the beginning of a name. test: one word or several, as "flip+rerank";
-    settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError, RecipeError.
+    run: what `train` or `load_model` returned, a folder, or the beginning of a name. test: one word or several, as
+    "flip+rerank"; settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError,
+    RecipeError.
     """
     load_plugins(_several(plugins))
     ways = select_ways(",".join(_several(test)), settings)
-    found = _find(run, results)
     import pandas as pd
 
-    from reidgen.evaluation import evaluate as rank_target
+    from reidgen.evaluation import judge, open_run
+    from reidgen.foreign import ModelExtractor
 
+    if isinstance(run, ModelExtractor):
+        model, found = run.model, run.model.run(_folder(results))
+        judged: Callable[[], Judged] = functools.partial(model.judged, found)
+    else:
+        found = _find(run, results)
+        judged = functools.partial(open_run, found, device)
     targets = expand(_several(target))
     if not targets:
         raise DataError("evaluate needs a target, such as synth-night")
     with _reporting(progress) as report:
-        rows = [
-            rank_target(found, name, ways=ways, data=_folder(data), device=device, report=report) for name in targets
-        ]
+        rows = [judge(found, judged, name, ways=ways, data=_folder(data), report=report) for name in targets]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -245,7 +253,7 @@ def load(
 
 
 def embed(
-    run: str | Path | Run,
+    run: "str | Path | Run | NetworkExtractor",
     images: str | Path,
     out: str | Path,
     *,
@@ -258,10 +266,17 @@ def embed(
 ) -> "Features":
     """Embed a folder (or a .csv) of crops into a file and return it, see `reidgen embed --help`.
 
-    What it holds: `.rows`, a DataFrame; `.blocks()` and `.take(rows)`, the embeddings, float32; `.info`, `.dim`. Images
-    that cannot be read are left out and listed in OUT.broken.csv. Raises DataError, RunError, WeightsError, BusyError.
+    run: also what `load` or `load_model` returned, whose own test then counts.
+    What the file holds: `.rows`, a DataFrame; `.blocks()` and `.take(rows)`, the embeddings, float32; `.info`, `.dim`.
+    Images that cannot be read are left out and listed in OUT.broken.csv.
+    Raises DataError, RunError, WeightsError, BusyError.
     """
-    model = load(run, test=test, plugins=plugins, results=results, device=device)
+    from reidgen.extractor import NetworkExtractor
+
+    if isinstance(run, NetworkExtractor):
+        model = run
+    else:
+        model = load(run, test=test, plugins=plugins, results=results, device=device)
     from reidgen.data.collection import collect
     from reidgen.features.store import open_features
     from reidgen.features.stream import embed_images
@@ -301,8 +316,8 @@ def search(
     by = by or ("track" if has_tracks(opened) else "crop")
     rule_of(opened, by, top)
 
-    def maker() -> "Extractor":
-        from reidgen.extractor import maker_of
+    def maker() -> "NetworkExtractor":
+        from reidgen.foreign import maker_of
 
         name = str(run) if run is not None else None
         return maker_of(opened.file, opened.info, run=name, results=_folder(results), device=device)
@@ -345,6 +360,27 @@ def judge(
     with _reporting(progress) as report:
         judged = measure(models, crops, data=_folder(data), queries=queries, report=report)
     return ordered(judged.rows)
+
+
+def load_model(
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    inputs: Names = (),
+    trained_on: str = "",
+    plugins: Names = (),
+    device: str = "auto",
+) -> "ModelExtractor":
+    """Return a model from elsewhere that embeds images as what `load` returns does, and that `evaluate` judges.
+
+    name: an .onnx file, or a backbone whose torch file is `weights`. inputs: "key=value", as --input. trained_on: as
+    --trained-on. Raises WeightsError, RecipeError, DataError.
+    """
+    load_plugins(_several(plugins))
+    from reidgen.foreign import ModelExtractor, open_model
+
+    asked = _several(inputs)
+    return ModelExtractor(open_model(str(name), weights=weights, inputs=asked, trained_on=trained_on, device=device))
 
 
 def _find(run: str | Path | Run, results: str | Path) -> Run:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from reidgen.commands.data import prepare
+from reidgen.commands.deploy import export
 from reidgen.commands.features import embed, search
 from reidgen.commands.judge import judge
 from reidgen.commands.methods import methods
@@ -22,22 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for function in (
-    prepare,
-    methods,
-    train,
-    evaluate,
-    bench,
-    table,
-    report,
-    show,
-    stress,
-    attack,
-    embed,
-    search,
-    judge,
-    speed,
-):
+MAKING = (prepare, methods, train, evaluate, bench, table, report, show, stress, attack)
+USING = (embed, search, judge, export, speed)
+for function in (*MAKING, *USING):
     app.command()(function)
 
 

@@ -125,6 +125,28 @@ def copy_alike(source: nn.Module, target: nn.Module) -> None:
                 tensor.copy_(theirs[name])
 
 
+class Network(nn.Module):
+    """A network as evaluation, `embed` and `stress` use it, trained here or from elsewhere. dim: D, of an embedding.
+
+    prepare(pixels_BCHW): RGB images, float32 (B, 3, H, W) in 0..1, as the network wants them, in the same shape.
+    describe(images): what prepare made, (B, 3, H, W) -> features (B, D), not L2-normalised yet.
+    device: where it wants them. fixed: whether it cannot be changed, so that no test step may adapt it or a copy of it.
+    """
+
+    dim: int
+    fixed: ClassVar[bool] = False
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def prepare(self, pixels_BCHW: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def describe(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
 class Backbone(nn.Module):
     """Contract of a backbone: float (B, 3, H, W), ImageNet-normalised -> a map (B, dim, H', W'), or a feature (B, dim).
 

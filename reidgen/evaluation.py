@@ -4,8 +4,9 @@ import copy
 import functools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,21 +16,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from reidgen.catalogue import split_all
-from reidgen.contracts import Batches, TestStep, build_test_step
-from reidgen.data.augment import standardize, to_float
+from reidgen.contracts import Batches, Network, TestStep, build_test_step
+from reidgen.data.augment import to_float
 from reidgen.data.batches import Origin, one_ahead, training_images
-from reidgen.data.manifest import Prepared, load_index, load_prepared, prepared_names
+from reidgen.data.manifest import Prepared, load_prepared, prepared_names, tested_part
 from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import choose_device, enough_memory, memory_format
-from reidgen.errors import DataError, PluginError, RecipeError, SharedImagesError, WeightsError
+from reidgen.errors import PluginError, RecipeError, SharedImagesError, WeightsError
 from reidgen.graphs import WARM, Groups, StaticStep, incapable, recorder_for
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.models.weights import read_state_dict
 from reidgen.ranking import rank
-from reidgen.recipe import Recipe
 from reidgen.registry import blaming
-from reidgen.runs import COLUMNS, Facts, Progress, Run, now
+from reidgen.runs import COLUMNS, Progress, Run, now
 from reidgen.teststeps import STAGES, Way
 
 BATCH = 256
@@ -44,6 +44,31 @@ class Sides(NamedTuple):
     pid_G: Tensor
     camid_Q: Tensor
     camid_G: Tensor
+
+
+class Form(Protocol):
+    """In which form images are embedded: height and width in pixels, and the dtype, "float32" or "bfloat16"."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A network that is judged on targets, trained here or from elsewhere.
+
+    run: the folder that its rows go into. sources: what it was trained on. row: what all its result rows say.
+    """
+
+    run: Run
+    network: Network
+    form: Form
+    sources: Sequence[Origin]
+    row: Mapping[str, Any]
 
 
 def load_network(run: Run, device: torch.device) -> ReIDNet:
@@ -79,7 +104,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
 @enough_memory("embedding", "lower evaluation.BATCH, use --device cpu, or train with a smaller height and width")
 @torch.inference_mode()
 def embed(
-    network: ReIDNet,
+    network: Network,
     pixels: Pack | NDArray[np.uint8],
     *,
     rows_N: NDArray[np.int64],
@@ -105,14 +130,14 @@ def embed(
     return torch.cat(parts)
 
 
-def _describer(network: ReIDNet, dtype: str, *, batches: float) -> Callable[[Tensor], Tensor]:
+def _describer(network: Network, dtype: str, *, batches: float) -> Callable[[Tensor], Tensor]:
     """Return what gives the features behind the neck of up to BATCH images, (B, D)."""
 
     def describe(groups: Groups) -> Tensor:
         with _autocast(network, dtype):
             return network.describe(groups[0][0])
 
-    device = next(network.parameters()).device
+    device = network.device
     recorder = recorder_for(device) if batches > 2 * WARM else None
     if recorder is None or incapable(getattr(network, "parts", [network])):
         return lambda images: describe([(images,)])
@@ -131,12 +156,12 @@ def _describer(network: ReIDNet, dtype: str, *, batches: float) -> Callable[[Ten
 
 
 def _batches(
-    network: ReIDNet, pixels: Pack | NDArray[np.uint8], blocks: Sequence[NDArray[np.int64]]
+    network: Network, pixels: Pack | NDArray[np.uint8], blocks: Sequence[NDArray[np.int64]]
 ) -> Iterator[Tensor]:
     """Yield each block of images as the network takes them, float (B, 3, H, W) on its device."""
-    device = next(network.parameters()).device
+    device = network.device
     for _, block in one_ahead(lambda rows_B: torch.from_numpy(pixels[rows_B]), blocks, device):
-        yield standardize(to_float(block)).contiguous(memory_format=memory_format(device))
+        yield network.prepare(to_float(block)).contiguous(memory_format=memory_format(device))
 
 
 def _views(images: Tensor, steps: Sequence[TestStep]) -> list[Tensor]:
@@ -157,8 +182,8 @@ def _alike(found: object, given: Tensor, step: TestStep) -> Tensor:
     return found
 
 
-def _autocast(network: ReIDNet, dtype: str) -> torch.autocast:
-    kind = next(network.parameters()).device.type
+def _autocast(network: Network, dtype: str) -> torch.autocast:
+    kind = network.device.type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=kind != "cuda")
 
 
@@ -171,35 +196,51 @@ def evaluate(
     device: str = "auto",
     report: Progress,
 ) -> pd.DataFrame:
-    """Return the result rows of a finished run on a target, one per way to test and split, and write them into the run
-    folder.
+    """Return the result rows of a finished run on a target, as `judge` does, and write them into the run folder.
 
+    Raises what `judge` raises, and RunError (unfinished, in use).
+    """
+    return judge(run, lambda: open_run(run, device), target, ways=ways, data=data, report=report)
+
+
+def judge(
+    run: Run,
+    open_network: Callable[[], Judged],
+    target: str,
+    *,
+    ways: Sequence[Way] = (Way(),),
+    data: Path,
+    report: Progress,
+) -> pd.DataFrame:
+    """Return the result rows of a network on a target, one per way to test and split, and write them into `run`.
+
+    open_network: called once the folder is held and the target is known to be there.
     A target of a source's family is marked as seen; one whose queries or gallery were trained on is refused, see
     `refuse_shared_images`. mAP, CMC and mINP by the Market-1501 rule, see `reidgen.ranking`.
     ways: as `reidgen.ways.select_ways` returns them. What a step learns of the target, it learns of the images of
     one split (queries and gallery, each once): that is all that whoever has this gallery would have. Ways that embed
     alike share the embeddings.
-    Raises DataError (target not prepared, no query, no match), SharedImagesError, RunError (unfinished, in use),
-    RecipeError, PluginError (a step of a plug-in).
+    Raises DataError (target not prepared, no query, no match), SharedImagesError, RunError (in use),
+    RecipeError (a step that would change a network that is fixed), PluginError (a step of a plug-in).
     """
     prepared = load_prepared(target, data)
-    place = choose_device(device)
     acting = {
         way.word: {stage: [build_test_step(row) for row in way.of_stage(stage)] for stage in STAGES} for way in ways
     }
     with run.lock():
-        recipe, facts = run.recipe(), run.facts()
+        report = run.telling(report)
+        judged = open_network()
+        _refuse_adapting(judged.network, ways)
         tested = tested_part(prepared)
-        sources = origins_of(facts)
-        refuse_shared_images(sources, prepared, tested, data=data)
-        network = load_network(run, place)
-        common = _common(run, recipe, facts, prepared, seen=is_seen(sources, prepared))
+        refuse_shared_images(judged.sources, prepared, tested, data=data)
+        seen = is_seen(judged.sources, prepared)
+        common = {**judged.row, "target": target, "seen": int(seen), "data": prepared.digest[:8], "date": now()}
         tables: dict[str, pd.DataFrame] = {}
         for embedding in dict.fromkeys(way.embedding for way in ways):
             alike = [way.word for way in ways if way.embedding == embedding]
             first = acting[alike[0]]
             with torch.inference_mode():
-                splits = list(_embedded(network, prepared, tested, first, recipe=recipe, report=report))
+                splits = list(_embedded(judged.network, prepared, tested, first, recipe=judged.form, report=report))
             for word in alike:  # each is written as soon as it is there: one that fails costs the others nothing
                 rows, queries = [], []
                 for split, images in splits:
@@ -211,27 +252,38 @@ def evaluate(
     return pd.concat([tables[way.word] for way in ways], ignore_index=True)
 
 
-def _common(run: Run, recipe: Recipe, facts: Facts, prepared: Prepared, *, seen: bool) -> dict[str, Any]:
-    """Return what all result rows of a run on a target have in common."""
-    method = run.method()
-    return {
+def open_run(run: Run, device: str) -> Judged:
+    """Return the network of a finished run, ready to be judged.
+
+    Raises RecipeError for a device that is not there, and what `load_network` raises.
+    """
+    place = choose_device(device)
+    recipe, facts, method = run.recipe(), run.facts(), run.method()
+    row = {
         "source": recipe.source,
-        "target": prepared.name,
-        "seen": int(seen),
         "method": method.label,
         "backbone": recipe.backbone,
         "seed": recipe.seed,
         "recipe": recipe.name,
         "hash": facts["hash"],
-        "data": prepared.digest[:8],
         "source_data": str(facts["source_data"])[:8],
-        **{key: facts[key] for key in ("version", "commit", "torch", "device")},
+        **{key: facts[key] for key in ("version", "commit", "torch", "device", "threads")},
         "dtype": recipe.dtype,
-        "date": now(),
         "title": method.full_title,
         "row": method.digest,
-        "threads": facts["threads"],
+        "model": "",
     }
+    return Judged(run, load_network(run, place), recipe, origins_of(facts), row)
+
+
+def _refuse_adapting(network: Network, ways: Sequence[Way]) -> None:
+    """Raise RecipeError when a test step adapts the network, and it cannot be changed."""
+    adapting = [step.label for way in ways for step in way.of_stage("adapt")]
+    if network.fixed and adapting:
+        raise RecipeError(
+            f"the test step {adapting[0]} changes the network's own numbers, and those of an ONNX file are fixed; "
+            "leave it out, or give the network as a torch file"
+        )
 
 
 def _named(queries: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
@@ -253,12 +305,12 @@ class Images(NamedTuple):
 
 
 def _embedded(
-    network: ReIDNet,
+    network: Network,
     prepared: Prepared,
     tested: pd.DataFrame,
     steps: Mapping[str, Sequence[TestStep]],
     *,
-    recipe: Recipe,
+    recipe: Form,
     report: Progress,
 ) -> Iterator[tuple[int, Images]]:
     """Yield each split with its embeddings: embedded once for all splits, or anew where a step adapts the network."""
@@ -279,12 +331,12 @@ def _embedded(
 
 
 def _embed_adapted(
-    network: ReIDNet,
+    network: Network,
     prepared: Prepared,
     own: pd.DataFrame,
     steps: Mapping[str, Sequence[TestStep]],
     *,
-    recipe: Recipe,
+    recipe: Form,
     report: Progress,
 ) -> Tensor:
     """Return the embeddings of some rows of the index, each group of them by a copy of the network adapted to it."""
@@ -304,12 +356,12 @@ def _embed_adapted(
 
 
 def _unlabelled(
-    network: ReIDNet,
+    network: Network,
     prepared: Prepared,
     group: pd.DataFrame,
     views: Sequence[TestStep],
     *,
-    recipe: Recipe,
+    recipe: Form,
     report: Progress,
 ) -> Batches:
     """Return what gives a group's images to a step that adapts the network: see `TestStep.adapt`."""
@@ -325,21 +377,12 @@ def _unlabelled(
     return batches
 
 
-def tested_part(prepared: Prepared) -> pd.DataFrame:
-    """Return the index's rows of all splits but training. Raises DataError when there is no query among them."""
-    index = load_index(prepared)
-    tested = index[index["part"] != "train"]
-    if not (tested["part"] == "query").any():
-        raise DataError(f"{prepared.name} has no query images and cannot be a target; see reidgen prepare --help")
-    return tested
-
-
 def embed_tested(
-    network: ReIDNet,
+    network: Network,
     prepared: Prepared,
     tested: pd.DataFrame,
     *,
-    recipe: Recipe,
+    recipe: Form,
     steps: Sequence[TestStep] = (),
     report: Progress,
 ) -> tuple[NDArray[np.str_], Tensor]:
@@ -450,14 +493,3 @@ def refuse_shared_images(sources: Iterable[Origin], target: Prepared, tested: pd
                 f"target {target.name} shares {len(shared)} image files with the training images of source "
                 f"{source.name}; its result would not be one on unseen cameras"
             )
-
-
-def sound_sets(data: Path, *, say: Callable[[str], None]) -> dict[str, Prepared]:
-    """Return the prepared sets below `data` by name; one that is damaged is said, and left out."""
-    sound = {}
-    for name in prepared_names(data):
-        try:
-            sound[name] = load_prepared(name, data)
-        except DataError as error:
-            say(f"left out: {error}")
-    return sound

@@ -1,7 +1,7 @@
 """What embeds images: a trained run, or anything else of the same form."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reidgen.contracts import build_test_step
+from reidgen.contracts import Network, build_test_step
 from reidgen.data.images import as_shown, decode, resized
 from reidgen.devices import choose_device
-from reidgen.errors import DataError, RecipeError, RunError
+from reidgen.errors import DataError, RecipeError
 from reidgen.evaluation import BATCH, embed, load_network
-from reidgen.models.network import ReIDNet
-from reidgen.runs import Run, find_run
+from reidgen.runs import Run
 from reidgen.teststeps import Way
-from reidgen.ways import only_way
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -42,14 +40,14 @@ class Embedder(Protocol):
 
 
 class NetworkExtractor:
-    """Any network of the form of `ReIDNet` as an Embedder.
+    """Any network of the contract `Network` as an Embedder.
 
     info: as of `Embedder`, also `dtype`, the recipe's. way: test steps that make views of an image, such as flip; their
     mean is embedded. What a step learns of a whole target (bn, centre, rerank) means nothing for single images:
     RecipeError.
     """
 
-    def __init__(self, network: ReIDNet, dim: int, info: dict[str, Any], way: Way = Way()) -> None:
+    def __init__(self, network: Network, dim: int, info: dict[str, Any], way: Way = Way()) -> None:
         check_views(way)
         self.network, self.dim, self.info = network, dim, info
         self._steps = [build_test_step(step) for step in way.steps]
@@ -118,25 +116,6 @@ def check_views(way: Way) -> None:
             f"the test step {others[0]} needs a whole target, so it cannot embed single images; leave it out, or use "
             "it in reidgen evaluate"
         )
-
-
-def maker_of(features: Path, info: Mapping[str, Any], *, run: str | None, results: Path, device: str) -> Extractor:
-    """Return the network that made a feature file, found by its name in the file's `info`, or as `run` says.
-
-    Whether it is the same one its digest tells, see `features.search.embed_queries`. Raises RunError when there is no
-    such run, and what `Extractor` raises.
-    """
-    name = run or str(info["name"])
-    try:
-        found = find_run(name, results)
-    except RunError as error:
-        if run:
-            raise
-        raise RunError(
-            f"{features} was embedded by {name}, which is not in {results}; say where it is with --run FOLDER, or "
-            "--results"
-        ) from error
-    return Extractor(found, device=device, way=only_way(str(info["test"])))
 
 
 def _pixels(image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:

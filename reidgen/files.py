@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from reidgen.errors import ReidgenError
+from reidgen.errors import ReidgenError, WeightsError
 
 LARGEST = 2**29  # bytes of a picture or a list that is read whole: as many as the most pixels that are decoded take
 
@@ -82,6 +82,13 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weight_file(path: str | Path) -> Path:
+    """Return the path of an existing weight file. Raises WeightsError when there is none."""
+    if not Path(path).is_file():
+        raise WeightsError(f"no weight file {path}; give an existing file, or use --weights imagenet or none")
+    return Path(path)
 
 
 _NO_FALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -9,14 +9,15 @@ from reidgen.data.batches import batches_per_epoch, training_images
 from reidgen.data.manifest import Prepared, load_prepared
 from reidgen.data.pack import pack_bytes, pack_file
 from reidgen.devices import devices_of
-from reidgen.grid import Cell, GridProgress
+from reidgen.grid import GridProgress
+from reidgen.planning import Cell
 from reidgen.recipe import Recipe
 from reidgen.speed import pace
 from reidgen.teststeps import PLAIN, Way
 
 
 def forecast(cells: list[Cell], *, data: Path, device: str, report: GridProgress) -> list[str]:
-    """Return lines: one per cell, one on the disk, one on the time. cells: of `bench.plan_cells`.
+    """Return lines: one per cell, one on the disk, one on the time. cells: of `plan_cells`.
 
     The time is that of training and embedding, at the pace of this machine, which is measured on noise for each method
     that has something to do; decoding, ranking and re-ranking come on top, and where a step adapts the network, further

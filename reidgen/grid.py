@@ -12,53 +12,27 @@ from pathlib import Path
 import pandas as pd
 from torch.distributed import is_torchelastic_launched
 
-from reidgen.catalogue import family_of, load_catalogue, split_all
 from reidgen.contracts import build_test_step
-from reidgen.data.manifest import Prepared, load_prepared
 from reidgen.devices import devices_of
 from reidgen.entries import Protocol
 from reidgen.errors import BusyError, InterruptedRunError, RecipeError, ReidgenError, SharedImagesError
-from reidgen.evaluation import evaluate, sound_sets, tested_part
+from reidgen.evaluation import evaluate
 from reidgen.models.network import check_recipe
+from reidgen.planning import Cell, plan_cells
 from reidgen.pool import spread
-from reidgen.protocols import resolve
 from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run, read_csv, tie_notes
+from reidgen.status import FailedElsewhereError, failure_mark, forget_failure, note_failure, note_refused, read_failure
 from reidgen.tables.average import means_of
 from reidgen.teststeps import PLAIN, Way
-from reidgen.training import check_weights, planned_run, stop_signals, train
+from reidgen.together import train_together
+from reidgen.tracking import check_followers, follow_results
+from reidgen.training import check_weights, stop_signals, train
 
 # what is being done, runs that are done (of the present one a part), runs in all
 GridProgress = Callable[[str, float, int], None]
 Outcome = tuple[Run, dict[str, str]]  # a finished run, and target -> why it was refused
 WAIT = 10.0  # seconds between two looks at runs that another process holds
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid: what it is called, its recipe, its folder, target -> digest of what it is evaluated on,
-    and the ways in which it is tested there.
-    """
-
-    name: str
-    recipe: Recipe
-    run: Run
-    targets: dict[str, str]
-    ways: tuple[Way, ...] = (Way(),)
-
-    @property
-    def trained(self) -> bool:
-        return self.run.done.is_file()
-
-    @property
-    def unevaluated(self) -> dict[str, list[Way]]:
-        """The targets whose rows are missing, and the ways to test of which they are."""
-        trained = self.trained
-        lacks = {
-            target: [way for way in self.ways if not (trained and self.run.evaluated(target, digest, way.word))]
-            for target, digest in self.targets.items()
-        }
-        return {target: ways for target, ways in lacks.items() if ways}
 
 
 @dataclass(frozen=True)
@@ -91,12 +65,14 @@ def bench(
     targets: Sequence[str] = (),
     ways: Sequence[Way] = (Way(),),
     device: str = "auto",
+    log: Sequence[str] = (),
     report: GridProgress,
     say: Callable[[str], None],
 ) -> Grid:
     """Train and evaluate every missing cell of methods x seeds; return what there is then, and what failed.
 
-    See `plan_cells` for the sources and targets. ways: how each run is tested on each target, see `evaluate`. Safe to
+    See `plan_cells` for the sources and targets. ways: how each run is tested on each target, see `evaluate`. log:
+    where each is followed, see `reidgen.tracking`. Several may work on one results folder, on many machines. Safe to
     stop and repeat at any moment: finished runs and evaluated targets are skipped, test by test, an unfinished run goes
     on. With several GPUs ("auto", "cuda" or "cuda:0,1") each run has one to itself, in a process of its own. A run that
     ends in an error is noted and the others go on; a run that another process holds is put off until nothing else is
@@ -107,6 +83,7 @@ def bench(
     if is_torchelastic_launched():
         raise RecipeError("bench uses every GPU of the machine by itself, one run each; repeat it without torchrun")
     devices = devices_of(device)
+    check_followers(log)
     for way in ways:
         for step in way.steps:
             build_test_step(step)
@@ -126,7 +103,8 @@ def bench(
     if untrained := [cell for cell in cells if not cell.trained]:
         check_weights(untrained[0].recipe)
     grid, refused = Grid({}, [], tuple(way.word for way in ways)), set[tuple[str, str]]()
-    for cell, ended in _ended(cells, refused, data=data, results=results, devices=devices, report=report, say=say):
+    work = partial(_run, data=data, results=results, log=log)
+    for cell, ended in _ended(cells, work, refused, devices=devices, report=report, say=say):
         source = cell.recipe.source
         if isinstance(ended, ReidgenError):
             grid.failures.append(Failure(cell.recipe, str(ended)))
@@ -148,67 +126,48 @@ def bench(
     return grid
 
 
-def plan_cells(
-    recipe: Recipe,
+def work_off(
+    cells: list[Cell],
     *,
-    methods: list[str],
-    seeds: Sequence[int],
     data: Path,
     results: Path,
-    protocol: Protocol | None,
-    targets: Sequence[str],
-    ways: Sequence[Way] = (Way(),),
+    devices: list[str],
+    ranks: int = 1,
+    log: Sequence[str] = (),
+    report: GridProgress,
     say: Callable[[str], None],
-) -> list[Cell]:
-    """Return the cells of the grid, those that are finished too, having trained, packed and downloaded nothing.
+) -> list[Failure]:
+    """Do what cells lack, and return those that failed: what `bench` does behind its plan, in a job of a cluster.
 
-    The source is the recipe's. Its targets are `targets`, or else the prepared sets of the catalogue, one of each
-    family, so that no people count twice in a mean; with `protocol`, its cells instead, those that are prepared. A
-    damaged set is left out; `say` gets a line on it, and on what is not prepared.
-    Raises DataError when a source is not prepared and a run with it not finished, or when a target is not prepared or
-    holds no query.
+    ranks: processes that train one run together, by torchrun. Raises InterruptedRunError.
     """
-    remarks: list[str] = []  # told once it is known that there is something to run
-    sound = sound_sets(data, say=remarks.append)
-    sources = _cells(recipe, protocol, targets, sound, data=data, say=remarks.append)
-    grid = [(source, seed, method) for source in sources for seed in seeds for method in methods]
-    cells = []
-    for number, (source, seed, method) in enumerate(grid, start=1):
-        chosen = recipe.change(method=method, seed=seed, source=source)
-        cells.append(
-            Cell(
-                f"[{number}/{len(grid)}]{f' {source}:' if protocol else ''}",
-                chosen,
-                planned_run(chosen, data=data, results=results),
-                {target: sound[target].digest for target in sources[source]},
-                tuple(ways),
-            )
-        )
-    for line in remarks:
-        say(line)
-    return cells
+    work = partial(_run, data=data, results=results, ranks=ranks, log=log)
+    ended = _ended(cells, work, set(), devices=devices, report=report, say=say)
+    return [Failure(cell.recipe, str(what)) for cell, what in ended if isinstance(what, ReidgenError)]
 
 
 def _ended(
     cells: list[Cell],
+    work: Callable[..., Outcome],
     refused: set[tuple[str, str]],
     *,
-    data: Path,
-    results: Path,
     devices: list[str],
     report: GridProgress,
     say: Callable[[str], None],
 ) -> Iterator[tuple[Cell, Outcome | ReidgenError]]:
     """Yield every cell with what it gave, when it has ended; those that another process holds come back at the end."""
+    known = {cell.run.folder: failure_mark(cell.run) for cell in cells}
+    work = partial(work, known=known)
     left = cells
     while left:
         busy: list[Cell] = []
-        work = partial(_run, data=data, results=results)
         for cell, ended in _round(left, work, refused, devices=devices, report=report, done=len(cells) - len(left)):
             if isinstance(ended, BusyError):
                 busy.append(cell)
-            else:
-                yield cell, ended
+                continue
+            if isinstance(ended, ReidgenError) and failure_mark(cell.run) == known[cell.run.folder]:
+                note_failure(cell.run, ended)  # of a process that could not say it itself
+            yield cell, ended
         if len(busy) == len(left):
             report(f"{len(busy)} runs wait for another process", len(cells) - len(busy), len(cells))
             time.sleep(WAIT)
@@ -273,49 +232,50 @@ def _silent(what: str, done: int, total: int) -> None:
     """Report nothing: of several processes none may draw the bar."""
 
 
-def _run(cell: Cell, device: str, *, data: Path, results: Path, report: Progress = _silent) -> Outcome:
-    """Train a cell and evaluate it on what it lacks; return its run, and target -> why it was refused."""
-    run = train(cell.recipe, data=data, results=results, device=device, report=report)
-    refused = {}
-    for target, ways in replace(cell, run=run).unevaluated.items():
-        try:
-            evaluate(run, target, ways=ways, data=data, device=device, report=report)
-        except SharedImagesError as error:
-            refused[target] = str(error)
-    return run, refused
-
-
-def _cells(
-    recipe: Recipe,
-    protocol: Protocol | None,
-    asked: Sequence[str],
-    sound: Mapping[str, Prepared],
+def _run(
+    cell: Cell,
+    device: str,
     *,
     data: Path,
-    say: Callable[[str], None],
-) -> dict[str, list[str]]:
-    """Return source -> targets, those that can be run with the sets that are there; what is not there is said."""
-    sets = load_catalogue()
-    if protocol:
-        cells, lines = resolve(protocol, sound, sets)
-        for line in lines:
-            say(line)
-        return cells
-    if asked:
-        for name in asked:
-            tested_part(load_prepared(name, data))
-        return {recipe.source: list(asked)}
-    if missing := [name for name in sets if name not in sound]:
-        say(f"{len(missing)} sets of the catalogue are not prepared, so not evaluated (see: reidgen prepare --list)")
-    can = [name for name, prepared in sound.items() if prepared.counts.get("query")]
-    own = [split_all(name)[0] for name in recipe.sources]
-    chosen: dict[str, str] = {}  # family -> its set: the source itself, else the first of the catalogue
-    for name in sorted((name for name in sets if name in can), key=lambda name: name not in own):
-        chosen.setdefault(family_of(name, sets), name)
-    targets = [name for name in can if name in chosen.values()]
-    if others := [name for name in can if name not in targets]:
-        say(f"not evaluated, as own crops or of the same people as another: {', '.join(others)} (to do so: --target)")
-    return {recipe.source: targets}
+    results: Path,
+    known: Mapping[Path, int] = {},
+    ranks: int = 1,
+    log: Sequence[str] = (),
+    report: Progress = _silent,
+) -> Outcome:
+    """Train a cell and evaluate it on what it lacks, holding its folder; return its run, and target -> why it was
+    refused.
+
+    known: of each folder the failure that was there when the grid began, see `failure_mark`. ranks: processes that
+    train it together. log: where it is followed. Raises BusyError when
+    another process is at it, FailedElsewhereError when it failed in another process meanwhile.
+    """
+    run = cell.run
+    if cell.trained and not cell.unevaluated:
+        return run, {}
+    refused = {}
+    if ranks > 1 and not cell.trained:
+        train_together(cell.recipe, run, ranks, data=data, results=results, device=device, log=log)
+    with run.lock():
+        if failure_mark(run) not in (0, known.get(run.folder)) and (failure := read_failure(run)):
+            raise FailedElsewhereError(str(failure["sentence"]))
+        try:
+            forget_failure(run)
+            train(cell.recipe, data=data, results=results, device=device, log=log, report=report)
+            for target, ways in cell.unevaluated.items():
+                try:
+                    rows = evaluate(run, target, ways=ways, data=data, device=device, report=report)
+                    follow_results(log, run, cell.recipe, rows)
+                except SharedImagesError as error:
+                    refused[target] = str(error)
+            if refused:
+                note_refused(run, {target: cell.targets[target] for target in refused})
+        except (BusyError, InterruptedRunError):
+            raise
+        except ReidgenError as error:
+            note_failure(run, error)
+            raise
+    return run, refused
 
 
 def rows_of(grid: Grid, rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:

@@ -1,83 +1,198 @@
 """Folders that one process holds at a time, on every file system, and who waits is told for whom.
 
-The lock is `flock` on <folder>/.lock (on Windows, untested: `msvcrt.locking`), which ends with its process. Where the
-file system has none (NFS without its lock daemon, some Lustre mounts), the file <folder>/.lock-held is the lock: it is
-there while a process holds the folder, which touches it every BEAT seconds. One that was not touched for STALE seconds,
-or whose process is gone from this machine, was left by a dead process and is taken over. Either file says who holds.
+A hold is a claim: a numbered file in <folder>/.claim, made by O_EXCL, which says who holds. It needs no lock of the
+file system, so it serves where flock is missing (NFS without its lock daemon) and where it excludes one machine alone
+(Lustre's localflock). The claim with the highest number counts:
+
+    free       there is none, or it is called N-free: whoever makes N+1 holds the folder; of several one makes it
+    held       its process is known to live on this machine, or it was touched within STALE seconds, which its process
+               does every BEAT seconds, by the clock of the file system
+    stale      its process is gone from this machine, or nothing touched it for STALE seconds: it is taken over as a
+               free one is, by making N+1
+
+No number is ever made twice and none is taken away from below, so a slow process that means to take over what another
+has taken over already finds the higher number behind its own, and steps back. A process that was suspended until its
+claim was taken over finds its file gone, see `Claim.lost`.
 """
 
 import contextlib
 import errno
-import functools
 import json
 import logging
 import os
+import re
 import secrets
 import socket
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from reidgen.errors import BusyError, DataError
 from reidgen.escapes import visible
+from reidgen.files import read_regular
 
-LOCK, HELD = ".lock", ".lock-held"
-BEAT, STALE = 15.0, 120.0  # seconds between two touches of HELD; from the last one until it counts as left behind
+CLAIM = ".claim"
+BEAT, STALE = 15.0, 120.0  # seconds between two touches of a claim; from the last one until it counts as left behind
+FIRST_BEAT = 2.0  # seconds until a claim says for the first time what its process does
 FIRST_WORD, NEXT_WORD = 1.0, 60.0  # seconds of waiting until that is said, and said again
 POLL = 0.1  # seconds between two tries
 
 log = logging.getLogger("reidgen")  # prints warnings on stderr, in processes of their own too
 
-_MISSING = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # what says that there is no flock
-_TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # what says that another process has it
+_NAME = re.compile(r"(\d{1,18})(-free)?")
+_FREE = "-free"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a folder, as its lock file says. since: UTC; place: the machine and, of containers, which of them:
-    process numbers compare within one place only; token: different for every lock ever taken."""
+    """Who holds a folder, as its claim says. since: UTC; place: the machine and, of containers, which of them: process
+    numbers compare within one place only; started: what tells the process from a later one of its number, "" where the
+    system does not say; job: the scheduler's, "" without one; token: different for every claim ever made."""
 
     host: str
     process: int
     since: str
     place: str
+    started: str
+    job: str
     token: str
 
     @classmethod
     def here(cls) -> Self:
         """Return this process as a holder from now on."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, process: int) -> Self:
+        """Return a process of this machine as a holder from now on."""
         since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return cls(socket.gethostname(), os.getpid(), since, _place(), secrets.token_hex(8))
+        host = socket.gethostname()
+        return cls(host, process, since, _place(), _started(process), job_here(), secrets.token_hex(8))
+
+    @classmethod
+    def from_facts(cls, facts: object) -> Self | None:
+        """Return the holder that a JSON object describes, None where it describes none."""
+        if not isinstance(facts, Mapping):
+            return None
+        try:
+            found = cls(**{one.name: facts[one.name] for one in fields(cls)})
+        except KeyError:
+            return None
+        words = (found.host, found.since, found.place, found.started, found.job, found.token)
+        return found if isinstance(found.process, int) and all(isinstance(one, str) for one in words) else None
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Return the holder that a lock file names, None where it names none (yet)."""
-        try:
-            found = cls(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
-            return None
-        words = (found.host, found.since, found.place, found.token)
-        return found if isinstance(found.process, int) and all(isinstance(one, str) for one in words) else None
+        """Return the holder that a claim names, None where it names none (yet)."""
+        return cls.from_facts(_facts(file))
 
-    def gone(self) -> bool:
-        """Tell whether the process is known to have ended: it was one of this place, and is there no more."""
+    def lives(self) -> bool | None:
+        """Tell whether the process lives; None where that cannot be known: it is of another place, or the system does
+        not tell a process from a later one of its number."""
         if self.place != _place() or os.name == "nt" or self.process <= 0:  # on Windows such a question kills
-            return False
+            return None
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
-            return True
-        except OSError:  # it is another user's
             return False
-        return False
+        except OSError:  # it is another user's
+            pass
+        now = _started(self.process)
+        return now == self.started if now and self.started else None
 
     def __str__(self) -> str:
-        return visible(f"process {self.process} on {self.host!r} (since {self.since})"[:200])
+        job = f"job {self.job}, " if self.job else ""
+        return visible(f"process {self.process} on {self.host!r} ({job}since {self.since})"[:200])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What another process sees of a claim. lives: None where only its touches can tell; touched: seconds since the
+    last one, by the clock of the file system; doing: what it does, done, of, and the seconds that are left, as it last
+    said."""
+
+    holder: Holder | None
+    lives: bool | None
+    touched: float
+    doing: Mapping[str, Any]
+
+    @property
+    def held(self) -> bool:
+        """Whether the claim counts."""
+        return self.lives is True or (self.lives is None and self.touched <= STALE)
+
+
+class Claim:
+    """A hold on a folder, touched by a thread so that others see that its process lives, and what it does."""
+
+    def __init__(self, file: Path, holder: Holder) -> None:
+        self.file, self.holder = file, holder
+        self._over, self._lost = threading.Event(), threading.Event()
+        self._doing: dict[str, Any] = {}
+        self._first: tuple[int, float, float] = (0, 0.0, 0.0)  # of how much; when, and how much was done then
+        self._size = 0
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken over: this one gave no sign of life for longer than STALE seconds."""
+        return self._lost.is_set()
+
+    def tell(self, what: str, done: float, total: int) -> None:
+        """Have the claim say what its process does, see `Seen`; it is written with the next touch."""
+        now = time.monotonic()
+        of, began, before = self._first
+        if of != total or done < before:
+            self._first = of, began, before = total, now, float(done)
+        speed = (done - before) / max(now - began, 1e-9)
+        left = round((total - done) / speed) if speed > 0 else None
+        self._doing = {"what": what, "done": done, "of": total, "left": left}
+
+    def _write(self) -> None:
+        text = json.dumps(asdict(self.holder) | {"doing": self._doing}).ljust(self._size)  # never shorter: no old rest
+        self._size = len(text)
+        file = os.open(self.file, os.O_WRONLY)  # not made anew where it is gone
+        try:
+            os.write(file, text.encode())  # and not only its time: some network file systems take this machine's
+        finally:
+            os.close(file)
+
+    def _beat(self) -> None:
+        pause = min(FIRST_BEAT, BEAT)
+        while not self._over.wait(pause):
+            pause = BEAT
+            try:
+                self._write()
+            except FileNotFoundError:
+                self._lost.set()
+                return
+            except OSError:  # a full disk, a network that is away: there is another touch
+                continue
+
+    def begin(self) -> None:
+        """Write who holds, and begin to touch."""
+        self._write()
+        self._beats.start()
+
+    def end(self) -> None:
+        """Let the folder go."""
+        self._over.set()
+        self._beats.join()
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                self.file.rename(self.file.with_name(f"{self.file.name}{_FREE}"))
+            except FileNotFoundError:  # taken over
+                raise
+            except OSError:
+                self.file.unlink()
+
+
+_MINE: ContextVar[Mapping[Path, Claim] | None] = ContextVar("claims of this thread", default=None)
 
 
 @contextlib.contextmanager
@@ -91,35 +206,48 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hold(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def hold(folder: Path, *, wait: bool = True) -> Iterator[Claim]:
     """Hold the folder for this process, made if it is not there; another process is waited for, and that is said.
 
     Raises BusyError, naming the holder, when it is held and `wait` is False; OSError when the folder cannot be written.
-    Threads of one process exclude each other too. A lock that a dead process left never blocks.
+    Threads of one process exclude each other too. A claim that a dead process left never blocks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    release = _acquire(folder, wait=wait)
+    (folder / CLAIM).mkdir(parents=True, exist_ok=True)
+    claim = _acquire(folder, wait=wait)
+    own = folder.resolve()
+    _MINE.set({**(_MINE.get() or {}), own: claim})
     try:
-        yield
+        yield claim
     finally:
-        release()
+        _MINE.set({place: one for place, one in (_MINE.get() or {}).items() if place != own})
+        claim.end()
 
 
-def _acquire(folder: Path, *, wait: bool) -> Callable[[], None]:
-    """Return what ends the hold."""
+def held_here(folder: Path) -> Claim | None:
+    """Return the claim by which this thread holds the folder, None where it does not."""
+    return (_MINE.get() or {}).get(folder.resolve())
+
+
+def look(folder: Path) -> Seen | None:
+    """Return what the folder's claim says, None where nothing was claimed or the claim was given back. No lock is
+    needed, and nothing waits."""
+    number, free = _newest(folder / CLAIM)
+    return None if free else _look(folder / CLAIM / str(number))
+
+
+def job_here() -> str:
+    """Return the scheduler's name of the job that this process is part of, "" without one."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{word}_ID", "") for word in ("JOB", "TASK"))
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def _acquire(folder: Path, *, wait: bool) -> Claim:
     began, said = time.monotonic(), 0.0
     while True:
-        taken: Callable[[], None] | None
-        try:
-            taken = _flock(folder / LOCK)
-        except OSError as error:
-            if error.errno not in _MISSING:
-                raise
-            taken = _claim(folder)
-        if taken is not None:
-            return taken
-        holder = Holder.read(folder / HELD) or Holder.read(folder / LOCK)
-        who = str(holder or "another process")
+        if claim := _claim(folder / CLAIM):
+            return claim
+        seen = look(folder)
+        who = str((seen and seen.holder) or "another process")
         if not wait:
             raise BusyError(f"{who} is writing {folder}; wait for it or stop it, then try again")
         waited = time.monotonic() - began
@@ -129,146 +257,104 @@ def _acquire(folder: Path, *, wait: bool) -> Callable[[], None]:
         time.sleep(POLL)
 
 
-def _flock(path: Path) -> Callable[[], None] | None:
-    """Return what ends the hold, None when another has it. Raises OSError, of an errno in _MISSING where there is no
-    flock."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+def _claim(claims: Path) -> Claim | None:
+    """Return the claim that this process made, None when another's counts."""
+    number, free = _newest(claims)
+    if not free and (seen := _look(claims / str(number))) and seen.held:
+        return None
+    file = claims / str(number + 1)
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(path))
-        if _lock(file) and _is_at(file, path):  # not one that somebody removed meanwhile
-            with contextlib.suppress(OSError):  # a full disk
-                os.ftruncate(file, 0)
-                os.write(file, json.dumps(asdict(Holder.here())).encode())
-            return functools.partial(_let_go, file)
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileExistsError:
+        return None
+    except PermissionError as error:  # sshfs's word for a file that is there; a folder of others says EACCES
+        if error.errno != errno.EPERM:
+            raise
+        time_of(claims)  # raises where nothing can be written at all
+        return None
+    claim = Claim(file, Holder.here())
+    try:
+        # A listing may miss what is renamed meanwhile, but not twice.
+        if max(_newest(claims)[0], _newest(claims)[0]) > number + 1:
+            file.unlink(missing_ok=True)
+            return None
+        claim.begin()
     except BaseException:
-        os.close(file)
+        file.unlink(missing_ok=True)
         raise
-    os.close(file)
+    for older in claims.iterdir():
+        if (found := _NAME.fullmatch(older.name)) and int(found[1]) <= number:
+            with contextlib.suppress(OSError):
+                older.unlink()
+    return claim
+
+
+def _newest(claims: Path) -> tuple[int, bool]:
+    """Return the highest number of a claim, 0 without one, and whether it is free."""
+    try:
+        names = [found for found in (_NAME.fullmatch(one.name) for one in claims.iterdir()) if found]
+    except FileNotFoundError:
+        names = []
+    number = max((int(found[1]) for found in names), default=0)
+    return number, not any(int(found[1]) == number and not found[2] for found in names)
+
+
+def _look(file: Path) -> Seen | None:
+    """Return what a claim says, None where it is gone."""
+    facts = _facts(file)
+    holder = Holder.from_facts(facts)
+    doing = facts.get("doing") if isinstance(facts, Mapping) else None
+    lives = holder.lives() if holder else None
+    try:
+        touched = max(0.0, time_of(file.parent) - file.stat().st_mtime) if lives is None else 0.0
+    except FileNotFoundError:
+        return None
+    return Seen(holder, lives, touched, doing if isinstance(doing, Mapping) else {})
+
+
+def _facts(file: Path) -> object:
+    """Return what a claim holds; where it is just being written, what it holds then."""
+    for _ in range(3):
+        try:
+            return json.loads(read_regular(file))
+        except OSError:
+            return None
+        except (ValueError, RecursionError):
+            continue
     return None
 
 
-def _let_go(file: int) -> None:
-    with contextlib.suppress(OSError):
-        os.ftruncate(file, 0)
-    _unlock(file)
-    os.close(file)
+def time_of(folder: Path) -> float:
+    """Return what time it is on the file system of the folder, whose clock need not be this machine's.
 
-
-def _is_at(file: int, path: Path) -> bool:
+    Where the folder cannot be written, this machine's time.
+    """
+    probe = (
+        folder / f"now-{getattr(os, 'getuid', int)()}"
+    )  # one of each user: another's may be no file of ours to write
     try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-if os.name == "nt":  # untested
-    import msvcrt
-
-    _FAR = 2**30  # a byte behind the text, which stays readable for others
-
-    def _lock(file: int) -> bool:
-        os.lseek(file, _FAR, os.SEEK_SET)
+        file = os.open(
+            probe, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666
+        )  # a pipe is not waited for
         try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError as error:
-            if error.errno in _TAKEN:
-                return False
-            raise
-        os.lseek(file, 0, os.SEEK_SET)
-        return True
-
-    def _unlock(file: int) -> None:
-        os.lseek(file, _FAR, os.SEEK_SET)
-        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
-
-else:
-    import fcntl
-
-    def _lock(file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _TAKEN:
-                return False
-            raise
-        return True
-
-    def _unlock(file: int) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-class _Claimed:
-    """A hold by a file that is there, touched by a thread so that others see that its process lives."""
-
-    def __init__(self, path: Path, holder: Holder) -> None:
-        self.path, self.holder, self.over = path, holder, threading.Event()
-        self.beats = threading.Thread(target=self._beat, daemon=True)
-        self.beats.start()
-
-    def _beat(self) -> None:
-        while not self.over.wait(BEAT):
-            with contextlib.suppress(OSError):
-                if Holder.read(self.path) == self.holder:
-                    os.utime(self.path)
-
-    def __call__(self) -> None:
-        self.over.set()
-        self.beats.join()
-        if Holder.read(self.path) == self.holder:
-            self.path.unlink(missing_ok=True)
-
-
-def _claim(folder: Path) -> _Claimed | None:
-    """Return the hold by the file HELD, None when another has it; one that was left behind is removed first."""
-    path, holder = folder / HELD, Holder.here()
-    if (other := _left_behind(path)) is not None:
-        _remove(path, other)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return None
-    try:
-        os.write(file, json.dumps(asdict(holder)).encode())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(file)
-    return _Claimed(path, holder)
-
-
-def _left_behind(path: Path) -> bytes | None:
-    """Return what the lock file says when its process is dead, as far as one can tell; None when it may live."""
-    try:
-        content, touched = path.read_bytes(), path.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    holder = Holder.read(path)
-    return content if (holder and holder.gone()) or _time_of(path.parent) - touched > STALE else None
-
-
-def _time_of(folder: Path) -> float:
-    """Return what time it is on the file system of the folder, whose clock need not be this machine's."""
-    probe = folder / f"{LOCK}-{secrets.token_hex(8)}"
-    try:
-        probe.write_bytes(b" ")
+            os.write(file, b" ")
+        finally:
+            os.close(file)
         return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        return time.time()
 
 
-def _remove(path: Path, content: bytes) -> None:
-    """Remove the lock file if it still says that; of several processes that try, one removes it."""
-    aside = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
-    with contextlib.suppress(FileNotFoundError):
-        if path.read_bytes() != content:
-            return
-        path.rename(aside)
-        if aside.read_bytes() != content:  # another process was faster, and this is its new lock: give it back
-            with contextlib.suppress(OSError):
-                os.link(aside, path)
-        aside.unlink()
+def _started(process: int) -> str:
+    """Return when a process began, in the system's own count, "ended" where it has and nobody asked about it yet, ""
+    where the system does not say."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "ended" if words[0] in "ZX" else words[19]
 
 
 def _place() -> str:

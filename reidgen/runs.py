@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import RecipeError, RunError
+from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.files import sha256_file
 from reidgen.integrity import (
     UNSEALED,
@@ -42,7 +42,7 @@ from reidgen.integrity import (
     without_seal,
     write_sealed,
 )
-from reidgen.locks import hold
+from reidgen.locks import held_here, hold
 from reidgen.parts import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe
 from reidgen.teststeps import PLAIN
@@ -56,7 +56,8 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much of it
 # commit, torch, device and threads are those of the training; date is that of the evaluation. title: the method's name
 # in tables, "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied:
 # queries of which a match is exactly as far as an image that is none (see `reidgen.ranking`). test: the word of the
-# test steps (see `reidgen.teststeps`).
+# test steps (see `reidgen.teststeps`). model: first 16 digits of the SHA-256 of the file of a model from elsewhere, ""
+# of what reidgen trained; its version, commit, torch, device and threads are those of the evaluation.
 COLUMNS: dict[str, str] = {
     "source": "str",
     "target": "str",
@@ -88,7 +89,11 @@ COLUMNS: dict[str, str] = {
     "threads": "int64",
     "tied": "int64",
     "test": "str",
+    "model": "str",
 }
+# What rows of models from elsewhere say where those of runs name a recipe and a backbone, and its hash: they share a
+# group with each other only, one for each declared source. The source of one that declares none is UNDECLARED.
+ELSEWHERE, NO_RECIPE, UNDECLARED = "elsewhere", "00000000", "undeclared"
 # One line per query of each (target, test, split): its AP and INP, empty where it has no match; first_match is 0 there.
 QUERIES: dict[str, str] = {
     "target": "str",
@@ -113,7 +118,7 @@ _FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
 }
 _RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
 # What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
-ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0, "test": PLAIN}
+ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0, "test": PLAIN, "model": ""}
 KEY = ["target", "test", "split"]  # of a row in one run folder
 
 
@@ -140,6 +145,11 @@ class Run:
     def row_digest(self) -> str:
         """The digest of the method's row."""
         return self.folder.name.rsplit("-", 2)[2]
+
+    @property
+    def model_file(self) -> Path:
+        """What a folder holds instead of recipe.toml and row.json where its network is from elsewhere."""
+        return self.folder / "model.json"
 
     @property
     def log(self) -> Path:
@@ -284,14 +294,28 @@ class Run:
         plugins: tuple[str, ...] = ()
         with contextlib.suppress(RunError, RecipeError):
             plugins = self.recipe().plugins
-        words = ["reidgen", "evaluate", str(self.folder), "--target", targets]
+        words = ["reidgen", "evaluate", *(self.model_words() or [str(self.folder)]), "--target", targets]
         words += ["--test", tests] if tests != PLAIN else []
         words += [word for plugin in plugins for word in ("--plugin", plugin)]
         return f"{shlex.join(words)} makes it again (the weights are good)"
 
+    def model_words(self) -> list[str]:
+        """Return the options that name a model from elsewhere, none where this is a run."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            asked = json.loads(self.model_file.read_text(encoding="utf-8"))["asked"]
+            options = [("--model", asked["name"]), *(("--input", one) for one in asked["inputs"])]
+            options += [("--weights", asked["weights"]), ("--trained-on", asked["trained_on"])]
+            return [str(word) for option, value in options if value for word in (option, value)]
+        return []
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process. Raises BusyError at once when another process holds it."""
+        """Hold the folder for this thread, which may do so several times over. Raises BusyError at once when another
+        process holds it.
+        """
+        if held_here(self.folder):
+            yield
+            return
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(hold(self.folder, wait=False))
@@ -303,6 +327,23 @@ class Run:
             finally:
                 with contextlib.suppress(OSError):
                     self._clear()
+
+    def telling(self, report: Progress) -> Progress:
+        """Return a report that also has the claim on this folder say what is done, for `bench --status`.
+
+        It raises BusyError when another process has taken over, as this one gave no sign of life for too long. Where
+        this thread does not hold the folder, it is `report` itself.
+        """
+        if not (claim := held_here(self.folder)):
+            return report
+
+        def tell(what: str, done: int, total: int) -> None:
+            if claim.lost:
+                raise BusyError(f"another process has taken over {self.folder}, as this one stood still for too long")
+            claim.tell(what, done, total)
+            report(what, done, total)
+
+        return tell
 
     def _clear(self) -> None:
         for left in self.folder.rglob(".*.part"):

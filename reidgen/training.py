@@ -3,17 +3,17 @@
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -28,10 +28,10 @@ from torch import Tensor
 from reidgen import parallel
 from reidgen.contracts import Batch, Step
 from reidgen.data.augment import augment, draw_augmentation, standardize, to_float
-from reidgen.data.batches import Source, batches_per_epoch, epoch_batches, feed, load_source, source_digest
+from reidgen.data.batches import Source, batches_per_epoch, epoch_batches, feed, load_source
 from reidgen.devices import device_name, enough_memory, memory_format
-from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError
-from reidgen.files import fill, replacing, reserve, sha256_file, write_text
+from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
+from reidgen.files import fill, replacing, reserve, write_text
 from reidgen.graphs import Groups, Recorder, StaticStep, bring, incapable, recorder_for
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.network import (
@@ -44,11 +44,12 @@ from reidgen.models.network import (
     named_losses,
 )
 from reidgen.models.norms import share_batch_norm
-from reidgen.models.weights import weight_file
+from reidgen.planning import planned_run
 from reidgen.recipe import Recipe
 from reidgen.registry import blaming, load_plugins
-from reidgen.runs import Progress, Run, now, provenance, run_of
+from reidgen.runs import Progress, Run, now, provenance
 from reidgen.seeds import stream_seed
+from reidgen.tracking import check_followers, following
 
 CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.5
@@ -57,18 +58,22 @@ EMBEDDED = 256  # images at a time, of the sources, before the first step
 LOWER = "lower identities or images (of a batch), height or width in a recipe file, or take a smaller --backbone"
 
 
-def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", report: Progress) -> Run:
+def train(
+    recipe: Recipe, *, data: Path, results: Path, device: str = "auto", log: Sequence[str] = (), report: Progress
+) -> Run:
     """Train one network and return its run folder; a finished run returns at once, an unfinished one goes on.
 
     The same recipe, data and CPU build give the same weights, bit for bit, however often training was interrupted:
     initial weights, batches and augmentation depend on the seed and the step alone. The last epoch is the model; no
-    target is ever looked at. `report` gets ("method s0, epoch 3/60, loss 2.31, 410 images/s", step, steps).
+    target is ever looked at. log: where it is followed, see `reidgen.tracking`.
+    `report` gets ("method s0, epoch 3/60, loss 2.31, 410 images/s", step, steps).
     Under torchrun the ranks share each batch, see `reidgen.parallel`; the batches, and but for rounding the result, are
     those of one process. Every rank returns the run; rank 0 alone writes.
     Raises DataError (source), WeightsError (weights), RunError (folder in use, loss not finite), RecipeError (device,
     or a batch that the ranks cannot share), InterruptedRunError after Ctrl-C, SIGTERM or SIGHUP, with the state kept,
     OutOfMemoryError.
     """
+    check_followers(log)
     load_plugins(recipe.plugins)  # in a process of its own they are not there yet
     check_recipe(recipe)
     with parallel.joined(device) as place:
@@ -80,32 +85,14 @@ def train(recipe: Recipe, *, data: Path, results: Path, device: str = "auto", re
             if run.done.is_file():  # by another process, since we looked
                 return run
             check_weights(recipe)  # before gigabytes of pixels are packed
+            report = run.telling(report)
             with enough_memory("training", LOWER), blaming():
                 source = load_source(recipe, data=data, report=report)
                 trainer = Trainer(recipe, source, run, place)  # first: without its weights there is no run to be found
                 parallel.first(lambda: _begin(run, recipe))
-                trainer.fit(report)
+                with following(log if parallel.number() == 0 else (), run, recipe, trainer.epoch) as trainer.follow:
+                    trainer.fit(report)
     return run
-
-
-def planned_run(recipe: Recipe, *, data: Path, results: Path) -> Run:
-    """Return the folder that a recipe's run has or will have; its hash needs the source and the weight file.
-
-    Where the source is not prepared any more, the run that was finished with it, if there is exactly one.
-    Raises DataError when a source is neither prepared nor was trained on, WeightsError when the weight file is missing.
-    """
-    weights = _weights_digest(recipe)
-    try:
-        return run_of(recipe, results=results, digest=recipe.hash(source_digest(recipe, data=data), weights))
-    except DataError:
-        start, row = run_of(recipe, results=results, digest="").folder.name.rsplit("-", 1)
-        folder = results / "runs" / recipe.source
-        runs = [Run(file.parent) for file in folder.glob(f"{glob.escape(start)}*-{row}/done")]
-        there = [(run, run.facts()) for run in runs]
-        same = [run for run, facts in there if recipe.hash(str(facts["source_data"]), weights) == facts["hash"]]
-        if len(same) == 1:
-            return same[0]
-        raise
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -137,12 +124,6 @@ def _begin(run: Run, recipe: Recipe) -> None:
         shutil.rmtree(patterns)
     write_text(run.recipe_file, recipe.own().to_toml())
     write_text(run.row_file, json.dumps(recipe.row_facts(), indent=2, ensure_ascii=False) + "\n")
-
-
-def _weights_digest(recipe: Recipe) -> str:
-    if recipe.weights in ("imagenet", "none"):
-        return recipe.weights
-    return sha256_file(weight_file(recipe.weights))
 
 
 class Trainer:
@@ -184,6 +165,7 @@ class Trainer:
         self.step = self.saved = 0
         self.seconds = 0.0
         self.rows: list[dict[str, float]] = []
+        self.follow: Callable[[dict[str, float]], None] = lambda row: None
         self.sums = torch.zeros(len(self.names), device=device)  # of this epoch
         if run.state.is_file():
             self._resume()
@@ -228,6 +210,11 @@ class Trainer:
             own = [one for one in self.parameters if rates.get(one) == rate]
             groups.append({"params": own, "rate": rate, "weight_decay": 0.0})
         return groups
+
+    @property
+    def epoch(self) -> int:
+        """The epochs that are done."""
+        return self.step // self.per_epoch
 
     def fit(self, report: Progress) -> None:
         """Train to the end, write weights, then `done`."""
@@ -400,6 +387,7 @@ class Trainer:
     def _write_log(self) -> None:
         with contextlib.suppress(ReidgenError):  # a full disk ends no training: the state and `_finish` hold it too
             write_text(self.run.log, self._log())
+        self.follow(self.rows[-1])
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -577,7 +565,7 @@ def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that training stops between two steps; a second stops
-    hard.
+    hard. SIGUSR1 and SIGUSR2, a scheduler's warning, set it too; in its jobs nothing stops hard, as it may warn twice.
 
     SIGHUP, a terminal that was closed, is left alone where nohup ignores it.
     """
@@ -587,11 +575,13 @@ def stop_signals() -> Iterator[threading.Event]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.is_set() and number not in gentle:
             raise KeyboardInterrupt
         stop.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    warnings = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # not on Windows
+    numbers = [signal.SIGINT, signal.SIGTERM, *warnings]
+    gentle = set(numbers if "SUBMITIT_EXECUTOR" in os.environ else warnings)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}

@@ -90,7 +90,7 @@ FILES: dict[str, list[str]] = {
     "index.csv": ["data/*/index.csv"],
     "manifest.json": ["data/*/manifest.json"],
     "pixels-*.npy": ["data/*/pixels-*.npy"],
-    ".lock": ["data/*/.lock", "results/runs/*/*/.lock"],
+    ".claim": ["data/*/.claim/*", "results/runs/*/*/.claim/*"],
     "recipe file": ["small.toml"],
     "datasets.toml": ["datasets.toml"],
 }  # fmt: skip

@@ -36,11 +36,12 @@ from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.files import sha256_file, write_text
+from reidgen.planning import planned_run
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import select_methods
 from reidgen.runs import read_rows, write_rows
 from reidgen.tables.identities import keep_identities, read_identities
-from reidgen.training import planned_run, train
+from reidgen.training import train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLAN, WEIGHTS, IMAGES = "plan.json", "weights.pth", "images.zip"

@@ -55,6 +55,7 @@ def quiet(what: str, done: int, total: int) -> None:
 # The files that take longest come first, so that no core waits at the end for one of them (`make test`).
 LONG = (
     "training",
+    "export",
     "models",
     "report",
     "tables",

@@ -14,6 +14,7 @@ NEVER = {
     "runs": ("torch", "data"),
     "recipe": ("torch", "data"),
     "methods": ("torch", "data"),
+    "status": ("torch",),
     "catalogue": ("torch", "data"),
     "protocols": ("torch", "data"),
     "ranking": ("data", "models", "runs"),

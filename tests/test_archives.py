@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match=r"cannot unpack .*zip: No space left on device; free some space") as caught:
         unpack(md5s(file), tmp_path / "data")
     assert not isinstance(caught.value, BrokenArchiveError)  # so that nobody removes the download
-    assert [one.name for one in (tmp_path / "data" / "unpacked").iterdir()] == [".lock"]
+    assert [one.name for one in (tmp_path / "data" / "unpacked").iterdir()] == [".claim"]
     monkeypatch.undo()
     assert (unpack(md5s(file), tmp_path / "data") / MARKER).is_file()
 
@@ -188,6 +188,6 @@ def test_a_kill_leaves_nothing_taken_for_whole(tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL and not (home / "x-00000000").exists()
     folder = unpack({tmp_path / "x.tar": "0" * 32}, tmp_path / "data")
     assert len(list((folder / "x").iterdir())) == 3000 and {one.name for one in home.iterdir()} == {
-        ".lock",
+        ".claim",
         folder.name,
     }

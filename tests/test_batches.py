@@ -14,8 +14,8 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 
 from reidgen.data.augment import augment, draw_augmentation, standardize, to_float
-from reidgen.data.batches import batches_per_epoch, epoch_batches, load_source, source_digest, training_images
-from reidgen.data.manifest import load_index, load_prepared
+from reidgen.data.batches import batches_per_epoch, epoch_batches, load_source, training_images
+from reidgen.data.manifest import load_index, load_prepared, source_digest
 from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, SharedImagesError
 from reidgen.recipe import Recipe

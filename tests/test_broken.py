@@ -624,7 +624,7 @@ def test_a_case(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     result = CliRunner().invoke(app, ["prepare", *map(str, words), "--data", str(data)])
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert list(outside.iterdir()) == [] and not list(tmp_path.glob("evil*"))
-    unpacked = [one for one in data.glob("unpacked/*") if one.name != ".lock"]
+    unpacked = [one for one in data.glob("unpacked/*") if one.name != ".claim"]
     assert all((one / MARKER).is_file() for one in unpacked)  # whole or not there
     assert sum(one.stat().st_size for one in data.rglob("*") if one.is_file()) < 100 * 2**20
     print(f"SENTENCE {name}: {result.output}")

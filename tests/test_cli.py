@@ -26,14 +26,16 @@ ROOT = Path(__file__).parents[1]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 PLACES = {"--data", "--results", "--device", "--plugin"}
+ELSEWHERE = {"--model", "--weights", "--trained-on", "--input"}
 RECIPE = {"--recipe", "--backbone", "--weights", "--epochs", "--compile", "--set"}
 OPTIONS = {
     "prepare": {"--from", "--pattern", "--accept-counts", "--list", "--check", "--deep", "--splits", "--data"}
     | {"--accept-duplicates", "--json", "--quiet"},
     "methods": {"--plugin", "--quiet"},
-    "train": {"--method", "--source", "--seed", "--quiet"} | RECIPE | PLACES,
-    "evaluate": {"--target", "--test", "--set", "--json", "--quiet"} | PLACES,
-    "bench": {"--source", "--protocol", "--target", "--test", "--methods", "--seeds", "--dry-run", "--quiet"}
+    "train": {"--method", "--source", "--seed", "--log", "--quiet"} | RECIPE | PLACES,
+    "evaluate": {"--target", "--test", "--set", "--json", "--quiet"} | ELSEWHERE | PLACES,
+    "bench": {"--source", "--protocol", "--target", "--test", "--methods", "--seeds", "--dry-run", "--log", "--quiet"}
+    | {"--on", "--wait", "--partition", "--gpus", "--hours", "--memory", "--parallel", "--setup", "--status", "--json"}
     | RECIPE
     | PLACES,
     "table": {
@@ -55,7 +57,8 @@ OPTIONS = {
     },
     "report": {"--images", "--results", "--plugin", "--quiet"},
     "show": {"--target", "--quiet"} | PLACES,
-    "stress": {"--target", "--where", "--picture", "--quiet"} | PLACES,
+    "stress": {"--target", "--where", "--picture", "--quiet"} | ELSEWHERE | PLACES,
+    "export": {"--out", "--format", "--pixels", "--resize", "--plugin", "--data", "--results", "--json", "--quiet"},
     "speed": {"--methods", "--recipe", "--backbone", "--compile", "--set", "--plugin", "--device", "--quiet"},
     "embed": {
         "--images",
@@ -125,7 +128,7 @@ def test_methods_shows_groups_tables_and_recipes(tmp_path: Path) -> None:
     assert "did you mean 'mixing'?" in reidgen("methods", "mixxing").output
 
 
-def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
+def test_help_table_and_status_never_import_torch(small_data: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from reidgen.cli import app\n"
         "from typer.testing import CliRunner\n"
@@ -136,7 +139,14 @@ def test_help_and_table_never_import_torch(tmp_path: Path) -> None:
     rows = sorted((ROOT / "results").glob("synth*/rows.csv"))
     assert rows, "the reference rows are missing"
     (tmp_path / "rows.csv").write_bytes(rows[0].read_bytes())
-    for words in (["--help"], ["bench", "--help"], ["table", "--results", str(tmp_path)], ["prepare", "--list"]):
+    status = ["bench", "--source", "synth-plaza", "--status", "--data", str(small_data), "--results", str(tmp_path)]
+    for words in (
+        ["--help"],
+        ["bench", "--help"],
+        ["table", "--results", str(tmp_path)],
+        ["prepare", "--list"],
+        status,
+    ):
         result = python(code, *words)
         assert result.returncode == 0 and result.stdout.strip() == "[]", result.stdout + result.stderr
 

@@ -11,9 +11,11 @@ from conftest import quiet
 from PIL import Image
 
 from reidgen import evaluation
+from reidgen.data.manifest import sound_sets
+from reidgen.data.manifest import tested_part as part_tested
 from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, RunError, SharedImagesError
-from reidgen.evaluation import evaluate, sound_sets
+from reidgen.evaluation import evaluate
 from reidgen.recipe import Recipe
 from reidgen.runs import COLUMNS, Run, find_run, read_csv, read_rows, tie_notes
 from reidgen.training import train
@@ -186,7 +188,7 @@ def test_equal_files_are_equally_far_and_a_collapsed_run_is_said(
     (folder / "000" / "c2_9.png").write_bytes((folder / "001" / "c2_1.png").read_bytes())
     (small_data / "calm" / "manifest.json").unlink()
     prepared = prepare("calm", data=small_data, source=folder)
-    tested = evaluation.tested_part(prepared)
+    tested = part_tested(prepared)
     network = evaluation.load_network(run, torch.device("cpu"))
     paths, embedding_ND = evaluation.embed_tested(network, prepared, tested, recipe=run.recipe(), report=quiet)
     one, other = (paths.tolist().index(name) for name in ("000/c2_9.png", "001/c2_1.png"))

@@ -54,7 +54,7 @@ def test_what_a_tar_takes_beside_its_files_is_bounded(
     with pytest.raises(BrokenArchiveError, match=r"x\.tar is not unpacked: ") as caught:
         unpacked(content, tmp_path, "x.tar")
     assert sentence in str(caught.value)
-    assert [one.name for one in (tmp_path / "data" / "unpacked").iterdir()] == [".lock"]
+    assert [one.name for one in (tmp_path / "data" / "unpacked").iterdir()] == [".claim"]
 
 
 def test_headers_of_real_archives_pass(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_cuhk03_keeps_to_its_file_and_its_size(name: str, tmp_path: Path, little
     with pytest.raises(BrokenArchiveError, match=r"is no whole cuhk-03\.mat") as caught:
         unpack({file: "0" * 32}, tmp_path / "data")
     assert sentence in str(caught.value)
-    assert [one.name for one in (tmp_path / "data" / "unpacked").iterdir()] == [".lock"]
+    assert [one.name for one in (tmp_path / "data" / "unpacked").iterdir()] == [".claim"]
 
 
 @pytest.mark.parametrize("name", hostile.MATLAB)

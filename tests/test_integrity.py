@@ -410,7 +410,7 @@ def test_sums_of_two_identities_that_were_exchanged_are_not_read(run: Run, tmp_p
     assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "row.json", ".lock.held", "point-10.json", "recipe.toml"])
+@pytest.mark.parametrize("name", ["manifest.json", "row.json", "claim", "point-10.json", "recipe.toml"])
 def test_lists_in_lists_in_any_stored_file_are_no_traceback(name: str, tmp_path: Path) -> None:
     from reidgen.data.manifest import load_prepared
     from reidgen.locks import Holder
@@ -420,7 +420,7 @@ def test_lists_in_lists_in_any_stored_file_are_no_traceback(name: str, tmp_path:
     file = tmp_path / "runs" / "market" / "snr-tiny-s0-1a2b3c4d-00000000" / name
     file.parent.mkdir(parents=True)
     file.write_text(("a = " if name.endswith("toml") else "") + "[" * 100_000)
-    if name == ".lock.held":
+    if name == "claim":
         assert Holder.read(file) is None
     elif name == "point-10.json":
         assert _kept_pattern(file, file, {}) is None

@@ -1,6 +1,5 @@
-"""One process holds a folder at a time, on file systems without flock too; who waits is told; the dead never block."""
+"""One process holds a folder at a time, on every file system; who waits is told for whom; the dead never block."""
 
-import errno
 import json
 import logging
 import os
@@ -16,68 +15,46 @@ import pytest
 
 from reidgen import locks
 from reidgen.errors import BusyError, DataError, RunError
-from reidgen.locks import HELD, LOCK, Holder, hold, locked
+from reidgen.locks import CLAIM, Holder, hold, locked, look
 from reidgen.runs import Run
 
 HOLD = """
-import errno, sys, time
+import sys, time
 from pathlib import Path
 from reidgen import locks
-def missing(*_):
-    raise OSError(int(sys.argv[2]), "no locks here")
-if int(sys.argv[2]):
-    locks.fcntl.flock = missing
 with locks.hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
 
 
-@pytest.fixture(
-    params=[0, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=["flock", "ENOLCK", "ENOSYS", "EOPNOTSUPP"]
-)
-def missing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The errno with which flock answers on the file system at hand, 0 where it works."""
-    number: int = request.param
-
-    def flock(*_: object) -> None:
-        raise OSError(number, "no locks here")
-
-    if number:
-        monkeypatch.setattr(locks.fcntl, "flock", flock)
-    return number
-
-
-@pytest.fixture
-def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "no locks here")
-
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
-
-
 def left(folder: Path, holder: Holder | str, age: float = 0.0) -> Path:
-    """Write the lock file of a file system without flock, last touched `age` seconds ago."""
-    file = folder / HELD
+    """Write a claim, last touched `age` seconds ago."""
+    file = folder / CLAIM / "7"
+    file.parent.mkdir()
     file.write_text(holder if isinstance(holder, str) else json.dumps(asdict(holder)))
     os.utime(file, (time.time() - age,) * 2)
     return file
 
 
-def test_one_at_a_time_and_the_holder_is_named(missing: int, tmp_path: Path) -> None:
+def claims(folder: Path) -> list[str]:
+    return sorted(one.name for one in (folder / CLAIM).iterdir() if one.name[0].isdigit())
+
+
+def test_one_at_a_time_and_the_holder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    for _ in range(2):
+    for number in (1, 2):
         with hold(folder):
-            for inside in (folder, folder):
+            for _ in range(2):
                 with pytest.raises(
                     BusyError, match=f"process {os.getpid()} on .* is writing {folder}; wait for it or stop it"
                 ):
-                    with hold(inside, wait=False):
+                    with hold(folder, wait=False):
                         pass
-        assert [one.name for one in folder.iterdir()] == [LOCK] and not (folder / LOCK).read_bytes()
+        assert claims(folder) == [f"{number}-free"] and look(folder) is None
 
 
-def test_no_two_threads_are_ever_inside(missing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_threads_are_ever_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "POLL", 0.001)
     inside, most, ended = [0], [0], []
 
@@ -98,8 +75,8 @@ def test_no_two_threads_are_ever_inside(missing: int, tmp_path: Path, monkeypatc
     assert most == [1] and len(ended) == 4
 
 
-def test_a_killed_process_never_blocks(missing: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    words = [sys.executable, "-c", HOLD, str(tmp_path), str(missing)]
+def test_a_killed_process_never_blocks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "held\n"
         with pytest.raises(BusyError, match=f"process {process.pid} on "), hold(tmp_path, wait=False):
@@ -112,7 +89,7 @@ def test_a_killed_process_never_blocks(missing: int, tmp_path: Path, capfd: pyte
 
 
 def test_who_waits_says_for_whom_and_how_long(
-    missing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "POLL", 0.001)
     monkeypatch.setattr(locks, "FIRST_WORD", 0.0)
@@ -139,8 +116,12 @@ def test_who_waits_says_for_whom_and_how_long(
     [
         ({"process": 2**22 + 5}, 0, True),  # Linux numbers end before that
         ({}, 0, False),
-        ({}, 1000, True),  # the number was given to another process
+        ({}, 1000, False),  # it is suspended, but lives
+        ({"started": "1"}, 0, True),  # the number was given to another process
+        ({"started": ""}, 0, False),  # which nobody can know here
+        ({"started": ""}, 1000, True),
         ({"process": 2**22 + 5, "place": "elsewhere"}, 0, False),  # of another machine or container nothing is known
+        ({"process": 2**22 + 5, "place": "elsewhere"}, 100, False),
         ({"process": 2**22 + 5, "place": "elsewhere"}, 1000, True),
         ({"process": "one"}, 0, False),
         ("", 0, False),  # just made
@@ -150,57 +131,122 @@ def test_who_waits_says_for_whom_and_how_long(
     ],
 )
 def test_what_a_dead_process_left_is_taken_over(
-    no_flock: None, change: dict[str, object] | str, age: float, taken_over: bool, tmp_path: Path
+    change: dict[str, object] | str, age: float, taken_over: bool, tmp_path: Path
 ) -> None:
     left(tmp_path, change if isinstance(change, str) else replace(Holder.here(), **change), age)  # type: ignore[arg-type]
+    seen = look(tmp_path)
+    assert seen and seen.held is not taken_over
     if taken_over:
         with hold(tmp_path, wait=False):
-            assert Holder.read(tmp_path / HELD)
-        assert [one.name for one in tmp_path.iterdir()] == [LOCK]
+            assert claims(tmp_path) == ["8"] and Holder.read(tmp_path / CLAIM / "8")
+        assert claims(tmp_path) == ["8-free"]
     else:
         with pytest.raises(BusyError), hold(tmp_path, wait=False):
             pass
+        assert claims(tmp_path) == ["7"]
 
 
-def test_a_holder_that_lives_long_is_not_taken_for_dead(
-    no_flock: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locks, "BEAT", 0.001)
-    with hold(tmp_path):
-        os.utime(tmp_path / HELD, (0, 0))
-        while (tmp_path / HELD).stat().st_mtime == 0:
-            time.sleep(0.001)
-
-
-def test_of_two_that_remove_what_was_left_one_removes_it(no_flock: None, tmp_path: Path) -> None:
-    """The slower one finds the new lock of the faster one, and leaves it."""
-    file = left(tmp_path, replace(Holder.here(), process=2**22 + 5))
-    old = file.read_bytes()
-    with hold(tmp_path, wait=False):
-        locks._remove(file, old)
-        assert Holder.read(file) and Holder.read(file).process == os.getpid()  # type: ignore[union-attr]
-        with pytest.raises(BusyError), hold(tmp_path, wait=False):
+def test_a_process_that_has_ended_but_was_not_asked_about_is_dead(tmp_path: Path) -> None:
+    """kill -9 of a worker whose parent is busy: a zombie."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "held\n"
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still there
+        with hold(tmp_path, wait=False):
             pass
 
 
-def test_what_a_lock_file_says_moves_no_cursor(no_flock: None, tmp_path: Path) -> None:
+def test_the_time_is_that_of_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose clock is an hour fast takes nothing over."""
+    left(tmp_path, replace(Holder.here(), place="elsewhere"))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    with pytest.raises(BusyError), hold(tmp_path, wait=False):
+        pass
+
+
+def test_a_holder_is_touched_and_says_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT", 0.001)
+    with hold(tmp_path) as claim:
+        file = tmp_path / CLAIM / "1"
+        os.utime(file, (0, 0))
+        claim.tell("SNR s0, epoch 1/2", 1, 10)
+        claim.tell("SNR s0, epoch 1/2, 400 images/s", 5, 10)
+        while not (seen := look(tmp_path)) or not seen.doing or file.stat().st_mtime == 0:
+            time.sleep(0.001)
+        assert seen.held and seen.holder == claim.holder and not claim.lost
+        assert seen.doing["what"] == "SNR s0, epoch 1/2, 400 images/s" and seen.doing["left"] == 0
+        assert (seen.doing["done"], seen.doing["of"]) == (5, 10)
+
+
+def test_who_was_suspended_until_it_was_taken_over_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT", 0.001)
+    run = Run(tmp_path)
+    with run.lock():
+        report = run.telling(lambda what, done, total: None)
+        report("x", 1, 2)
+        (tmp_path / CLAIM / "1").unlink()  # as whoever makes the next one does
+        (tmp_path / CLAIM / "2").touch()
+        claim = locks.held_here(tmp_path)
+        while claim and not claim.lost:
+            time.sleep(0.001)
+        with pytest.raises(BusyError, match=r"another process has taken over .*, as this one stood still for too long"):
+            report("x", 2, 2)
+    assert claims(tmp_path) == ["2"]  # the other's is left alone
+
+
+def test_of_two_that_take_over_one_does(tmp_path: Path) -> None:
+    """The slower one has seen the old claim, and comes when the faster one holds, or has held, the folder."""
+    left(tmp_path, replace(Holder.here(), process=2**22 + 5))
+    place, slow = tmp_path / CLAIM, locks._newest(tmp_path / CLAIM)
+
+    def late(monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = [slow]
+        real = locks._newest
+        monkeypatch.setattr(locks, "_newest", lambda claims: answers.pop() if answers else real(claims))
+        monkeypatch.setattr(locks, "_look", lambda file: None)
+        assert locks._claim(place) is None
+
+    with hold(tmp_path, wait=False):
+        with pytest.MonkeyPatch.context() as patch:
+            late(patch)
+        assert claims(tmp_path) == ["8"]
+    with hold(tmp_path, wait=False):  # claim 9: number 8 is gone, so that the slower one makes it
+        with pytest.MonkeyPatch.context() as patch:
+            late(patch)
+        assert claims(tmp_path) == ["9"]
+
+
+def test_what_a_claim_says_moves_no_cursor(tmp_path: Path) -> None:
     left(tmp_path, replace(Holder.here(), host="\x1b[2J", since="\x1b[2J" * 99))
     with pytest.raises(BusyError) as caught, hold(tmp_path, wait=False):
         pass
     assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
-def test_a_lock_file_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
-    with hold(tmp_path):
-        (tmp_path / LOCK).unlink()
-        with hold(tmp_path, wait=False):  # the name is free: this is what removing it means
-            pass
-
-
-def test_a_pipe_as_lock_file_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / LOCK)
-    with pytest.raises(DataError, match=r"cannot use .*\.lock: is no regular file"), locked(tmp_path):
+def test_pipes_in_the_place_of_claims_are_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / CLAIM).mkdir()
+    os.mkfifo(tmp_path / CLAIM / "7")
+    with pytest.raises(BusyError), hold(tmp_path, wait=False):
         pass
+    os.utime(tmp_path / CLAIM / "7", (0, 0))
+    with hold(tmp_path, wait=False):
+        pass
+
+
+def test_a_file_in_the_place_of_the_claims_is_said(tmp_path: Path) -> None:
+    (tmp_path / CLAIM).touch()
+    with pytest.raises(DataError, match=r"cannot use .*\.claim: File exists"), locked(tmp_path):
+        pass
+
+
+def test_the_scheduler_s_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    with hold(tmp_path), pytest.raises(BusyError, match=r"\(job 12, since "), hold(tmp_path, wait=False):
+        pass
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "11")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert Holder.here().job == "11_3"
 
 
 def test_errors_become_sentences(tmp_path: Path) -> None:
@@ -211,13 +257,23 @@ def test_errors_become_sentences(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device", "x")
 
 
-def test_a_run_names_who_writes_it(missing: int, tmp_path: Path) -> None:
+def test_a_run_names_who_writes_it(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    with run.lock():
+    with hold(run.folder):
+        pass
+
+    def other() -> None:
         with pytest.raises(RunError, match=f"process {os.getpid()} on .* is writing {run.folder}"), run.lock():
             pass
-    with run.lock():
-        pass
+        ended.append(1)
+
+    with run.lock(), run.lock():  # this thread may hold it several times over
+        ended: list[int] = []
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert ended and look(run.folder)
+    assert look(run.folder) is None
 
 
 def test_what_show_is_writing_is_not_removed(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_new_protocol_beside_the_release(tmp_path: Path) -> None:
     root = find("cuhk03-np-labelled", data, tmp_path / "in" / "cuhk03_release.zip")
     assert (root / "cuhk03_new_protocol_config_labeled.mat").is_file()
     assert find("cuhk03-detected", data, tmp_path / "in" / "cuhk03_release.zip") == root  # unpacked once
-    assert len([one for one in (data / "unpacked").iterdir() if one.name != ".lock"]) == 1
+    assert len([one for one in (data / "unpacked").iterdir() if one.name != ".claim"]) == 1
     mat = root.parent / "cuhk-03.mat"
     shutil.copy(layouts.build("cuhk03-detected", tmp_path / "raw") / "cuhk03_release" / "cuhk-03.mat", mat)
     shutil.copy(root / "cuhk03_new_protocol_config_labeled.mat", mat.parent)
@@ -152,7 +152,7 @@ def test_a_broken_download_is_removed_and_a_second_try_succeeds(kind: str, tmp_p
     with pytest.raises(DataError) as caught:
         find(opened("market", server, broken, md5), tmp_path / "data")
     assert "\n" not in str(caught.value)
-    left = [one for one in (tmp_path / "data").rglob("*") if one.is_file() and one.name != ".lock"]
+    left = [one for one in (tmp_path / "data").rglob("*") if one.is_file() and ".claim" not in one.parts]
     assert left == []
     assert images(find(opened("market", server, content), tmp_path / "data")) > 0
 

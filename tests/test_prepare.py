@@ -93,7 +93,10 @@ def test_own_crops_from_folder_to_index(tmp_path: Path) -> None:
     assert made.digest == hashlib.sha256(made.index.read_bytes()).hexdigest()
     assert load_prepared("mine", data) == made
     assert prepared_names(data) == ["mine"]
-    assert sorted(path.name for path in made.folder.iterdir() if path.name != ".lock") == ["index.csv", "manifest.json"]
+    assert sorted(path.name for path in made.folder.iterdir() if path.name != ".claim") == [
+        "index.csv",
+        "manifest.json",
+    ]
 
 
 def test_again_is_at_once_until_something_changes(tmp_path: Path) -> None:

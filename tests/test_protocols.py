@@ -15,11 +15,11 @@ import pytest
 from reidgen.catalogue import family_of, load_catalogue, split_all, trained_whole, variants
 from reidgen.data.batches import origins, training_images
 from reidgen.data.manifest import load_index, load_prepared
+from reidgen.data.manifest import tested_part as rows_tested
 from reidgen.data.prepare import prepare
 from reidgen.entries import Protocol
 from reidgen.errors import DataError, SharedImagesError
 from reidgen.evaluation import is_seen, refuse_shared_images
-from reidgen.evaluation import tested_part as rows_tested
 from reidgen.protocols import get_protocol, load_protocols, resolve
 from reidgen.recipe import Recipe
 

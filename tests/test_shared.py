@@ -90,7 +90,17 @@ def test_reidgen_cache_names_the_place(shared: Path, tmp_path: Path, monkeypatch
     monkeypatch.delenv("REIDGEN_CACHE")
     beside = load_pack(other, 16, 8)[1]
     monkeypatch.setenv("REIDGEN_CACHE", "~/fast")
-    assert load_pack(other, 16, 8)[1].file == beside.file  # what is there is used
+    copied = load_pack(other, 16, 8)[1]  # what is there is copied to the node's disk, once
+    assert copied.file.parent.parent == shared / "home" / "fast" and np.array_equal(copied[:], beside[:])
+    when = copied.file.stat().st_mtime_ns
+    assert load_pack(other, 16, 8)[1].file.stat().st_mtime_ns == when
+    copied.file.unlink()
+    content = bytearray(beside.file.read_bytes())
+    content[200] ^= 1
+    beside.file.write_bytes(content)
+    with pytest.raises(DataError, match=r"the pixel cache .* is damaged, or was when it was copied"):
+        load_pack(other, 16, 8)
+    assert not copied.file.exists() and not list(copied.file.parent.glob(".*.part"))
 
 
 def test_a_check_judges_the_set_and_not_the_rights(shared: Path) -> None:
@@ -129,7 +139,7 @@ def test_a_run_is_trained_and_evaluated_from_data_that_cannot_be_written(
 ) -> None:
     data = shared / "home" / "data"
     for name in ("synth-plaza", "synth-night"):
-        shutil.copytree(small_data / name, data / name, ignore=shutil.ignore_patterns("pixels-*", ".lock"))
+        shutil.copytree(small_data / name, data / name, ignore=shutil.ignore_patterns("pixels-*", ".claim"))
     for path in [data, *data.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = sorted(data.rglob("*"))

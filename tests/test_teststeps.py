@@ -17,6 +17,7 @@ from reidgen import evaluation, registry
 from reidgen.contracts import Batches, TestStep, build_test_step
 from reidgen.data.augment import standardize, to_float
 from reidgen.data.manifest import load_prepared
+from reidgen.data.manifest import tested_part as part_tested
 from reidgen.data.pack import load_pack
 from reidgen.data.prepare import prepare
 from reidgen.errors import OutOfMemoryError, RecipeError, ReidgenError
@@ -144,7 +145,7 @@ def test_bn_is_a_model_whose_statistics_were_set_by_hand(
 ) -> None:
     """Per camera: the mean over its batches of each norm's mean and unbiased variance, in inputs that are caught."""
     prepared, recipe = load_prepared("synth-night", small_data), run.recipe()
-    part = evaluation.tested_part(prepared).drop_duplicates("path")
+    part = part_tested(prepared).drop_duplicates("path")
     paths, pack = load_pack(prepared, recipe.height, recipe.width, quiet)
     pixels = {str(path): torch.from_numpy(np.array(image)) for path, image in zip(paths, pack, strict=True)}
     expected, changed = {}, []
@@ -358,7 +359,7 @@ def test_a_step_sees_the_images_of_one_split_each_once(
     monkeypatch.setattr(BatchNorm, "adapt", adapt)
     rows = scored(run, small_data, "centre,bn,bn(cameras=false)", target="halls")
     assert rows.groupby("test")["split"].agg(list).map(sorted).tolist() == [[0, 1, 2]] * 3
-    part = evaluation.tested_part(prepared).drop_duplicates(["split", "path"])
+    part = part_tested(prepared).drop_duplicates(["split", "path"])
     counts = [group.groupby("camid").size().tolist() for _, group in part.groupby("split")]
     assert centred == counts and adapted == [n for one in counts for n in one] + [sum(one) for one in counts]
     queries = run.queries()

@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reidgen.commands.models import open_and_say, refuse_without_model
 from reidgen.commands.options import (
     Device,
+    Input,
     Json,
+    Model,
+    ModelWeights,
     Plugin,
     Quiet,
     Results,
-    RunName,
+    RunOrModel,
     SetStep,
     View,
     whole_number,
@@ -21,7 +25,7 @@ from reidgen.errors import RunError
 from reidgen.terminal import document, note, one_sentence, progress, result
 
 if TYPE_CHECKING:
-    from reidgen.extractor import Extractor
+    from reidgen.extractor import NetworkExtractor
     from reidgen.features.search import Answer
     from reidgen.features.stream import Made
 
@@ -30,25 +34,28 @@ PRINTED = 5  # queries in the terminal
 
 @one_sentence
 def embed(
-    run: RunName,
     images: Annotated[
         Path,
         typer.Option(help="A folder of crops in any layout, or a .csv with a column path (and camid, track, pid)."),
     ],
     out: Annotated[Path, typer.Option(help="The file to write: NAME.parquet or NAME.npz.")],
+    run: RunOrModel = None,
     pattern: Annotated[
         str | None,
         typer.Option(help="Regular expression that reads camid, track or pid from the end of a crop's path."),
     ] = None,
     test: View = "plain",
     setting: SetStep = None,
+    model: Model = None,
+    weights: ModelWeights = None,
+    input: Input = None,
     plugin: Plugin = None,
     results: Results = Path("results"),
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Embed a folder of crops with a trained run, into one file.
+    """Embed a folder of crops with a trained run, or a model from elsewhere, into one file.
 
     One row per image, sorted by path. Stop it at any time: the same command goes on, and later embeds only what is new
     or changed. An image that cannot be read is left out, named, and listed in NAME.broken.csv; the exit code is 0 as
@@ -57,6 +64,8 @@ def embed(
     Example: reidgen embed snr-tiny-s0 --images ~/crops --out features.parquet
 
     Example: reidgen embed snr-tiny-s0 --images ~/crops --out features.npz --pattern '(?P<camid>[^/]+)/[^/]+'
+
+    Example: reidgen embed --model osnet.onnx --input mean=imagenet --images ~/crops --out features.parquet
     """
     from reidgen.data.collection import collect
     from reidgen.features.store import check_name
@@ -65,22 +74,30 @@ def embed(
     from reidgen.ways import only_way
 
     check_name(out)
-    way, found = only_way(test, dict(map(read_setting, setting or []))), find_run(run, results)
+    if bool(run) == bool(model):
+        raise RunError("what embeds? For example: reidgen embed snr-tiny-s0 --images ~/crops --out features.parquet")
+    refuse_without_model(model, weights=weights, trained_on="", input=input)
+    way, found = only_way(test, dict(map(read_setting, setting or []))), find_run(run, results) if run else None
     collection = collect(images.expanduser(), pattern)
     for line in collection.remarks:
         note(line)
     from reidgen.extractor import Extractor
     from reidgen.features.stream import embed_images
+    from reidgen.foreign import ModelExtractor
 
-    model = Extractor(found, device=device, way=way)
+    embedder: NetworkExtractor
+    if found:
+        embedder = Extractor(found, device=device, way=way)
+    else:
+        embedder = ModelExtractor(open_and_say(str(model), weights, input, "", device, judged=False), way=way)
     with progress() as report:
-        made = embed_images(model, collection, out, said=str(images), say=note, report=report)
+        made = embed_images(embedder, collection, out, said=str(images), say=note, report=report)
     if json:
-        document(_facts(made, model.dim))
+        document(_facts(made, embedder.dim))
         return
     kept = made.images - made.new - len(made.copies)
     was = f", {kept:,} of them as they were" if made.new and kept else ", all as they were" if kept else ""
-    result(f"{out}: {made.images:,} embeddings of {model.dim} numbers by {model.info['name']}{was}")
+    result(f"{out}: {made.images:,} embeddings of {embedder.dim} numbers by {embedder.info['name']}{was}")
     if made.broken:
         few = "; ".join(f"{shown(path)} {what}" for path, what in list(made.broken.items())[:3])
         more = "; ..." if len(made.broken) > 3 else ""
@@ -164,8 +181,8 @@ def search(
     rule_of(opened, by, top)
     asked = collect(query.expanduser())
 
-    def maker() -> "Extractor":
-        from reidgen.extractor import maker_of
+    def maker() -> "NetworkExtractor":
+        from reidgen.foreign import maker_of
 
         return maker_of(features, opened.info, run=run, results=results, device=device)
 

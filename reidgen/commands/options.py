@@ -64,6 +64,10 @@ Json = Annotated[
     bool,
     typer.Option("--json", callback=_speak_json, help="Print one JSON document on stdout, all else on stderr."),
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option("--log", metavar="TOOL", help="Follow it in tensorboard, wandb or mlflow too (offline). Repeatable."),
+]
 Source = Annotated[
     str | None,
     typer.Option(help="Data set to train on; several joined by +; market-all: all its images; by default synth."),
@@ -92,6 +96,39 @@ View = Annotated[
     str, typer.Option(help="plain, or a test step that makes views of an image, such as flip; their mean is embedded.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, its name, or the beginning of its name.")]
+RunOrModel = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="A run folder, its name, or the beginning of its name.")
+]
+RunNamesOrModel = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN...]", help="Run folders, their names, or the beginnings of their names."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FILE.onnx|NAME",
+        help="Instead of a RUN: an ONNX file, or a backbone (plugin:NAME) whose torch file --weights names.",
+    ),
+]
+ModelWeights = Annotated[Path | None, typer.Option("--weights", help="The torch file of --model NAME.")]
+TrainedOn = Annotated[
+    str,
+    typer.Option(
+        "--trained-on",
+        metavar="NAME",
+        help="What the model was trained on, such as msmt17, or other:NAME; several joined by +.",
+    ),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="KEY=VALUE",
+        help="How it wants its images, where its file does not say: size=256x128, layout=nchw|nhwc, order=rgb|bgr, "
+        "range=1|255, mean=imagenet or R,G,B, deviation=R,G,B, output=NAME.",
+    ),
+]
 Target = Annotated[str, typer.Option(help="A prepared data set, several joined by commas, or synth.")]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the step with PyTorch: minutes at the start, other rounding.")

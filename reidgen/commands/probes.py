@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from reidgen.commands.options import Data, Device, Plugin, Quiet, Results, RunName, Target, whole_number
+from reidgen.commands.models import open_and_say, refuse_without_model
+from reidgen.commands.options import (
+    Data,
+    Device,
+    Input,
+    Model,
+    ModelWeights,
+    Plugin,
+    Quiet,
+    Results,
+    RunName,
+    Target,
+    TrainedOn,
+    whole_number,
+)
 from reidgen.errors import RunError
 from reidgen.terminal import note, one_sentence, out, progress, result
 
@@ -48,6 +62,10 @@ def stress(
     picture: Annotated[
         Path | None, typer.Option(help="Only write a PNG that shows every shift at every severity.")
     ] = None,
+    model: Model = None,
+    weights: ModelWeights = None,
+    trained_on: TrainedOn = "",
+    input: Input = None,
     plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
@@ -59,6 +77,8 @@ def stress(
     By known amounts of light, colour, sharpness or quality.
 
     Example: reidgen stress snr-tiny-s0 --target synth-night
+
+    Example: reidgen stress --model osnet.onnx --input mean=imagenet --target market
     """
     if picture:
         if run or picture.suffix != ".png":
@@ -70,18 +90,24 @@ def stress(
         write_sheet(picture)
         result(f"written: {picture}")
         return
-    if run is None or not target:
+    if not target or bool(run) == bool(model):
         raise RunError("which run on which target? For example: reidgen stress snr-tiny-s0 --target synth-night")
     from reidgen.catalogue import expand
     from reidgen.runs import find_run
 
-    found = find_run(run, results)
+    refuse_without_model(model, weights=weights, trained_on=trained_on, input=input)
+    if model:
+        opened = open_and_say(model, weights, input, trained_on, device)
+        found = opened.run(results)
+        judged = opened.judged(found)
+    else:
+        found, judged = find_run(str(run), results), None
     from reidgen.robustness.stress import stress as run_stress
     from reidgen.robustness.tables import stress_table
 
     for name in expand(target.split(",")):
         with progress() as report:
-            rows = run_stress(found, name, where=where, data=data, device=device, report=report)
+            rows = run_stress(found, name, where=where, model=judged, data=data, device=device, report=report)
         made = stress_table(rows)
         for grid in made.grids:
             out().print(grid.rich(), markup=True)

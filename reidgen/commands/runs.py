@@ -2,28 +2,49 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reidgen import __version__
+from reidgen.commands.cluster import (
+    Gpus,
+    Hours,
+    Memory,
+    On,
+    Parallel,
+    Partition,
+    Setup,
+    Status,
+    Wait,
+    asked_cluster,
+    bench_on,
+    print_forecast,
+    print_status,
+)
+from reidgen.commands.models import open_and_say, refuse_without_model
 from reidgen.commands.options import (
     Backbone,
     Compile,
     Data,
     Device,
     Epochs,
+    Input,
     Json,
+    Log,
+    Model,
+    ModelWeights,
     Plugin,
     Quiet,
     RecipeName,
     Results,
-    RunNames,
+    RunNamesOrModel,
     Set,
     SetStep,
     Source,
     Target,
     Test,
+    TrainedOn,
     Weights,
     read_seeds,
     whole_number,
@@ -35,9 +56,8 @@ from reidgen.terminal import document, note, one_sentence, progress, result
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reidgen.entries import Protocol
+    from reidgen.grid import Grid
     from reidgen.recipe import Recipe
-    from reidgen.teststeps import Way
 
 
 @one_sentence
@@ -64,6 +84,7 @@ def train(
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    log: Log = None,
     quiet: Quiet = False,
 ) -> None:
     """Train one network; the same command resumes it.
@@ -92,7 +113,7 @@ def train(
     from reidgen.training import train as run_training
 
     with progress() as report:
-        run = run_training(chosen, data=data, results=results, device=device, report=report)
+        run = run_training(chosen, data=data, results=results, device=device, log=log or (), report=report)
     facts = run.facts()
     result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
@@ -113,10 +134,14 @@ def train(
 
 @one_sentence
 def evaluate(
-    runs: RunNames,
-    target: Target,
+    runs: RunNamesOrModel = None,
+    target: Target = "",
     test: Test = "plain",
     setting: SetStep = None,
+    model: Model = None,
+    weights: ModelWeights = None,
+    trained_on: TrainedOn = "",
+    input: Input = None,
     plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
@@ -124,7 +149,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate trained runs on targets: mAP, CMC and mINP.
+    """Evaluate runs, or a model from elsewhere, on targets.
 
     Every test has rows of its own; another one overwrites none.
 
@@ -133,6 +158,8 @@ def evaluate(
     Example: reidgen evaluate snr-tiny-s0 --target synth-night --test plain,flip+centre+rerank --set rerank.k1=30
 
     Example: reidgen evaluate snr-tiny-s0 snr-tiny-s1 --target synth-night,synth-mall --json
+
+    Example: reidgen evaluate --model osnet.onnx --trained-on msmt17 --input mean=imagenet --target market
     """
     from reidgen.catalogue import expand
     from reidgen.data.judge import copies_tested
@@ -142,16 +169,31 @@ def evaluate(
     from reidgen.ways import select_ways
 
     ways = select_ways(test, dict(map(read_setting, setting or [])))
-    found = list(dict.fromkeys(find_run(name, results) for name in runs))
-    pairs = [(run, name) for run in found for name in expand(target.split(","))]
+    if not target or bool(runs) == bool(model):
+        raise RunError(
+            "what is evaluated on what? For example: reidgen evaluate snr-tiny-s0 --target synth-night, or reidgen "
+            "evaluate --model osnet.onnx --target market"
+        )
+    refuse_without_model(model, weights=weights, trained_on=trained_on, input=input)
+    found = list(dict.fromkeys(find_run(name, results) for name in runs or []))
     from reidgen.evaluation import evaluate as run_evaluation
+    from reidgen.evaluation import judge
 
+    opened = None
+    if model:
+        opened = open_and_say(model, weights, input, trained_on, device)
+        found = [opened.run(results)]
+    pairs = [(run, name) for run in found for name in expand(target.split(","))]
     rows_of_all: list[dict[str, object]] = []
     failed: list[str] = []
     for run, name in pairs:
         try:
             with progress() as report:
-                rows = run_evaluation(run, name, ways=ways, data=data, device=device, report=report)
+                if opened:
+                    judged = opened.judged(run)
+                    rows = judge(run, lambda: judged, name, ways=ways, data=data, report=report)  # noqa: B023
+                else:
+                    rows = run_evaluation(run, name, ways=ways, data=data, device=device, report=report)
         except InterruptedRunError:
             raise
         except ReidgenError as error:
@@ -222,18 +264,34 @@ def bench(
     data: Data = Path("data"),
     results: Results = Path("results"),
     device: Device = "auto",
+    status: Status = False,
+    on: On = None,
+    wait: Wait = False,
+    partition: Partition = None,
+    gpus: Gpus = None,
+    hours: Hours = None,
+    memory: Memory = None,
+    parallel: Parallel = None,
+    setup: Setup = None,
+    log: Log = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train methods x seeds, evaluate them, write the table.
 
     On one source, or on the cells of a protocol. Safe to stop and repeat: only what is missing runs. A run that fails
-    is noted and the others go on; a run that another process holds comes last.
+    is noted and the others go on; a run that another process holds comes last. Several may share one results folder,
+    from several machines; --on has a cluster do it (docs/cluster.md).
 
     Example: reidgen bench --source synth --methods main --seeds 3
 
     Example: reidgen bench --protocol p2 --methods baseline,snr
 
     Example: reidgen bench --source synth --test plain,centre,bn
+
+    Example: reidgen bench --protocol p2 --on slurm --partition gpu --gpus 1 --hours 8 --wait
+
+    Example: reidgen bench --protocol p2 --status
     """
     from reidgen.catalogue import expand
     from reidgen.parts import read_setting
@@ -242,6 +300,11 @@ def bench(
     from reidgen.registry import select_methods
     from reidgen.ways import of_steps, select_ways
 
+    options: dict[str, Any] = dict(partition=partition, gpus=gpus, hours=hours, memory=memory, parallel=parallel)
+    options["setup"] = setup or None
+    cluster = asked_cluster(on, wait, **options)
+    if json and not status:
+        raise RecipeError("--json goes with --status; for the numbers: reidgen table --json")
     if source and protocol:
         raise RecipeError(f"--protocol {protocol} has sources of its own; leave out --source {source}, or --protocol")
     if target and protocol:
@@ -266,10 +329,34 @@ def bench(
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
     if dry_run:
-        _print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
+        print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
+        return
+    if status or cluster:
+        from reidgen.planning import plan_cells
+
+        planned = plan_cells(
+            chosen,
+            methods=names,
+            seeds=chosen_seeds,
+            data=data,
+            results=results,
+            protocol=cells,
+            targets=chosen_targets,
+            ways=ways,
+            say=note,
+        )
+        if status:
+            print_status(planned, results, [_again_of(context, cell.recipe) for cell in planned])
+            return
+        assert cluster is not None
+        whole = _again(context)
+        left = bench_on(
+            planned, cluster, wait=wait, data=data, results=results, device=device, log=log or (), again=whole
+        )
+        if left is not None:
+            _print_grid(context, left, results, every=cells is not None)
         return
     from reidgen.grid import bench as run_bench
-    from reidgen.grid import rows_of
 
     with progress() as report:
         grid = run_bench(
@@ -282,54 +369,36 @@ def bench(
             targets=chosen_targets,
             ways=ways,
             device=device,
+            log=log or (),
             report=report,
             say=note,
         )
+    _print_grid(context, grid, results, every=cells is not None)
+
+
+def _print_grid(context: typer.Context, grid: "Grid", results: Path, *, every: bool) -> None:
+    """Print the table of a grid. Raises RunError for the runs that failed, each with the command that repeats it.
+
+    every: its targets were named, by a protocol: all count in the mean.
+    """
     if grid.sources:
+        from reidgen.grid import rows_of
         from reidgen.tables.choose import Selection
 
         print_table(
             results,
-            asked=Asked(selection=Selection(every=cells is not None)),  # a protocol names its targets: all count
-            choose=lambda rows: rows_of(grid, rows, alone=cells is not None),
+            asked=Asked(selection=Selection(every=every)),
+            choose=lambda rows: rows_of(grid, rows, alone=every),
         )
     if grid.failures:
         lines = [f"{len(grid.failures)} runs failed; the table holds the others. Each again, with what ended it:"]
         for failure in grid.failures:
-            again = _again(context, methods=failure.recipe.method, seeds=f"{failure.recipe.seed},")
-            lines += [again, f"    {failure.recipe.source}: {failure.sentence}"]
+            lines += [_again_of(context, failure.recipe), f"    {failure.recipe.source}: {failure.sentence}"]
         raise RunError("\n".join(lines))
 
 
-def _print_forecast(
-    recipe: "Recipe",
-    methods: list[str],
-    seeds: list[int],
-    protocol: "Protocol | None",
-    targets: list[str],
-    ways: "list[Way]",
-    data: Path,
-    results: Path,
-    device: str,
-) -> None:
-    from reidgen.forecast import forecast
-    from reidgen.grid import plan_cells
-
-    cells = plan_cells(
-        recipe,
-        methods=methods,
-        seeds=seeds,
-        data=data,
-        results=results,
-        protocol=protocol,
-        targets=targets,
-        ways=ways,
-        say=note,
-    )
-    with progress() as report:
-        lines = forecast(cells, data=data, device=device, report=report)
-    for line in lines:
-        result(line)
+def _again_of(context: typer.Context, recipe: "Recipe") -> str:
+    return _again(context, methods=recipe.method, seeds=f"{recipe.seed},")
 
 
 def _again(context: typer.Context, **instead: str) -> str:
@@ -339,7 +408,7 @@ def _again(context: typer.Context, **instead: str) -> str:
         name = str(parameter.name)
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if name in ("quiet", "dry_run") or not (given or name in instead):
+        if name in ("quiet", "dry_run", "status", "json") or not (given or name in instead):
             continue
         value = instead.get(name, context.params[name])
         for one in value if isinstance(value, list | tuple) else [value]:

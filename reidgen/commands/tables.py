@@ -283,14 +283,16 @@ def _write(results: Path, texts: Mapping[str, str], keep: Callable[[], None] = l
     """
     from reidgen.files import write_text
     from reidgen.integrity import write_sealed
+    from reidgen.locks import locked
 
     try:
-        for name, text in texts.items():
-            if name.endswith("rows.csv"):
-                write_sealed(results / name, text.encode())
-            else:
-                write_text(results / name, text)
-        keep()
+        with locked(results):  # another bench of this folder may end at the same time
+            for name, text in texts.items():
+                if name.endswith("rows.csv"):
+                    write_sealed(results / name, text.encode())
+                else:
+                    write_text(results / name, text)
+            keep()
     except ReidgenError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):

@@ -5,7 +5,6 @@ and so will any number of processes. Shapes: N images of the source, B = P K ima
 """
 
 import functools
-import hashlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reidgen.catalogue import ALL, load_catalogue, refuse_relatives, split_all
-from reidgen.data.manifest import Prepared, load_index, load_prepared
+from reidgen.data.manifest import Prepared, load_index, load_prepared, source_digest
 from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import free_memory
 from reidgen.errors import DataError, SharedImagesError
@@ -85,15 +84,6 @@ class Source:
             here = np.flatnonzero(self.domain_N[images_B] == domain)
             pixels[here] = pack[self.row_N[images_B[here]]]
         return torch.from_numpy(pixels)
-
-
-def source_digest(recipe: Recipe, *, data: Path) -> str:
-    """Return the SHA-256 that stands for what the recipe's sources train on: the digest of the index of a set whose
-    training part is the only source, else made of all their digests. Raises DataError when a set is not prepared."""
-    parts = [(load_prepared(name, data).digest, everything) for name, everything in map(split_all, recipe.sources)]
-    if len(parts) == 1 and not parts[0][1]:
-        return parts[0][0]
-    return hashlib.sha256("+".join(digest + ALL * everything for digest, everything in parts).encode()).hexdigest()
 
 
 def training_images(source: str, *, data: Path) -> tuple[Prepared, pd.DataFrame]:

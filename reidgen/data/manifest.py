@@ -1,22 +1,25 @@
 """Prepared sets: what manifest.json and index.csv say, read without looking at an image."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from reidgen.catalogue import load_catalogue
+from reidgen.catalogue import ALL, load_catalogue, split_all
 from reidgen.data.naming import shown
 from reidgen.data.readings import AUTOMATIC
 from reidgen.entries import PARTS, Dataset, check_name, parse
 from reidgen.errors import DataError, unknown
 from reidgen.files import sha256_file, write_text
 from reidgen.integrity import passes_check, with_check
+from reidgen.recipe import Recipe
 
 # The columns of index.csv.
 INDEX = {"split": "int64", "part": "str", "path": "str", "pid": "int64", "camid": "int64", "sha256": "str"}
@@ -210,3 +213,32 @@ def again(dataset: Dataset, root: Path, *, accepted: bool = False, doubled: bool
 def asked_pattern(dataset: Dataset) -> bool:
     """Tell whether a set of own crops is read by a pattern that its user gave."""
     return dataset.pattern not in AUTOMATIC and not dataset.lists and dataset.name not in load_catalogue()
+
+
+def source_digest(recipe: Recipe, *, data: Path) -> str:
+    """Return the SHA-256 that stands for what the recipe's sources train on: the digest of the index of a set whose
+    training part is the only source, else made of all their digests. Raises DataError when a set is not prepared."""
+    parts = [(load_prepared(name, data).digest, everything) for name, everything in map(split_all, recipe.sources)]
+    if len(parts) == 1 and not parts[0][1]:
+        return parts[0][0]
+    return hashlib.sha256("+".join(digest + ALL * everything for digest, everything in parts).encode()).hexdigest()
+
+
+def tested_part(prepared: Prepared) -> pd.DataFrame:
+    """Return the index's rows of all splits but training. Raises DataError when there is no query among them."""
+    index = load_index(prepared)
+    tested = index[index["part"] != "train"]
+    if not (tested["part"] == "query").any():
+        raise DataError(f"{prepared.name} has no query images and cannot be a target; see reidgen prepare --help")
+    return tested
+
+
+def sound_sets(data: Path, *, say: Callable[[str], None]) -> dict[str, Prepared]:
+    """Return the prepared sets below `data` by name; one that is damaged is said, and left out."""
+    sound = {}
+    for name in prepared_names(data):
+        try:
+            sound[name] = load_prepared(name, data)
+        except DataError as error:
+            say(f"left out: {error}")
+    return sound

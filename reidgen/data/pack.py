@@ -12,6 +12,7 @@ import io
 import itertools
 import math
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -84,7 +85,11 @@ def load_pack(prepared: Prepared, height: int, width: int, report: Progress | No
                     old.unlink()
                 for leftover in file.parent.glob(".pixels-*.part"):
                     leftover.unlink()
-                _build(file, prepared, paths, digests, shape=shape, report=report)
+                beside = prepared.folder / file.name
+                if beside != file and _mapped(beside, shape, prepared.digest):
+                    _copy(beside, file, shape, prepared.digest)
+                else:
+                    _build(file, prepared, paths, digests, shape=shape, report=report)
         pixels = _mapped(file, shape, prepared.digest)
     assert pixels is not None
     return paths, pixels
@@ -93,15 +98,16 @@ def load_pack(prepared: Prepared, height: int, width: int, report: Progress | No
 def pack_file(prepared: Prepared, height: int, width: int) -> Path:
     """Return the file of the set's pixels at this size: where it lies, else where it will be written.
 
-    That is the set's own folder; where REIDGEN_CACHE names a folder, below that; and where neither is so and the set's
-    folder cannot be written, below the user's cache folder. There a set's pixels have a folder of their own, told by
+    Where REIDGEN_CACHE names a folder (such as a node's own disk), that is below it: copied from the set's folder where
+    they are there, else built. Without it, it is the set's own folder; and where that has none and cannot be written,
+    below the user's cache folder. There a set's pixels have a folder of their own, told by
     where the set lies, as several data folders may hold sets of one name.
     """
     name = f"pixels-{height}x{width}-{prepared.digest[:8]}.npy"
     beside = prepared.folder / name
     size = _bytes((prepared.counts["all"]["images"], height, width, 3))
     whole = beside.is_file() and beside.stat().st_size == size  # one of reidgen 0.1.0 has no checks
-    if whole or (not os.environ.get("REIDGEN_CACHE") and writable(prepared.folder)):
+    if not os.environ.get("REIDGEN_CACHE") and (whole or writable(prepared.folder)):
         return beside
     return _cache_folder(prepared) / name
 
@@ -189,6 +195,21 @@ def _build(
             out.write(pixels.tobytes())
             checks += zlib.crc32(pixels.tobytes()).to_bytes(4, "little")
         out.write(checks + _last_check(checks, prepared.digest))
+
+
+def _copy(there: Path, file: Path, shape: tuple[int, ...], digest: str) -> None:
+    """Copy a pack to another disk, and read all of the copy. Raises DataError when an image of it is damaged."""
+    with replacing(file) as temporary:
+        shutil.copyfile(there, temporary)
+        if (copied := _mapped(temporary, shape, digest)) is None:
+            raise DataError(f"the pixel cache {there} could not be copied whole to {file.parent}; repeat the command")
+        try:
+            copied.check()
+        except DataError as error:
+            raise DataError(
+                f"the pixel cache {there} is damaged, or was when it was copied to {file.parent}; remove it and repeat "
+                "the command, which builds it again"
+            ) from error
 
 
 def _last_check(checks: bytes | bytearray, digest: str) -> bytes:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BATCH = 256  # images between two looks at the progress
 # What a feature file says of its network, where the network knows it.
-FACTS = "name digest test method title recipe hash backbone source seed height width dtype version torch".split()
+FACTS = "name digest test method title recipe hash backbone source seed height width dtype version torch asked".split()
 
 
 class Made(NamedTuple):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reidgen import parallel
-from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Output, Step, copy_alike
+from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Network, Output, Step, copy_alike
+from reidgen.data.augment import standardize
 from reidgen.errors import RecipeError
 from reidgen.models.weights import Loaded, build_backbone
 from reidgen.parts import IMAGES, BackboneRow, Method, Part
@@ -20,7 +21,7 @@ from reidgen.registry import blaming, get_backbone, load_class
 Placed = Sequence[tuple[int, nn.Module]]
 
 
-class ReIDNet(nn.Module):
+class ReIDNet(Network):
     """Backbone, global average pool, BNNeck (BatchNorm1d with its bias frozen at 0), linear classifier without bias
     [A].
 
@@ -39,6 +40,7 @@ class ReIDNet(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dim = backbone.dim
         self.images = nn.Sequential(*(module for place, module in placed if place == IMAGES))
         self.pool = GeM() if pooling == "gem" else None
         self.neck = nn.BatchNorm1d(backbone.dim)
@@ -56,6 +58,10 @@ class ReIDNet(nn.Module):
         feature = parallel.gather(self.pooled(images), self.views)
         neck = self.neck(feature)
         return Output(feature=feature, neck=neck, logits=self.classifier(neck), offered=self._offered())
+
+    def prepare(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return RGB images in 0..1 normalised with ImageNet's mean and deviation."""
+        return standardize(pixels_BCHW)
 
     def pooled(self, images: Tensor) -> Tensor:
         """Return the features of images before the neck, (n, D), float32 or wider."""

@@ -96,12 +96,17 @@ def moments(map_BCHW: Tensor, channels: int, eps: float) -> tuple[Tensor, Tensor
     """Return what `_Moments` does. Raises ValueError for a map of another shape."""
     if map_BCHW.ndim != 4 or map_BCHW.shape[1] != channels:
         raise ValueError(f"a module for {channels} channels needs (B, {channels}, H, W); got {tuple(map_BCHW.shape)}")
+    if torch.compiler.is_exporting():  # plain operators
+        variance_BC, mean_BC = torch.var_mean(wide(map_BCHW), dim=(2, 3), correction=0)
+        return map_BCHW, mean_BC, torch.rsqrt(variance_BC + eps)
     found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW, eps)
     return found
 
 
 def scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
     """Return what `_ScaleAndShift` does: the map times a factor plus a shift, one of each per image and channel."""
+    if torch.compiler.is_exporting():  # plain operators
+        return torch.addcmul(spread(shift_BC), wide(map_BCHW), spread(factor_BC)).to(map_BCHW.dtype)
     scaled: Tensor = _ScaleAndShift.apply(map_BCHW, factor_BC, shift_BC)
     return scaled
 

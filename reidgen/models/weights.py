@@ -16,7 +16,7 @@ from reidgen.contracts import Backbone
 from reidgen.data.download import download
 from reidgen.entries import Archive
 from reidgen.errors import DataError, RecipeError, WeightsError
-from reidgen.files import sha256_file
+from reidgen.files import sha256_file, weight_file
 from reidgen.locks import hold
 from reidgen.parts import BackboneRow
 from reidgen.registry import blaming, load_class
@@ -134,13 +134,6 @@ def _proof(file: Path, name: str) -> str:
             f"{name} has SHA-256 {digest[:16]}..., published is {published[1]}...; it was removed: try again, or {ELSE}"
         )
     return f"SHA-256 {digest}, as published"
-
-
-def weight_file(path: str | Path) -> Path:
-    """Return the path of an existing weight file. Raises WeightsError when there is none."""
-    if not Path(path).is_file():
-        raise WeightsError(f"no weight file {path}; give an existing file, or use --weights imagenet or none")
-    return Path(path)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

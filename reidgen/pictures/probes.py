@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from reidgen.contracts import Look, Module
 from reidgen.data.augment import LUMA, standardize, to_float
-from reidgen.data.manifest import Prepared
+from reidgen.data.manifest import Prepared, tested_part
 from reidgen.data.pack import load_pack
 from reidgen.errors import DataError
-from reidgen.evaluation import Sides, tested_part
+from reidgen.evaluation import Sides
 from reidgen.models.network import ReIDNet
 from reidgen.ranking import JUNK, Ranking
 from reidgen.recipe import Recipe

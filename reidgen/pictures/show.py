@@ -24,7 +24,7 @@ from PIL import Image
 from reidgen.catalogue import split_all
 from reidgen.data.augment import standardize, to_float
 from reidgen.data.images import decode, file_of
-from reidgen.data.manifest import Prepared, load_prepared, prepared_names
+from reidgen.data.manifest import Prepared, load_prepared, prepared_names, tested_part
 from reidgen.devices import choose_device
 from reidgen.errors import DataError, RecipeError, unknown
 from reidgen.evaluation import (
@@ -34,7 +34,6 @@ from reidgen.evaluation import (
     origins_of,
     refuse_shared_images,
     sides_of,
-    tested_part,
 )
 from reidgen.files import replacing, sha256_file, write_text
 from reidgen.integrity import with_check

@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from reidgen.data.augment import standardize, to_float
-from reidgen.data.batches import Source, load_source, source_digest
+from reidgen.data.batches import Source, load_source
 from reidgen.data.images import decode
-from reidgen.data.manifest import load_prepared
+from reidgen.data.manifest import load_prepared, source_digest, tested_part
 from reidgen.devices import choose_device, device_name, enough_memory, memory_format
 from reidgen.errors import DataError, RecipeError, unknown
-from reidgen.evaluation import embed, load_network, origins_of, refuse_shared_images, tested_part
+from reidgen.evaluation import embed, load_network, origins_of, refuse_shared_images
 from reidgen.files import replacing, write_text
 from reidgen.integrity import trailer, without_trailer
 from reidgen.models.network import ReIDNet

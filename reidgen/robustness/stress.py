@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from reidgen.data.manifest import load_prepared
 from reidgen.errors import RecipeError, unknown
+from reidgen.evaluation import Judged
 from reidgen.files import replacing
 from reidgen.robustness.shifts import SEVERITIES, SHIFTS, apply_shift, sheet, shifts_digest
 from reidgen.robustness.subject import Subject, load_subject
@@ -20,7 +21,14 @@ TRIALS = [(CLEAN, 0), *((name, severity) for name in SHIFTS for severity in rang
 
 
 def stress(
-    run: Run, target: str, *, where: str = "query", data: Path, device: str = "auto", report: Progress
+    run: Run,
+    target: str,
+    *,
+    where: str = "query",
+    model: Judged | None = None,
+    data: Path,
+    device: str = "auto",
+    report: Progress,
 ) -> pd.DataFrame:
     """Return the rows of a run on a target under every shift and severity, and write them into its stress.csv.
 
@@ -28,6 +36,7 @@ def stress(
     direction: of the target's cameras by number, the first, third, ... go one way (brighter), the others the opposite
     way (darker) where the shift has two; so "both" drives the cameras of a target apart, and a shift with one way
     degrades all. The row with severity 0, shift "clean", is the unchanged target and equals its row in results.csv.
+    model: a model from elsewhere, opened, of which `run` is the folder.
     Only what is missing is measured; rows of other images or of another table of severities are measured again.
     Raises RecipeError for another `where`, and what `evaluate` raises. Cost: 55 times the embedding of the shifted
     side, the gallery once.
@@ -48,7 +57,7 @@ def stress(
 
     if not missing():
         return measured()
-    subject = load_subject(run, target, data=data, device=device, report=report)
+    subject = load_subject(run, target, model=model, data=data, device=device, report=report)
     clean = subject.score(subject.clean_ND, subject.clean_ND)
     with run.lock():
         for number, (shift, severity) in enumerate(todo := missing(), start=1):

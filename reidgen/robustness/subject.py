@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reidgen.data.manifest import load_prepared
+from reidgen.contracts import Network
+from reidgen.data.manifest import load_prepared, tested_part
 from reidgen.data.pack import Pack, load_pack
-from reidgen.devices import choose_device, device_name
-from reidgen.evaluation import embed, embed_tested, evaluate, load_network, sides_of, tested_part
-from reidgen.models.network import ReIDNet
+from reidgen.devices import device_name
+from reidgen.evaluation import Judged, embed, embed_tested, judge, open_run, sides_of
 from reidgen.ranking import rank
 from reidgen.runs import Progress, Run, now, provenance, read_csv
 from reidgen.teststeps import PLAIN
@@ -39,6 +39,7 @@ _FACTS = (
     "dtype",
     "title",
     "row",
+    "model",
 )
 
 
@@ -54,7 +55,7 @@ class Subject:
 
     results: pd.DataFrame
     tested: pd.DataFrame
-    network: ReIDNet
+    network: Network
     dtype: str
     paths: NDArray[np.str_]
     pixels_NHWC: Pack
@@ -98,18 +99,20 @@ class Subject:
         return self.results[list(_FACTS)].merge(pd.DataFrame(scores), on="split")
 
 
-def load_subject(run: Run, target: str, *, data: Path, device: str = "auto", report: Progress) -> Subject:
-    """Return a finished run and a target, ready to be tested.
+def load_subject(
+    run: Run, target: str, *, model: Judged | None = None, data: Path, device: str = "auto", report: Progress
+) -> Subject:
+    """Return a finished run, or a model from elsewhere and its folder, and a target, ready to be tested.
 
     Evaluates the target first where results.csv does not hold it, so that whatever `evaluate` refuses is refused here.
     Hold no lock of the run: evaluation takes it. Raises what `evaluate` and `load_network` raise.
     """
     prepared = load_prepared(target, data)
+    judged = model or open_run(run, device)
     if not run.evaluated(target, prepared.digest):
-        evaluate(run, target, data=data, device=device, report=report)
+        judge(run, lambda: judged, target, data=data, report=report)
     results = read_csv(run.results)
-    recipe, tested = run.recipe(), tested_part(prepared)
-    network = load_network(run, choose_device(device))
+    recipe, tested, network = judged.form, tested_part(prepared), judged.network
     paths, clean_ND = embed_tested(network, prepared, tested, recipe=recipe, report=report)
     every, pixels = load_pack(prepared, recipe.height, recipe.width, report)
     rows_N = np.searchsorted(every, paths)

@@ -28,8 +28,8 @@ _WHO = {
 _MADE = dict.fromkeys(
     ("recipe", "hash", "data", "source_data", "version", "commit", "torch", "device", "dtype", "date"), "str"
 )
-# title, row: as in the result rows; at the end, as files of reidgen 0.1.0 have neither.
-_ADDED = {"title": "str", "row": "str"}
+# title, row, model: as in the result rows; at the end, as files of reidgen 0.1.0 have none of them.
+_ADDED = {"title": "str", "row": "str", "model": "str"}
 # where: "query" or "both". shift: a name of SHIFTS, or CLEAN with severity 0. shifts: digest of the table of
 # severities.
 STRESS = {**_WHO, "where": "str", "shift": "str", "severity": "int64", **_SCORES, "shifts": "str", **_MADE, **_ADDED}

@@ -11,6 +11,7 @@ import pandas as pd
 from reidgen.catalogue import family_of, load_catalogue
 from reidgen.entries import Dataset
 from reidgen.methods import title_of
+from reidgen.runs import UNDECLARED
 from reidgen.tables.choose import CELL, GROUP
 from reidgen.tables.paper import MEAN, in_order
 
@@ -43,15 +44,18 @@ def means_of(rows: pd.DataFrame, *, asked: bool) -> dict[tuple[Any, ...], Mean]:
     """Return for each group of comparable rows what its mean of unseen is over.
 
     asked: the targets were asked for by name; without it own crops do not count, and a family of sets counts once.
+    Where nobody declares what a model was trained on, no target is known to be unseen, and there is no mean.
     """
-    unseen = rows[rows["seen"] == 0]
+    unseen = rows[(rows["seen"] == 0) & (rows["source"] != UNDECLARED)]
     return {tuple(key): _mean(block, asked=asked) for key, block in unseen.groupby(GROUP)}
 
 
 def _mean(unseen: pd.DataFrame, *, asked: bool) -> Mean:
     has = {
         (str(method), int(str(seed))): set(targets)
-        for (method, seed), targets in unseen.groupby(["method", "seed"])["target"]
+        for (method, seed), targets in unseen.drop_duplicates(["method", "seed", "target"]).groupby(["method", "seed"])[
+            "target"
+        ]
     }
     every = in_order(unseen["target"], "target")
     own = [] if asked else [target for target in every if target not in shipped()]

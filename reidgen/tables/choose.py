@@ -15,6 +15,7 @@ from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.methods import METHODS
 from reidgen.parts import GROUPS
 from reidgen.registry import select_methods
+from reidgen.runs import ELSEWHERE, UNDECLARED
 from reidgen.teststeps import PLAIN, same_way
 
 # Rows of one group are compared with each other. The first three say what was trained, the last how it was tested.
@@ -256,7 +257,7 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
     """Return what each group of a table of rows or cells is called: its source, and whatever else tells it from others.
 
     The backbone stands behind the source where that source has several, the beginning of the hash where the recipe
-    does, and always the word of a test that is not plain.
+    does, and always the word of a test that is not plain. A model from elsewhere is always called so.
     """
     groups = table[GROUP].drop_duplicates()
     backbones = groups.groupby("source")["backbone"].nunique()
@@ -264,8 +265,8 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
     names = {}
     for key in groups[within].drop_duplicates().itertuples(index=False, name=None):
         source, backbone, *more = key
-        name = source
-        if backbones[source] > 1:
+        name = elsewhere_name(source) if backbone == ELSEWHERE else source
+        if backbones[source] > 1 and backbone != ELSEWHERE:
             name += f", {backbone}"
         if more and recipes[source, backbone] > 1:
             name += f", recipe {more[0][:8]}"
@@ -273,6 +274,11 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
             name += f", tested with {more[1]}"
         names[key] = name
     return names
+
+
+def elsewhere_name(source: str) -> str:
+    """Return what the group of the models from elsewhere is called that were trained on a source, as declared."""
+    return f"from elsewhere, {'training not declared' if source == UNDECLARED else f'declared: {source}'}"
 
 
 def names_together(table: pd.DataFrame, keys: Iterable[tuple[Any, ...]]) -> str:
@@ -289,7 +295,7 @@ def names_together(table: pd.DataFrame, keys: Iterable[tuple[Any, ...]]) -> str:
 
 def distinct(values: "pd.Series[Any]") -> list[str]:
     """Return the different values as sorted words, without the empty one."""
-    return [str(value) for value in sorted(set(values.dropna())) if value != ""]
+    return [str(value) for value in sorted(set(values.dropna().unique())) if value != ""]
 
 
 def count_rows(chosen: "pd.Series[bool]") -> str:

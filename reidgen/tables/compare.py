@@ -13,6 +13,7 @@ import pandas as pd
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.methods import FIRST, PAPER_TABLES, TABLES, group_of
 from reidgen.registry import get_method
+from reidgen.runs import ELSEWHERE
 from reidgen.tables import findings, notes
 from reidgen.tables import literature as literatures
 from reidgen.tables import paper as papers
@@ -263,6 +264,7 @@ def _caption(rows: pd.DataFrame) -> str:
     for key, block in sorted(rows.groupby(GROUP), key=lambda group: order.index(str(group[0][0]))):
         first = block.iloc[0]
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
+        made = f"judged by reidgen {first['version']}" if first["backbone"] == ELSEWHERE else made
         how.setdefault(made, []).append(tuple(key))
     parts = [f"{names_together(rows, same)}: {made}" for made, same in how.items()]
     told = rows["device"].str.contains("thread")  # the device's name says it

@@ -165,11 +165,12 @@ def _repeat(counted: pd.DataFrame, results: Path) -> str:
     if commit := first["commit"]:
         changed = "   # some files had been changed" if commit.endswith("+") else ""
         lines.append(shlex.join(["git", "checkout", commit.removesuffix("+")]) + changed)
-    names = dict.fromkeys([*(name.removesuffix("-all") for name in first["source"].split("+")), *counted["target"]])
+    own = [] if first["model"] else [name.removesuffix("-all") for name in first["source"].split("+")]
+    names = dict.fromkeys([*own, *counted["target"]])
     lines.append(shlex.join(["reidgen", "prepare", *names]))
     gone = False
     for run, block in counted.groupby("run", sort=False):
-        gone |= not Run(results / "runs" / str(run)).recipe_file.is_file()
+        gone |= not first["model"] and not Run(results / "runs" / str(run)).recipe_file.is_file()
         lines += repeat_run(block.iloc[0].to_dict(), str(run), list(block["target"]), results)
     text = "to repeat it:\n" + "\n".join(f"    {line}" for line in lines)
     if gone:
@@ -181,8 +182,11 @@ def _repeat(counted: pd.DataFrame, results: Path) -> str:
 def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results: Path) -> list[str]:
     """Return the commands that train a run again, in another results folder, and evaluate it on `targets`.
 
-    row: any of its result rows. run: the name of its folder below `results`/runs. Quoted for a shell.
+    row: any of its result rows. run: the name of its folder below `results`/runs. Quoted for a shell. Of a model from
+    elsewhere, the command that evaluates it; where its folder is gone, with its file's digest as a comment.
     """
+    if row["model"]:
+        return [_judge_again(row, Run(results / "runs" / run), targets)]
     file = Run(results / "runs" / run).recipe_file
     recipe = ["--recipe", str(file)] if file.is_file() else _recipe(row, results)
     method, bracket, changed = str(row["method"]).partition("(")
@@ -197,6 +201,18 @@ def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results
         shlex.join(["reidgen", "train", *made, "--results", "again"]),
         shlex.join(["reidgen", "evaluate", run, "--target", where, *others, "--results", "again"]),
     ]
+
+
+def _judge_again(row: Mapping[Any, Any], run: Run, targets: Sequence[str]) -> str:
+    words = run.model_words() or [
+        "--model",
+        f"{str(row['method']).partition('@')[0]}.onnx",
+        "--trained-on",
+        str(row["source"]),
+    ]
+    test = [] if row["test"] == PLAIN else ["--test", str(row["test"])]
+    where = ["--target", ",".join(dict.fromkeys(targets)), *test, "--results", "again"]
+    return f"{shlex.join(['reidgen', 'evaluate', *words, *where])}   # its file: SHA-256 {row['model']}..."
 
 
 def _set(method: str, changed: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 Each prints the numbers of `Table.cells`, percent with one decimal.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -143,7 +144,7 @@ class Table:
                 if any(not pd.isna(cell.get("paper_mAP")) for cell in cells):
                     yield [look.paper, *(look.pair.join(look.beside(c, m) for m in SHOWN) for c in cells)]
 
-    @property
+    @functools.cached_property
     def has_groups(self) -> bool:
         """Whether the methods are of several of the GROUPS, so that their names are worth a line."""
         return len(set(map(group_of, self.cells["method"].unique())) & set(GROUPS)) > 1
@@ -156,6 +157,10 @@ class Table:
 
     def columns(self) -> dict[str, str]:
         """Return the columns as key (the target, or `source → target`) -> heading."""
+        return self._columns
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, str]:
         if self._in_pairs():
             return {pair: pair for pair in dict.fromkeys(self.cells["source"] + " → " + self.cells["target"])}
         return headings(in_order(self.cells["target"], "target"))
@@ -165,12 +170,16 @@ class Table:
 
         A cell has, beside the columns of `cells`, `<metric>_place`: 1 for the best of its group and column, 2, ...
         """
+        return self._blocks
+
+    @functools.cached_property
+    def _blocks(self) -> dict[str, dict[str, list[Cell]]]:
         cells, by = self.cells.copy(), [*GROUP, "target"]
         for metric in SHOWN:
             shown = cells.assign(shown=cells[metric].map("{:.1f}".format).astype(float)).groupby(by)["shown"]
             places = shown.rank(method="dense", ascending=False)  # a tie is what the reader sees as one
             cells[f"{metric}_place"] = places.where(shown.transform("size") > 1)
-        pairs, names = self._in_pairs(), group_names(self.cells)
+        pairs, names = self._in_pairs(), self._names
         column = {key: number for number, key in enumerate(self.columns())}
         blocks: dict[str, dict[str, list[Cell]]] = {}
         for cell in cast(list[Cell], cells.to_dict("records")):
@@ -182,10 +191,14 @@ class Table:
 
     def seen(self, block: str) -> set[str]:
         """Return the targets that are seen by the source of a block."""
-        names = group_names(self.cells)
+        names = self._names
         cells = self.cells[self.cells["seen"] == 1]
         keys = cells[[*GROUP, "target"]].itertuples(index=False, name=None)
         return {target for *key, target in keys if names[tuple(key)] == block}
+
+    @functools.cached_property
+    def _names(self) -> dict[tuple[Any, ...], str]:
+        return group_names(self.cells)
 
     def _below(self, look: Look) -> list[str]:
         """Return the lines under the table: legend, findings, caption, notes."""
@@ -212,19 +225,26 @@ class _Screen:
     table: Table
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table as RichTable
+
         names = list(self.table.columns())
         slim, wide = replace(TERMINAL, spread=""), options.update(width=10_000)
+        lines = {look: list(self.table._lines(look)) for look in (TERMINAL, slim)}
         for parts, look in ((1, TERMINAL), (1, slim), *((parts, TERMINAL) for parts in range(2, len(names) + 1))):
-            step = -(-len(names) // parts)
-            drawn = [self._draw(look, slice(start, start + step)) for start in range(0, len(names), step)]
-            if all(console.measure(part, options=wide).maximum <= options.max_width for part in drawn):
+            step, drawn, fits = -(-len(names) // parts), list[RichTable](), True
+            for start in range(0, len(names), step):
+                drawn.append(self._draw(look, lines[look], slice(start, start + step)))
+                fits = console.measure(drawn[-1], options=wide).maximum <= options.max_width
+                if not fits and step > 1:  # no need to draw the rest
+                    break
+            if fits:
                 break
         yield from drawn
         yield "\n".join(self.table._below(look)[: 2 + len(self.table.findings)])
         if self.table.literature:
             yield self.table.literature.rich()
 
-    def _draw(self, look: Look, part: slice) -> "RichTable":
+    def _draw(self, look: Look, lines: list[list[str]], part: slice) -> "RichTable":
         from rich import box
         from rich.table import Table as RichTable
 
@@ -238,7 +258,7 @@ class _Screen:
         for name in list(self.table.columns().values())[part]:
             name = "mean of\nunseen" if name == MEAN else look.escape(name).replace(" → ", "\n→ ")
             drawn.add_column(name, justify="right", no_wrap=True)
-        for first, *cells in self.table._lines(look):
+        for first, *cells in lines:
             if "\n" not in cells[-1]:
                 drawn.add_section()
             drawn.add_row(first, "\n".join(SHOWN.values()) if "\n" in cells[-1] else "", *cells[part])

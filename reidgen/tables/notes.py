@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.methods import PAPER_TABLES
+from reidgen.runs import ELSEWHERE, UNDECLARED
 from reidgen.tables import paper as papers
 from reidgen.tables.average import Mean
 from reidgen.tables.choose import GROUP, Note, distinct, group_names
@@ -18,7 +19,7 @@ MADE_WITH = {"device": "device", "threads": "threads", "torch": "torch", "versio
 
 def notes_on(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Note]:
     """Return what to know about comparable rows: unlike machines, seeds and splits, gaps, queries without a match."""
-    notes = [*_steps(rows), *_made_with(rows)]
+    notes = [*_steps(rows), *_elsewhere(rows), *_made_with(rows)]
     names = group_names(rows)
     for key, block in rows.groupby(GROUP):
         notes += _seeds(names[key], block)
@@ -42,6 +43,20 @@ def _steps(rows: pd.DataFrame) -> list[Note]:
     if others := [name for name in shown if name not in TEST_STEPS]:
         what = f"what these test steps use of the target is not known here: {', '.join(others)}"
         notes.append(Note(what, "to see it, name the plug-in that they are from: --plugin FILE"))
+    return notes
+
+
+def _elsewhere(rows: pd.DataFrame) -> list[Note]:
+    """Return what to know of models from elsewhere, which stand in groups of their own."""
+    models = rows[rows["backbone"] == ELSEWHERE]
+    notes = []
+    if len(models):
+        what = "models from elsewhere: recipe, epochs and seed are theirs, so their numbers say nothing of a method; "
+        what += "they are averaged and compared with no run of reidgen; device and versions are those of the evaluation"
+        notes.append(Note(what))
+    if names := distinct(models["method"][models["source"] == UNDECLARED]):
+        what = f"{', '.join(names)}: what it was trained on is not declared, so seen targets are not marked, and there "
+        notes.append(Note(f"{what}is no mean of unseen", "to declare it, evaluate it again with --trained-on NAME"))
     return notes
 
 
@@ -75,6 +90,7 @@ def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     """Return a note for each target that is not in the mean of unseen, and for each method or seed that is not."""
     notes = []
     test = str(block["test"].iloc[0])
+    block = block.drop_duplicates(["method", "seed", "target", "row"])
     runs = block.assign(run=run_names(block)).groupby(["method", "seed"])
     has = {
         (str(key[0]), int(str(key[1]))): (str(run["run"].iloc[0]), set(run["target"][run["seen"] == 0]))
@@ -116,6 +132,8 @@ def _evaluate(runs: list[str], target: str, test: str) -> str:
     """Return the command that evaluates runs on a target; of many, the first."""
     if not runs:
         return ""
+    if all(f"-{ELSEWHERE}-" in run for run in runs):
+        return f"run: reidgen evaluate --model FILE --target {target}, with the model's other options"
     more = f", and likewise for {len(runs) - MANY} more" if len(runs) > MANY else ""
     words = [] if test == PLAIN else ["--test", test]
     return f"run: {shlex.join(['reidgen', 'evaluate', *runs[:MANY], '--target', target, *words])}{more}"

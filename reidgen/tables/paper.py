@@ -98,7 +98,8 @@ def in_order(names: Iterable[str], column: str) -> list[str]:
     first, then come the GROUPS, within them the order of METHODS, a plug-in's rows last; a variant stands right behind
     its method.
     """
-    distinct = pd.Series(sorted(set(names)), dtype=str)
+    different = names.unique() if isinstance(names, pd.Series) else names  # of 100,000 rows it is much faster
+    distinct = pd.Series(sorted(set(different)), dtype=str)
     first: list[str] = []
     kin = dict(zip(distinct, distinct, strict=True))
     if column == "method":

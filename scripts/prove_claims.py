@@ -1,0 +1,156 @@
+"""Several plain benches on one results folder, killed with -9 at random moments: each cell is trained once, same table.
+
+python scripts/prove_claims.py results/claims [KILLS [FOLDER]]     # FOLDER: on the file system to prove it on
+
+Each process is `reidgen bench` as it stands; a hook of this script writes a line into a log when a run's training
+begins, goes on or ends. A cell counts as trained once when exactly one training of it ended, and whoever was at it
+before had been killed.
+"""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import proof
+import torch
+import torch._dynamo  # which the first optimizer of a process would import
+
+from reidgen import evaluation, grid, locks, training
+from reidgen.cli import app
+from reidgen.data import prepare as preparing
+from reidgen.runs import provenance
+from reidgen.tables import compare
+
+LOADED = (evaluation, compare)  # before the forks, which then begin at once
+KILLS = 20
+RECIPE = """
+base = "quick"
+identities = 4
+images = 2
+batches_per_epoch = 8
+epochs = 4
+"""
+METHODS, SEEDS, CELLS = "baseline,in,snr,ibn", 2, 8
+PROCESSES = (2, 4)
+
+
+def start(words: list[str], log: Path, out: Path) -> int:
+    """Run a bench in a forked process; return its number."""
+    if child := os.fork():
+        return child
+    with out.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    real = training.Trainer.fit
+
+    def fit(trainer: training.Trainer, report: training.Progress) -> None:
+        name = trainer.run.folder.name
+        note(log, "begins" if trainer.step == 0 else "goes on", name)
+        real(trainer, report)
+        note(log, "ends", name)
+
+    training.Trainer.fit = fit  # type: ignore[method-assign]
+    try:
+        app(words, standalone_mode=False)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def note(log: Path, what: str, name: str) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(file, f"{os.getpid()},{what},{name}\n".encode())
+    os.close(file)
+
+
+def overlaps(log: Path, killed: set[int]) -> list[str]:
+    """Return what is wrong with a log: two processes at one cell at a time, or a cell that was trained not once."""
+    wrong, at, ends = list[str](), dict[str, int](), dict[str, int]()
+    for line in log.read_text().splitlines():
+        number, what, name = line.split(",")
+        if what == "ends":
+            ends[name] = ends.get(name, 0) + 1
+            at.pop(name, None)
+            continue
+        if name in ends:
+            wrong.append(f"{name} is trained by {number} though it had ended")
+        if (other := at.get(name)) and other not in killed:
+            wrong.append(f"{name} is trained by {number} and {other}")
+        at[name] = int(number)
+    twice = [name for name, number in ends.items() if number > 1]
+    return (
+        wrong
+        + [f"{name} was trained {ends[name]} times" for name in twice]
+        + ["a cell is missing"] * (len(ends) != CELLS)
+    )
+
+
+def prove(processes: int, kills: int, words: list[str], work: Path, expected: bytes) -> dict[str, object]:
+    chance, results = random.Random(processes), work / f"results-{processes}"
+    log, out = work / f"log-{processes}", work / f"out-{processes}"
+    words = [*words, "--results", str(results)]
+    alive, killed = {start(words, log, out) for _ in range(processes)}, set[int]()
+    began = time.monotonic()
+    while alive:
+        ends = time.monotonic() + chance.uniform(0.2, 3.0)
+        while time.monotonic() < ends:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+            if ended in alive:
+                alive.discard(ended)
+                if status:
+                    raise SystemExit(f"a bench failed by itself:\n{out.read_text()}")
+            time.sleep(0.01)
+        if alive and len(killed) < kills:
+            victim = chance.choice(sorted(alive))
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            alive.discard(victim)
+            killed.add(victim)
+            alive.add(start(words, log, out))
+    if wrong := overlaps(log, killed):
+        raise SystemExit("\n".join(wrong))
+    assert (results / "table.csv").read_bytes() == expected, "another table"
+    shutil.rmtree(results)
+    return {
+        "processes": processes, "kills": len(killed), "cells": CELLS, "trained twice": 0, "lost": 0,
+        "seconds": time.monotonic() - began,
+    }  # fmt: skip
+
+
+def main() -> None:
+    kills = int(sys.argv[2]) if len(sys.argv) > 2 else KILLS
+    place = sys.argv[3] if len(sys.argv) > 3 else None
+    sys.argv = sys.argv[:2]
+    folder = proof.folder(__doc__)
+    training.CHECKPOINT_SECONDS = 0.1  # many checkpoints in a short training
+    preparing.IDENTITIES = (6, 4)
+    grid.WAIT = 0.5
+    if not Path("/proc/self").exists():
+        locks.STALE = 5.0
+    provenance()
+    torch.set_num_threads(1)  # before a fork there must be no other thread
+    with tempfile.TemporaryDirectory(dir=place) as temporary:
+        work = Path(temporary)
+        data, recipe = work / "data", work / "short.toml"
+        recipe.write_text(RECIPE)
+        for name in ("synth-plaza", "synth-night"):
+            preparing.prepare(name, data=data)
+        words = ["bench", "--source", "synth-plaza", "--recipe", str(recipe), "--device", "cpu", "--data", str(data)]
+        words += ["--methods", METHODS, "--seeds", str(SEEDS)]
+        plain = start([*words, "--results", str(work / "plain")], work / "log", work / "out")
+        _, status = os.waitpid(plain, 0)
+        assert not status, (work / "out").read_text()
+        expected = (work / "plain" / "table.csv").read_bytes()
+        rows = [prove(processes, kills, words, work, expected) for processes in PROCESSES]
+    proof.write(folder / "claims.csv", rows)
+
+
+if __name__ == "__main__":
+    main()

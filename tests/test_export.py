@@ -1,0 +1,176 @@
+"""Export: what is written embeds as PyTorch does, says what it is, and is not kept where it differs; the card."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, quiet
+from typer.testing import CliRunner
+
+from reidgen.cli import app
+from reidgen.deploy import export as export_module
+from reidgen.deploy.card import source_terms, warnings_of
+from reidgen.deploy.export import Deployed, export, verify
+from reidgen.errors import ReidgenError, RunError
+from reidgen.evaluation import evaluate, judge
+from reidgen.foreign import open_model
+from reidgen.integrity import passes_check
+from reidgen.methods import METHODS
+from reidgen.models import build_network
+from reidgen.runs import Run
+from reidgen.training import train
+
+# Rows whose networks differ in evaluation, one of each part; scripts/prove_export.py exports every row and backbone.
+ROWS = ("a-sn", "snr-conv", "bin")
+
+
+@pytest.fixture(scope="module")
+def run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a trained SNR."""
+    assert SMALL.method == "snr"
+    return train(SMALL, data=small_data, results=tmp_path_factory.mktemp("results"), device="cpu", report=quiet)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> export_module.Exported:
+    return export(run, tmp_path_factory.mktemp("out") / "snr.onnx", data=small_data)
+
+
+def test_an_exported_run_judged_as_a_model_has_its_own_map(
+    run: Run, exported: export_module.Exported, small_data: Path, tmp_path: Path
+) -> None:
+    own = evaluate(run, "synth-night", data=small_data, device="cpu", report=quiet)
+    model = open_model(str(exported.file), device="cpu")  # all that it needs stands in the file
+    folder = model.run(tmp_path)
+    rows = judge(folder, lambda: model.judged(folder), "synth-night", data=small_data, report=quiet)
+    assert rows["mAP"].to_numpy() == pytest.approx(own["mAP"].to_numpy(), abs=1e-4)
+    assert rows["source"].tolist() == ["synth-plaza"] and model.made["hash"] == run.hash
+    assert exported.difference <= 1e-4 and exported.verified_on.endswith("images of synth-night")
+    with pytest.raises(ReidgenError, match="says itself that it was trained on synth-plaza"):
+        open_model(str(exported.file), trained_on="market", device="cpu")
+
+
+def test_the_file_says_what_it_takes_and_gives(exported: export_module.Exported) -> None:
+    import onnx
+
+    whole = onnx.load(exported.file)
+    onnx.checker.check_model(whole)
+    said = json.loads({one.key: one.value for one in whole.metadata_props}["reidgen"])
+    assert said["opset"] == 18 and whole.opset_import[0].version == 18
+    assert (said["input"]["height"], said["input"]["width"], said["method"]) == (SMALL.height, SMALL.width, "snr")
+    (images,), (embeddings,) = whole.graph.input, whole.graph.output
+    assert images.name == "images" and embeddings.name == "embeddings"
+    sides = [one.dim_param or one.dim_value for one in images.type.tensor_type.shape.dim]
+    assert sides[1:] == [3, SMALL.height, SMALL.width] and isinstance(sides[0], str)
+    assert {node.domain for node in whole.graph.node} <= {"", "ai.onnx"}  # plain operators
+    assert not list(exported.file.parent.glob("*.data")) and not list(exported.file.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_are_exported_as_plain_operators(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network(METHODS[name], "tiny", classes=2, size=(64, 32)).eval()
+    for part in network.parameters():
+        if part.ndim == 1:
+            torch.nn.init.uniform_(part, 0.5, 1.5)
+    deployed = Deployed(network, pixels="float", size=None).eval()
+    embed = export_module._write_onnx(deployed, tmp_path / "a.onnx", {}, (64, 32))
+    pictures = list(np.random.default_rng(0).integers(0, 256, (6, 64, 32, 3), dtype=np.uint8))
+    difference, _ = verify(deployed, embed, pictures, size=(64, 32))
+    assert difference <= 1e-5
+
+
+def test_bytes_of_any_size_are_resized_inside(run: Run, small_data: Path, tmp_path: Path) -> None:
+    made = export(run, tmp_path / "any.onnx", pixels="uint8", resize=True, data=small_data)
+    assert made.difference <= 1e-4 and made.resized is not None and made.resized < 0.05
+    own = evaluate(run, "synth-night", data=small_data, device="cpu", report=quiet)
+    model = open_model(str(made.file), device="cpu")
+    folder = model.run(tmp_path)
+    rows = judge(folder, lambda: model.judged(folder), "synth-night", data=small_data, report=quiet)
+    assert rows["mAP"].to_numpy() == pytest.approx(own["mAP"].to_numpy(), abs=1e-4)
+
+
+def test_a_program_of_torch_is_verified_likewise(run: Run, small_data: Path, tmp_path: Path) -> None:
+    made = export(run, tmp_path / "snr.pt2", format="torch", data=small_data)
+    assert made.difference <= 1e-4
+    said = {"reidgen.json": ""}
+    program = torch.export.load(made.file, extra_files=said)
+    assert json.loads(said["reidgen.json"])["method"] == "snr"
+    found = program.module()(torch.rand(5, 3, SMALL.height, SMALL.width))
+    assert found.shape == (5, made.facts["dim"])
+
+
+def test_what_differs_is_not_kept(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: object) -> export_module.Embed:
+        file = given[1]
+        assert isinstance(file, Path)
+        file.write_bytes(b"an export")
+        return lambda images: np.eye(len(images), 64, dtype=np.float32)
+
+    monkeypatch.setattr(export_module, "_write_onnx", wrong)
+    with pytest.raises(RunError, match=r"was not kept: it differs from PyTorch by up to"):
+        export(run, tmp_path / "a.onnx", data=small_data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_asked_for(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for options, says in (
+        ({"format": "onyx"}, "did you mean 'onnx'"),
+        ({"pixels": "int"}, "unknown pixels"),
+        ({"format": "torch"}, "ends in .pt2"),
+    ):
+        with pytest.raises(RunError, match=says):
+            export(run, tmp_path / "a.onnx", data=small_data, **options)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ReidgenError, match=r'pip install "reidgen\[export\]"'):
+        export(run, tmp_path / "a.onnx", data=small_data)
+
+
+def test_the_command_writes_a_card_that_says_first_what_the_data_forbid(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: export_module.Exported
+) -> None:
+    monkeypatch.setattr(export_module, "export", lambda *given, **options: exported)
+    words = ["export", str(run.folder), "--out", str(exported.file), "--data", str(small_data)]
+    found = CliRunner().invoke(app, [*words, "--results", str(run.folder.parents[2])])
+    assert found.exit_code == 0, found.output
+    assert "largest difference from PyTorch" in found.stdout
+    facts = json.loads(exported.file.with_suffix(".card.json").read_text())
+    assert passes_check(facts) and facts["sources"][0]["licence"] == "MIT" and facts["warnings"] == []
+    assert {(one["target"], one["test"]) for one in facts["results"]} >= {("synth-night", "plain")}
+    assert all(one["mAP"]["low"] <= one["mAP"]["value"] <= one["mAP"]["high"] for one in facts["results"])
+    text = exported.file.with_suffix(".card.md").read_text()
+    assert "reidgen train --method snr --source synth-plaza --seed 0 --recipe recipe.toml" in text
+    assert str(run.folder.parents[3]) not in text and "proves nobody's identity" in text
+
+
+def test_withdrawn_and_research_only_sources_are_warned_of_first() -> None:
+    terms = [source_terms(name) for name in ("market-all", "duke", "synth-plaza", "my-crops")]
+    lines = list(warnings_of(terms, {"weights_from": "ResNet50_Weights.IMAGENET1K_V2"}))
+    assert lines[0].startswith("trained on DukeMTMC-reID: withdrawn by those who published it")
+    assert "no commercial use" in lines[0] and "research only" in lines[1]
+    assert "ask whoever gave you the images" in lines[2] and "ImageNet" in lines[3] and len(lines) == 4
+
+
+def test_a_folder_for_the_hub(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: export_module.Exported
+) -> None:
+    from reidgen.deploy import hub
+
+    def copied(run: Run, out: Path, **options: object) -> export_module.Exported:
+        out.parent.mkdir()
+        out.write_bytes(exported.file.read_bytes())
+        return exported
+
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub, "export", copied)
+    options = {"pixels": "float", "resize": False, "data": small_data, "results": run.folder.parents[2]}
+    hub.write_hub(run, tmp_path / "hub", **options)  # type: ignore[arg-type]
+    names = {file.name for file in (tmp_path / "hub").iterdir()}
+    assert names == {"README.md", "config.json", "model.onnx", "model.safetensors", "recipe.toml", "row.json"}
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert card.startswith("---\n") and "license: other" in card.split("---")[1]
+    with pytest.raises(RunError, match="holds something already"):
+        hub.write_hub(run, tmp_path / "hub", **options)  # type: ignore[arg-type]
