@@ -23,8 +23,9 @@ stop() {
 start() {
     if ! command -v slurmctld slurmd munged >/dev/null; then
         export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq >&2
-        apt-get install -y -qq --no-install-recommends slurm-wlm munge >&2
+        quick=(-qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20) # where there is no network, do not wait for it
+        timeout 120 apt-get "${quick[@]}" update >&2
+        timeout 300 apt-get "${quick[@]}" install -y --no-install-recommends slurm-wlm munge >&2
     fi
     mkdir -p "$dir"/{state,n1,n2}
     chmod 755 "$dir"
