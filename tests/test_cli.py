@@ -63,6 +63,9 @@ OPTIONS = {
     "embed": {
         "--images",
         "--out",
+        "--model",
+        "--weights",
+        "--input",
         "--pattern",
         "--test",
         "--set",

@@ -55,7 +55,7 @@ def embed(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Embed a folder of crops with a run, or another model, into one file.
+    """Embed a folder of crops with a run or a model into one file.
 
     One row per image, sorted by path. Stop it at any time: the same command goes on, and later embeds only what is new
     or changed. An image that cannot be read is left out, named, and listed in NAME.broken.csv; the exit code is 0 as
