@@ -275,7 +275,7 @@ def _claim(claims: Path) -> Claim | None:
     claim = Claim(file, Holder.here())
     try:
         # A listing may miss what is renamed meanwhile, but not twice.
-        if max(_newest(claims)[0], _newest(claims)[0]) > number + 1:
+        if _passed(claims, number + 1) or _passed(claims, number + 1):
             file.unlink(missing_ok=True)
             return None
         claim.begin()
@@ -287,6 +287,13 @@ def _claim(claims: Path) -> Claim | None:
             with contextlib.suppress(OSError):
                 older.unlink()
     return claim
+
+
+def _passed(claims: Path, number: int) -> bool:
+    """Tell whether a claim of this number comes too late: there is a higher one, or one of the same number was held and
+    given back since this process looked, and another may have seen that it is free."""
+    found = [_NAME.fullmatch(one.name) for one in claims.iterdir()]
+    return any(one and (int(one[1]), bool(one[2])) > (number, False) for one in found)
 
 
 def _newest(claims: Path) -> tuple[int, bool]:

@@ -217,6 +217,20 @@ def test_of_two_that_take_over_one_does(tmp_path: Path) -> None:
         assert claims(tmp_path) == ["9"]
 
 
+def test_who_looked_before_a_whole_hold_of_another_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes the number that was given back, beside which a third process may make the next."""
+    real, looks = locks._newest, [(0, True)]  # what it saw, before
+    with hold(tmp_path):
+        pass
+    monkeypatch.setattr(locks, "_newest", lambda claims: looks.pop() if looks else real(claims))
+    assert locks._claim(tmp_path / CLAIM) is None and not looks
+    assert not (tmp_path / CLAIM / "1").exists() and look(tmp_path) is None
+    with hold(tmp_path):
+        assert (tmp_path / CLAIM / "2").exists()
+
+
 def test_what_a_claim_says_moves_no_cursor(tmp_path: Path) -> None:
     left(tmp_path, replace(Holder.here(), host="\x1b[2J", since="\x1b[2J" * 99))
     with pytest.raises(BusyError) as caught, hold(tmp_path, wait=False):
