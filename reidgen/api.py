@@ -308,7 +308,8 @@ def search(
     """
     load_plugins(_several(plugins))
     from reidgen.data.collection import collect
-    from reidgen.features.search import embed_queries, has_tracks, rule_of
+    from reidgen.features.nearest import rule_of
+    from reidgen.features.search import embed_queries, has_tracks
     from reidgen.features.search import search as find
     from reidgen.features.store import open_features
 

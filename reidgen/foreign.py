@@ -173,10 +173,10 @@ def maker_of(
 
 def _asked(features: Path, said: object) -> dict[str, Any]:
     """Return what opens the model of a feature file again. Raises DataError for what `open_model` does not take."""
-    match said:
-        case {"name": str(), "weights": None | str(), "inputs": list(inputs), "trained_on": str()} if len(said) == 4:
-            if all(isinstance(word, str) for word in inputs):
-                return dict(said)
+    if isinstance(said, dict) and said.keys() == {"name", "weights", "inputs", "trained_on"}:
+        words = [said["name"], said["trained_on"], said["weights"] or ""]
+        if isinstance(said["inputs"], list) and all(isinstance(word, str) for word in [*words, *said["inputs"]]):
+            return said
     raise DataError(
         f"{features} does not say in a form that is known here how its model is opened; another version of reidgen "
         "may have written it: embed the images again"
