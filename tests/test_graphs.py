@@ -376,14 +376,23 @@ FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # sums of the same kernels, so
 @pytest.mark.gpu
 @GPU
 @pytest.mark.parametrize(
-    ("method", "dtype"),
-    [*((name, "float32") for name in METHODS), *((name, "bfloat16") for name in select_methods("main"))],
+    ("method", "other"),
+    [
+        *((name, {}) for name in METHODS),
+        *((name, {"dtype": "bfloat16"}) for name in select_methods("main")),
+        ("baseline", {"optimizer": "sgd"}),
+        ("snr", {"backbone": "resnet18"}),
+        ("snr", {"backbone": "mobilenet_v2"}),
+        ("baseline", {"backbone": "osnet-x0.25"}),
+        ("baseline", {"backbone": "vit_b_16"}),
+    ],
 )
 def test_a_graph_equals_eager_steps_on_a_gpu(
-    method: str, dtype: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, other: dict[str, str], noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten steps, resumed after the fifth; losses, network, prototypes and optimizer."""
-    recipe = RECIPE.change(method=method, dtype=dtype)
+    recipe = RECIPE.change(method=method, **other)
+    dtype = recipe.dtype
     first = trainer(recipe, noise, tmp_path, "cuda")
     steps(first, 5)
     assert first.work.replay is not None and first.eager == ""
