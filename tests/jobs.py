@@ -16,6 +16,8 @@ def work(job: tuple[str, str], device: str) -> tuple[str, int]:
         raise DataError("no such data")
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "say":
+        return os.environ["REIDGEN_SAY"], os.getpid()
     if what == "sleep":
         time.sleep(600)
     return device, os.getpid()

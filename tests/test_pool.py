@@ -38,6 +38,14 @@ def test_an_error_ends_its_own_job_alone(what: str, error: type[Exception], mess
     assert ended[1][0] == "one" and not running(tmp_path)  # the device is free again
 
 
+def test_a_process_has_the_environment_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that of the first start, which all are forked from."""
+    for said in ("first", "second"):
+        monkeypatch.setenv("REIDGEN_SAY", said)
+        ended = dict(spread(work, [("say", str(tmp_path))], devices=["one"], stop=threading.Event()))
+        assert ended[0][0] == said
+
+
 def test_a_stop_ends_all(tmp_path: Path) -> None:
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
