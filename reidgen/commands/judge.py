@@ -73,7 +73,7 @@ def judge(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge runs, or a model, on your own cameras, with few labels or none.
+    """Judge runs on your own cameras, with few labels or none.
 
     Without labels: how far runs agree, how stable they are under mild changes of light and quality, how far the cameras
     lie from the source's. These are hints. With 30 pairs that you label on a page, Rank-1 is estimated, with its
