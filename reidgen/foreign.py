@@ -156,8 +156,16 @@ def maker_of(
     model from elsewhere is gone, and what `Extractor` raises.
     """
     way = only_way(str(info["test"]))
-    if not run and "asked" in info:
-        return ModelExtractor(open_model(**_asked(features, info["asked"]), device=device), way=way)
+    if "asked" in info:
+        asked = _asked(features, info["asked"])
+        key = "weights" if asked["weights"] else "name"
+        if run:  # where its file is now
+            asked = {**asked, key: run}
+        elif not Path(asked[key]).expanduser().is_file():
+            raise WeightsError(
+                f"{features} was embedded by {asked[key]}, which is not there any more; say where it is with --run FILE"
+            )
+        return ModelExtractor(open_model(**asked, device=device), way=way)
     name = run or str(info["name"])
     try:
         found = find_run(name, results)
@@ -204,7 +212,7 @@ def open_model(
     if Path(name).suffix.lower() == ".onnx":
         if weights:
             raise WeightsError(f"--model {name} holds its weights itself; leave out --weights {weights}")
-        file = Path(name).expanduser()
+        file = _there(Path(name).expanduser(), name)
         network, said = open_onnx(file, asked, device=device)
         kind, runtime, form, unused = "onnx", f"onnxruntime {_version()}", network.form, tuple[str, ...]()
         made = {key: value for key, value in said.items() if key != "input"}
@@ -215,7 +223,7 @@ def open_model(
             raise WeightsError(
                 f"--model {name}: give an .onnx file, or a backbone and its torch file: --model NAME --weights FILE"
             )
-        file = Path(weights).expanduser()
+        file = _there(Path(weights).expanduser(), name)
         backbone = get_backbone(name.removeprefix(PLUGIN))
         opened, form, unused = open_torch(backbone, file, asked, device=choose_device(device))
         kind, made = f"torch {backbone.name}{f'@{backbone.digest[:8]}' if backbone.digest else ''}", {}
@@ -227,6 +235,12 @@ def _version() -> str:
     import onnxruntime
 
     return str(onnxruntime.__version__)
+
+
+def _there(file: Path, model: str) -> Path:
+    if not file.is_file():
+        raise WeightsError(f"--model {model}: there is no file {file}")
+    return file
 
 
 def _agreed(file: Path, declared: tuple[Origin, ...], made: dict[str, Any]) -> tuple[Origin, ...]:

@@ -207,7 +207,7 @@ def test_what_is_no_extractor_is_refused(tmp_path: Path, file: Path, monkeypatch
     broken.write_bytes(b"no model")
     with pytest.raises(WeightsError, match="no ONNX model that onnxruntime can run"):
         opened(broken)
-    with pytest.raises(WeightsError, match="no weight file"):
+    with pytest.raises(WeightsError, match="there is no file"):
         opened(tmp_path / "gone.onnx")
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, H, W]) for name in ("a", "b", "c")]
     graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "two", values[:2], values[2:])
@@ -418,5 +418,16 @@ def test_a_model_embeds_and_finds_its_file_again(file: Path, small_data: Path, t
     (own,) = reidgen.load_model(file, inputs=IMAGENET).embed([turned])
     expected = ((features.take(list(range(len(features.rows)))) - own) ** 2).sum(axis=1)
     assert hits["distance"].item() == pytest.approx(expected.min(), abs=1e-5)
+    moved = file.rename(file.with_name("moved.onnx"))
+    try:
+        with pytest.raises(
+            WeightsError, match=r"squares\.onnx, which is not there any more; say where it is with --run"
+        ):
+            reidgen.search(out, turned, top=1, progress=False)
+        assert reidgen.search(out, turned, top=1, run=moved, progress=False).equals(hits)
+    finally:
+        moved.rename(file)
+    with pytest.raises(WeightsError, match=r"--model nope\.onnx: there is no file nope\.onnx"):
+        open_model("nope.onnx")
     neither = CliRunner().invoke(app, ["embed", *word[5:]])
     assert neither.exit_code == 1 and "what embeds? For example" in neither.output

@@ -367,8 +367,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     answer = search(features, queries, top=16, report=quiet)
     (folder / features.rows["path"][15]).unlink()
     (folder / features.rows["path"][14]).write_bytes(picture(99))
-    write_search_page(folder / "found.html", features, queries, answer, by="crop",
-                      asked=folder / "in" / "p0", images=folder / "in.csv")  # fmt: skip
+    shown = write_search_page(folder / "found.html", features, queries, answer, by="crop",
+                              asked=folder / "in" / "p0", images=folder / "in.csv")  # fmt: skip
+    assert shown == (len(queries.names), [features.rows["path"][15]])
+    with pytest.raises(DataError, match="holds none of the crops that were found"):
+        write_search_page(folder / "lost.html", features, queries, answer, by="crop",
+                          asked=folder / "in" / "p0", images=folder / "elsewhere")  # fmt: skip
+    assert not (folder / "lost.html").exists()
     by = search(features, queries, top=2, by="camera", report=quiet)
     write_search_page(folder / "bare.html", features, queries, by, by="camera", asked=folder, images=None)
     return folder / "found.html"
@@ -391,7 +396,7 @@ def test_a_page_of_too_many_queries_says_so(page: Path, tmp_path: Path, monkeypa
     answer = Answer(search(features, queries, top=2, report=quiet).hits, approximate.Recall(0.973, 2, 64))
     shown = write_search_page(tmp_path / "p.html", features, queries, answer, by="crop", asked=tmp_path, images=None)
     text = (tmp_path / "p.html").read_text()
-    assert shown == 2 and "2 of 3; the CSV (--out) holds all" in text
+    assert shown == (2, []) and "2 of 3; the CSV (--out) holds all" in text
     assert "approximate (FAISS): finds 97.3 % of the exact 2 nearest, measured on 64 images" in text
 
 

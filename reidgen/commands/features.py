@@ -106,7 +106,7 @@ def embed(
         path, first = next(iter(made.copies.items()))
         many = f"{len(made.copies):,} images have" if len(made.copies) > 1 else "1 image has"
         note(f"{many} the very bytes of another, such as {shown(path)} of {shown(first)}")
-    if not collection.crops["camera"].any():
+    if not collection.crops["camera"].any() and collection.crops["path"].str.contains("/").any():
         note("no camera is known; --pattern '(?P<camid>[^/]+)/[^/]+' would read the folder of an image as its camera")
     note(f"next: reidgen search {out} --query IMAGE")
 
@@ -195,8 +195,10 @@ def search(
         write_hits(out, answer.hits)
     if page:
         shows = images.expanduser() if images else None
-        on_page = write_search_page(page, opened, queries, answer, by=by, asked=asked.root, images=shows)
+        on_page, lost = write_search_page(page, opened, queries, answer, by=by, asked=asked.root, images=shows)
         left = len(queries.names) - on_page
+        if lost:
+            note(f"{len(lost):,} of the crops cannot be shown from {images}, such as {shown(lost[0])}")
         written.append(str(page) + (f", without {left:,} of the queries (--out has all)" if left else ""))
     if json:
         recall = answer.recall._asdict() if answer.recall else None

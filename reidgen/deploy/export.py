@@ -106,7 +106,7 @@ def export(
     """
     for kind, word, known in (("format", format, FORMATS), ("pixels", pixels, PIXELS)):
         if word not in known:
-            raise RunError(unknown(kind, word, known))
+            raise RunError(unknown(kind, word, [*known, *(["hub"] if kind == "format" else [])]))
     if out.suffix != FORMATS[format]:
         raise RunError(f"--out {out}: a file of the format {format} ends in {FORMATS[format]}; name it so")
     _require(format)

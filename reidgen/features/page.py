@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.data.naming import shown
+from reidgen.errors import DataError
 from reidgen.features.search import Answer, Queries
 from reidgen.features.store import Features
 from reidgen.pages.local import Thumbnail, thumbnail, write_page
@@ -22,11 +23,13 @@ def write_search_page(
     by: str,
     asked: Path,
     images: Path | None,
-) -> int:
-    """Write the page, one self-contained HTML file, and return how many queries are on it.
+) -> tuple[int, list[str]]:
+    """Write the page, one self-contained HTML file; return how many queries are on it, and the crops that cannot be
+    shown.
 
     images: the folder (or list) that was embedded, whose crops are shown then; None shows names and distances only.
     asked: the folder of the queries. Crops that are lost or were changed since are shown as such.
+    Raises DataError, and writes nothing, when none of the crops can be shown.
     """
     grouped = dict(list(answer.hits.groupby("query", sort=False)))
     each = max((len(hits) for hits in grouped.values()), default=1)
@@ -54,6 +57,12 @@ def write_search_page(
                 ],
             }
         )
+    lost = [path for path, one in pictures.items() if not one.source]
+    if lost and len(lost) == len(pictures):
+        raise DataError(
+            f"--images {images} holds none of the crops that were found, such as {shown(lost[0])}; name what was "
+            f"embedded: {shown(str(features.info['images']))}"
+        )
     write_page(
         file,
         "search",
@@ -63,7 +72,7 @@ def write_search_page(
         queries=blocks,
         shows=root is not None,
     )
-    return len(names)
+    return len(names), lost
 
 
 def _cards(hits: pd.DataFrame, picture: Any) -> list[dict[str, Any]]:
