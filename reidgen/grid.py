@@ -269,6 +269,7 @@ def _run(
                 except SharedImagesError as error:
                     refused[target] = str(error)
             if refused:
+                run.check_hold()
                 note_refused(run, {target: cell.targets[target] for target in refused})
         except (BusyError, InterruptedRunError):
             raise
