@@ -1,15 +1,14 @@
 """What the proofs share: rows with the machine, the versions and the date, printed and written as CSV; and processes
 that are killed while they work, with the log by which they are judged.
 
-A line of the log is "process,what,cell": it begins or ends a cell (ends or fails), or was killed. The file is only
-appended to, so that its order is that of the world.
+A line of the log is "process,what,cell": it begins or goes on with a cell, ends it or fails, or was killed. The file is
+only appended to, so that its order is that of the world.
 """
 
 import argparse
 import os
 import signal
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +74,8 @@ def kill(process: int, log: Path) -> bool:
     os.kill(process, signal.SIGSTOP)
     _, status = os.waitpid(process, os.WUNTRACED)
     if not os.WIFSTOPPED(status):
+        if status:
+            raise SystemExit("a process failed by itself")
         return False
     note(log, "killed", process=process)
     os.kill(process, signal.SIGKILL)
@@ -85,7 +86,7 @@ def kill(process: int, log: Path) -> bool:
 @dataclass(frozen=True)
 class Judged:
     """What a log says. overlaps: sentences, of two processes that were at one cell; twice: how many times a cell was
-    done once more than it had to be; lost: the cells that were not done.
+    begun that had been done; lost: the cells that were not done.
     """
 
     overlaps: list[str]
@@ -98,33 +99,28 @@ class Judged:
             raise SystemExit("\n".join([*self.overlaps, f"done twice: {self.twice}, lost: {self.lost}"]))
 
 
-def judge(log: Path, cells: int, *, proven: bool = False) -> Judged:
-    """Judge a log line by line: who is killed is at no cell from there on, and not before.
+def judge(log: Path, *, lost: int) -> Judged:
+    """Judge a log line by line: whoever is killed is at no cell from there on, but was until then.
 
-    cells: how many have to be done. proven: "ends" stands behind what keeps others from doing the cell again; without
-    it, a cell may be done again when whoever had done it was killed meanwhile.
+    "ends" stands behind what keeps others from doing the cell again: a kill may come between, and the line be missing.
+    So lost is counted by what lies there.
     """
     overlaps, twice = list[str](), 0
-    at, done, ended = dict[str, set[str]](), dict[str, str](), Counter[str]()
-    killed = set[str]()
+    at, done = dict[str, set[str]](), set[str]()
     for line in log.read_text().splitlines():
         process, what, cell = line.split(",")
         here = at.setdefault(cell, set())
         if what == "killed":
-            killed.add(process)
             for others in at.values():
                 others.discard(process)
         elif what in ("ends", "fails"):
             here.discard(process)
-            if what == "ends":
-                ended[cell] += 1
-                done[cell] = process
+            done |= {cell} if what == "ends" else set()
         else:
             overlaps += [f"{cell}: {process} {what} while {other} is at it" for other in sorted(here - {process})]
-            if cell in done and (proven or done[cell] not in killed):
-                twice += 1
+            twice += cell in done
             here.add(process)
-    return Judged(overlaps, twice, cells - len(ended))
+    return Judged(overlaps, twice, lost)
 
 
 def markdown(table: pd.DataFrame) -> str:

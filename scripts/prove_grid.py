@@ -143,9 +143,9 @@ def main() -> None:
         tried = Counter(name for _, what, name in lines if what == "begins")
         print(counts(found))
         lost = [one for one in found if one.state != "done" and one.cell.run.folder.name not in failing]
-        judged = proof.judge(LOG, len(cells) - len(failing))
+        judged = proof.judge(LOG, lost=len(lost))
         judged.refuse()
-        assert not lost and {one.state for one in found} == {"done", "failed"}, counts(found)
+        assert {one.state for one in found} == {"done", "failed"}, counts(found)
         assert all(tried[name] <= 1 + killed for name in failing)
         row: dict[str, object] = {
             "cells": len(cells), "workers": workers, "kills": killed, "overlaps": len(judged.overlaps),

@@ -62,7 +62,7 @@ def main() -> None:
             alive.pop(ended, None)
             if status:
                 raise SystemExit("a worker failed by itself")
-        judged = proof.judge(log, CELLS)
+        judged = proof.judge(log, lost=CELLS - len(list((mounts[0] / name).glob("*/done"))))
         judged.refuse()
         row: dict[str, object] = {"cells": CELLS, "workers": WORKERS, "kills": killed, "overlaps": len(judged.overlaps)}
         row |= {"lost": judged.lost, "done twice": judged.twice}
