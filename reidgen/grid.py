@@ -274,6 +274,7 @@ def _run(
         except (BusyError, InterruptedRunError):
             raise
         except ReidgenError as error:
+            run.check_hold()  # the failure of whoever has taken over is not ours to note
             note_failure(run, error)
             raise
     return run, refused

@@ -1,9 +1,11 @@
 """One grid, many workers: processes on one folder, workers and torchrun through submitit, and where it is followed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import types
 from pathlib import Path
@@ -204,6 +206,19 @@ def test_a_cluster_is_read_from_a_file_and_options_come_first(tmp_path: Path) ->
         with pytest.raises(RecipeError) as caught:
             read_cluster(str(file))
         assert message in str(caught.value)
+
+
+def test_each_file_of_the_settings_is_one(tmp_path: Path) -> None:
+    """As docs/cluster.md shows them, each by its heading."""
+    text = (SCRIPTS.parent / "docs" / "cluster.md").read_text()
+    files = re.findall(r"^`(\w+\.toml)`: .*\n\n((?: {4}.*\n|\n)+)", text, flags=re.MULTILINE)
+    assert [name for name, _ in files] == ["gpu.toml", "four.toml", "cpu.toml"]
+    read = []
+    for name, block in files:
+        (tmp_path / name).write_text(textwrap.dedent(block))
+        read.append(read_cluster(str(tmp_path / name)))
+    assert [one.gpus for one in read] == [1, 4, 0] and read[1].sbatch["account"] == "lab-reid"
+    assert text.count("[cluster]\n") == 3
 
 
 def test_a_machine_without_slurm_says_so(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
