@@ -1,15 +1,21 @@
 """The judge of the proofs that kill: what it must find, and what it must not."""
 
+import importlib
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import proof
+
+@pytest.fixture
+def proof(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    return importlib.import_module("proof")
+
 
 WORK = """
 import os, sys
@@ -33,7 +39,7 @@ while True:
         ("1,begins,a 1,fails,a 2,begins,a 2,fails,a", 0, 0),
     ],
 )
-def test_a_log_is_judged_in_order(lines: str, overlaps: int, twice: int, tmp_path: Path) -> None:
+def test_a_log_is_judged_in_order(lines: str, overlaps: int, twice: int, proof: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "log").write_text("\n".join(lines.replace("goes on", "goes_on").split()) + "\n")
     judged = proof.judge(tmp_path / "log", lost=0)
     assert (len(judged.overlaps), judged.twice) == (overlaps, twice)
@@ -46,7 +52,7 @@ def test_a_log_is_judged_in_order(lines: str, overlaps: int, twice: int, tmp_pat
         proof.judge(tmp_path / "log", lost=1).refuse()
 
 
-def test_what_a_process_did_stands_before_its_death(tmp_path: Path) -> None:
+def test_what_a_process_did_stands_before_its_death(proof: ModuleType, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     child = os.posix_spawn(sys.executable, [sys.executable, "-c", WORK, str(log)], dict(os.environ))
