@@ -14,6 +14,8 @@ def visible(text: str, *, lines: bool = False) -> str:
     >>> visible("a\x1b[31mb\u202ec")
     'a\\x1b[31mb\\u202ec'
     """
+    if (text.replace("\n", "") if lines else text).isprintable():
+        return text
     return "".join(
         character
         if character.isprintable() or (lines and character == "\n")

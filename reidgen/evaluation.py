@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from reidgen.runs import COLUMNS, Progress, Run, now
 from reidgen.teststeps import STAGES, Way
 
 BATCH = 256
+
+log = logging.getLogger("reidgen")
 
 
 class Sides(NamedTuple):
@@ -122,12 +125,14 @@ def embed(
     parts, done = [], 0
     describe = _describer(network, dtype, batches=len(rows_N) / BATCH)
     for images in _batches(network, pixels, np.split(rows_N, range(BATCH, len(rows_N), BATCH))):
-        found = [describe(view) for view in _views(images, steps)]
-        with _autocast(network, dtype):
-            mean = functools.reduce(torch.add, found) / len(found)
-            parts.append(functional.normalize(mean, dim=1).float())
+        found = [describe(view).float() for view in _views(images, steps)]  # of length 1 also where dtype is bfloat16
+        parts.append(functional.normalize(functools.reduce(torch.add, found) / len(found), dim=1))
         report("embedding", done := done + len(images), len(rows_N))
     return torch.cat(parts)
+
+
+def _say_refused(reason: str) -> None:
+    log.warning("embedding goes on batch by batch, with the same result: PyTorch cannot record a batch (%s)", reason)
 
 
 def _describer(network: Network, dtype: str, *, batches: float) -> Callable[[Tensor], Tensor]:
@@ -141,9 +146,7 @@ def _describer(network: Network, dtype: str, *, batches: float) -> Callable[[Ten
     recorder = recorder_for(device) if batches > 2 * WARM else None
     if recorder is None or incapable(getattr(network, "parts", [network])):
         return lambda images: describe([(images,)])
-    step = StaticStep(
-        describe, device=device, recorder=recorder, refused=lambda reason: None
-    )  # slower, no other result
+    step = StaticStep(describe, device=device, recorder=recorder, refused=_say_refused)
 
     def filled(images: Tensor) -> Tensor:
         missing = BATCH - len(images)

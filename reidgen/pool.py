@@ -12,7 +12,7 @@ import threading
 import traceback
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -57,7 +57,9 @@ def spread(
             while waiting and free:
                 (number, job), device = waiting.popleft(), free.popleft()
                 here, there = _CONTEXT.Pipe(duplex=False)
-                process: BaseProcess = _CONTEXT.Process(target=_child, args=(work, job, device, there))
+                process: BaseProcess = _CONTEXT.Process(
+                    target=_child, args=(work, job, device, there, dict(os.environ))
+                )
                 _start(process, work, imports)
                 there.close()  # here: so that the child's death closes the pipe
                 running[here] = number, device, process
@@ -127,7 +129,7 @@ def _start(process: BaseProcess, work: Callable[..., object], imports: Sequence[
 def _worker(work: Callable[[Job], Result]) -> tuple[Connection, BaseProcess]:
     """Start a process that answers what it is sent; return the pipe to it, and the process."""
     here, there = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(target=_serve, args=(there,), daemon=True)
+    process = _CONTEXT.Process(target=_serve, args=(there, dict(os.environ)), daemon=True)
     _start(process, work)
     there.close()
     with contextlib.suppress(OSError):  # it is dead, as whoever waits for its answer will find
@@ -160,7 +162,8 @@ def _in_order(chunks: Sequence[Sequence[Job]], team: dict[Connection, BaseProces
         yield from results
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+    _take_over(environment)
     _let_through()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems on which it cannot be blocked
     threading.Thread(target=_end_with_parent, args=(os._exit, 1), daemon=True).start()
@@ -223,7 +226,10 @@ def _let_through() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGHUP])
 
 
-def _child(work: Callable[[Job, str], Result], job: Job, device: str, pipe: Connection) -> None:
+def _child(
+    work: Callable[[Job, str], Result], job: Job, device: str, pipe: Connection, environment: Mapping[str, str]
+) -> None:
+    _take_over(environment)
     _let_through()
     if hasattr(os, "setpgrp"):  # Ctrl-C reaches the parent alone, which then sends the one SIGTERM
         os.setpgrp()
@@ -234,6 +240,15 @@ def _child(work: Callable[[Job, str], Result], job: Job, device: str, pipe: Conn
         pipe.send(work(job, device))
     except ReidgenError as error:
         pipe.send(error)
+
+
+def _take_over(environment: Mapping[str, str]) -> None:
+    """Set the variables as they are in the parent now: the process that this one was forked from may have older ones.
+
+    What a library read when it was imported (OMP_NUM_THREADS) is as it was at the first start.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def _end_with_parent(end: Callable[..., object], *how: int) -> None:

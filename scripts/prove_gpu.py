@@ -15,6 +15,7 @@ import contextlib
 import functools
 import gc
 import itertools
+import logging
 import os
 import platform
 import sys
@@ -283,13 +284,28 @@ def row_of(found: speed.Speed, dtype: str, way: str) -> Row:
     }
 
 
+@contextlib.contextmanager
+def warnings_said() -> Iterator[list[str]]:
+    """Give what the package warns of meanwhile, such as a batch that cannot be recorded."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("reidgen").addHandler(handler)
+    try:
+        yield said
+    finally:
+        logging.getLogger("reidgen").removeHandler(handler)
+
+
 def embed_rows(proof: Proof, method: str, dtype: str) -> Rows:
     """Measure embedding from memory, with and without graphs."""
     for way in ("graphs", "eager"):
         with way_of(way, rehearse=proof.sizes.rehearse):
             trainer = made(proof, method, dtype)
             limit = proof.limits.get(dtype, float("nan"))
-            yield "speed", row_of(speed.embedding(method, trainer, limit, images=proof.sizes.images), dtype, way)
+            with warnings_said() as said:
+                found = speed.embedding(method, trainer, limit, images=proof.sizes.images)
+            yield "speed", row_of(found, dtype, f"eager, for {said[0]}" if said else way)
 
 
 def rank_rows(proof: Proof, queries: int, gallery: int, features: int) -> Rows:

@@ -16,6 +16,8 @@ def work(job: tuple[str, str], device: str) -> tuple[str, int]:
         raise DataError("no such data")
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "say":
+        return os.environ["REIDGEN_SAY"], os.getpid()
     if what == "sleep":
         time.sleep(600)
     if what == "warned":  # as some schedulers warn a job's whole tree; the parent is the process that all come from

@@ -16,7 +16,7 @@ from conftest import SMALL, finish, quiet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reidgen import evaluation
+from reidgen.data import manifest
 from reidgen.data.batches import load_source
 from reidgen.data.images import decode
 from reidgen.data.manifest import load_index
@@ -397,7 +397,7 @@ def test_bad_input_is_refused_before_any_long_work(
     ):
         attack(Run(whole), ["synth-night", "synth-plaza"], **fixed)
     with monkeypatch.context() as context, pytest.raises(DataError, match="synth-night has no query images"):
-        context.setattr(evaluation, "load_index", lambda prepared: load_index(prepared).query("part != 'query'"))
+        context.setattr(manifest, "load_index", lambda prepared: load_index(prepared).query("part != 'query'"))
         attack(runs[0], ["synth-night"], **fixed)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(runs[1].folder, unfinished)

@@ -298,7 +298,7 @@ def test_finished_runs_are_evaluated_though_their_source_is_gone(small_data: Pat
 
 def test_weights_and_targets_are_checked_before_anything_is_packed(small_data: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"no weights")
-    recipe = SMALL.change(height=64, weights=str(tmp_path / "weights.pth"))
+    recipe = SMALL.change(height=72, weights=str(tmp_path / "weights.pth"))
     settings: dict[str, Any] = dict(methods=["baseline"], seeds=[0], data=small_data, results=tmp_path)
     for action in (
         lambda: bench(recipe, **settings, device="cpu", report=quiet, say=print),
@@ -308,7 +308,7 @@ def test_weights_and_targets_are_checked_before_anything_is_packed(small_data: P
             action()
     with pytest.raises(DataError, match="synth-mall is not prepared"):
         grid(small_data, tmp_path, ["baseline"], targets=["synth-night", "synth-mall"])
-    assert not list(small_data.rglob("pixels-64x32-*"))
+    assert not list(small_data.rglob("pixels-72x32-*"))
 
 
 def test_a_dry_run_says_what_lacks_and_writes_nothing(small_data: Path, tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def test_the_commands_judge_and_stress_a_model(
     assert f"reidgen evaluate --model {file} --input mean=imagenet --trained-on msmt17" in found.stdout, found.output
     for words, says in {
         ("evaluate", *where): "what is evaluated on what?",
-        ("evaluate", "a-run", *named, *where): "what is evaluated on what?",
+        ("evaluate", "a-run", *named, *where): "give either RUNs or --model, not both",
         ("evaluate", "a-run", "--trained-on", "market", *where): "name it with --model",
         ("stress", "a-run", "--weights", "x.pth", *where): "name it with --model",
     }.items():

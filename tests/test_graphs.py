@@ -247,6 +247,30 @@ def test_embedding_by_full_batches_equals_that_by_batches_as_they_come(
     assert counting.recorded == 1
 
 
+def test_a_batch_that_cannot_be_recorded_is_said_and_changes_nothing(
+    noise: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing(Rehearsal):
+        def record(self, work: Work) -> Work:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    network = trainer(RECIPE, noise).network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (29, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    monkeypatch.setattr(evaluation, "BATCH", 4)
+    plain = evaluation.embed(network, pixels, rows_N=np.arange(28), report=quiet)
+    monkeypatch.setattr(evaluation, "recorder_for", lambda device: Refusing())
+    assert torch.equal(evaluation.embed(network, pixels, rows_N=np.arange(28), report=quiet), plain)
+    (line,) = caplog.messages
+    assert line.startswith("embedding goes on batch by batch") and "not permitted" in line
+
+
+def test_embeddings_in_bfloat16_are_of_length_1(noise: Source) -> None:
+    network = trainer(RECIPE, noise).network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (9, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    found = evaluation.embed(network, pixels, rows_N=np.arange(9), dtype="bfloat16", report=quiet)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(9), rtol=0, atol=1e-6)
+
+
 def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The calls that PyTorch's notes ask for, seen from a CPU: it says nothing of what a GPU does with them."""
     asked: list[str] = []
@@ -352,14 +376,23 @@ FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # sums of the same kernels, so
 @pytest.mark.gpu
 @GPU
 @pytest.mark.parametrize(
-    ("method", "dtype"),
-    [*((name, "float32") for name in METHODS), *((name, "bfloat16") for name in select_methods("main"))],
+    ("method", "other"),
+    [
+        *((name, {}) for name in METHODS),
+        *((name, {"dtype": "bfloat16"}) for name in select_methods("main")),
+        ("baseline", {"optimizer": "sgd"}),
+        ("snr", {"backbone": "resnet18"}),
+        ("snr", {"backbone": "mobilenet_v2"}),
+        ("baseline", {"backbone": "osnet-x0.25"}),
+        ("baseline", {"backbone": "vit_b_16"}),
+    ],
 )
 def test_a_graph_equals_eager_steps_on_a_gpu(
-    method: str, dtype: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, other: dict[str, str], noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten steps, resumed after the fifth; losses, network, prototypes and optimizer."""
-    recipe = RECIPE.change(method=method, dtype=dtype)
+    recipe = RECIPE.change(method=method, **other)
+    dtype = recipe.dtype
     first = trainer(recipe, noise, tmp_path, "cuda")
     steps(first, 5)
     assert first.work.replay is not None and first.eager == ""

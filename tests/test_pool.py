@@ -45,6 +45,14 @@ def test_a_scheduler_s_warning_to_the_whole_tree_kills_no_process(tmp_path: Path
     assert list(share(warned, [1, 2, 3], processes=1)) == [1, 2, 3]
 
 
+def test_a_process_has_the_environment_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that of the first start, which all are forked from."""
+    for said in ("first", "second"):
+        monkeypatch.setenv("REIDGEN_SAY", said)
+        ended = dict(spread(work, [("say", str(tmp_path))], devices=["one"], stop=threading.Event()))
+        assert ended[0][0] == said
+
+
 def test_a_stop_ends_all(tmp_path: Path) -> None:
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()

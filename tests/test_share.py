@@ -120,7 +120,7 @@ def test_a_job_without_process_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "_end_with_parent", lambda *how: None)
     monkeypatch.setattr(signal, "signal", lambda *how: None)
     here, there = Pipe(duplex=False)
-    pool._child(lambda job, device: (job, device), 3, "cpu", there)
+    pool._child(lambda job, device: (job, device), 3, "cpu", there, dict(os.environ))
     assert here.recv() == (3, "cpu")
     here.close()
     there.close()

@@ -169,7 +169,9 @@ def evaluate(
     from reidgen.ways import select_ways
 
     ways = select_ways(test, dict(map(read_setting, setting or [])))
-    if not target or bool(runs) == bool(model):
+    if runs and model:
+        raise RunError("give either RUNs or --model, not both: each has its own rows")
+    if not target or not (runs or model):
         raise RunError(
             "what is evaluated on what? For example: reidgen evaluate snr-tiny-s0 --target synth-night, or reidgen "
             "evaluate --model osnet.onnx --target market"
@@ -349,6 +351,9 @@ def bench(
             print_status(planned, results, [_again_of(context, cell.recipe) for cell in planned])
             return
         assert cluster is not None
+        from reidgen.tracking import check_followers
+
+        check_followers(log or ())  # here, and not in each job
         whole = _again(context)
         left = bench_on(
             planned, cluster, wait=wait, data=data, results=results, device=device, log=log or (), again=whole

@@ -27,10 +27,13 @@ COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64", "file": "str
 
 def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return for each result row the name of its run folder below results/runs, `<source>/<method>-...`."""
-    method = rows["method"].str.split("(").str[0]  # of a variant the row's digest tells which
-    backbone = rows["backbone"].map(in_folders)
-    run = rows["source"] + "/" + method + "-" + backbone + "-s" + rows["seed"].astype(str) + "-" + rows["hash"]
-    return run + ("-" + rows["row"]).where(rows["row"] != "", "")
+    parts = ["source", "method", "backbone", "seed", "hash", "row"]
+    runs = rows[parts].drop_duplicates()  # a run has many rows
+    method = runs["method"].str.split("(").str[0]  # of a variant the row's digest tells which
+    backbone = runs["backbone"].map(in_folders)
+    run = runs["source"] + "/" + method + "-" + backbone + "-s" + runs["seed"].astype(str) + "-" + runs["hash"]
+    run += ("-" + runs["row"]).where(runs["row"] != "", "")
+    return rows[parts].merge(runs.assign(run=run), how="left", on=parts)["run"].set_axis(rows.index)
 
 
 def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -230,8 +230,11 @@ class _Screen:
         names = list(self.table.columns())
         slim, wide = replace(TERMINAL, spread=""), options.update(width=10_000)
         lines = {look: list(self.table._lines(look)) for look in (TERMINAL, slim)}
+        least = [max(map(len, self._heading(name, TERMINAL).split("\n"))) for name in self.table.columns().values()]
         for parts, look in ((1, TERMINAL), (1, slim), *((parts, TERMINAL) for parts in range(2, len(names) + 1))):
             step, drawn, fits = -(-len(names) // parts), list[RichTable](), True
+            if step > 1 and sum(least[:step]) > options.max_width:  # its headings alone are wider
+                continue
             for start in range(0, len(names), step):
                 drawn.append(self._draw(look, lines[look], slice(start, start + step)))
                 fits = console.measure(drawn[-1], options=wide).maximum <= options.max_width
@@ -243,6 +246,9 @@ class _Screen:
         yield "\n".join(self.table._below(look)[: 2 + len(self.table.findings)])
         if self.table.literature:
             yield self.table.literature.rich()
+
+    def _heading(self, name: str, look: Look) -> str:
+        return "mean of\nunseen" if name == MEAN else look.escape(name).replace(" → ", "\n→ ")
 
     def _draw(self, look: Look, lines: list[list[str]], part: slice) -> "RichTable":
         from rich import box
@@ -256,8 +262,7 @@ class _Screen:
         drawn.add_column("Method", min_width=width, max_width=max(width, 11), overflow="fold")
         drawn.add_column("", style="dim", no_wrap=True)
         for name in list(self.table.columns().values())[part]:
-            name = "mean of\nunseen" if name == MEAN else look.escape(name).replace(" → ", "\n→ ")
-            drawn.add_column(name, justify="right", no_wrap=True)
+            drawn.add_column(self._heading(name, look), justify="right", no_wrap=True)
         for first, *cells in lines:
             if "\n" not in cells[-1]:
                 drawn.add_section()
