@@ -127,9 +127,12 @@ def main() -> None:
             if killed < kills:
                 time.sleep(random.uniform(0.1, 0.5))
                 victim = random.choice(sorted(alive))
-                killed += proof.kill(victim, LOG)
                 alive.discard(victim)
-                alive.add(start(cells, known, data, results))
+                if proof.kill(victim, LOG):
+                    killed += 1
+                    alive.add(start(cells, known, data, results))
+                elif not alive:
+                    break
             ended, status = os.waitpid(-1, 0 if killed >= kills else os.WNOHANG)
             alive.discard(ended)
             if ended and status:

@@ -54,9 +54,10 @@ def main() -> None:
             if killed < KILLS:
                 time.sleep(random.uniform(0.3, 1.0))
                 victim = random.choice(list(alive))
-                killed += proof.kill(victim, log)
                 mount = alive.pop(victim)
-                alive[proof.forked(worker, mount / name, log)] = mount
+                if proof.kill(victim, log):
+                    killed += 1
+                    alive[proof.forked(worker, mount / name, log)] = mount
                 continue
             ended, status = os.waitpid(-1, 0)
             alive.pop(ended, None)
