@@ -308,7 +308,8 @@ def search(
     """
     load_plugins(_several(plugins))
     from reidgen.data.collection import collect
-    from reidgen.features.search import embed_queries, has_tracks, rule_of
+    from reidgen.features.nearest import rule_of
+    from reidgen.features.search import embed_queries, has_tracks
     from reidgen.features.search import search as find
     from reidgen.features.store import open_features
 
@@ -328,7 +329,7 @@ def search(
 
 
 def judge(
-    runs: Names | Sequence[str | Path | Run],
+    runs: "Names | Sequence[str | Path | Run | ModelExtractor]",
     target: str | None = None,
     *,
     images: str | Path | None = None,
@@ -342,6 +343,7 @@ def judge(
 ) -> "pd.DataFrame":
     """Return what can be measured of runs on crops without names, one row per run, in the order of `reidgen judge`.
 
+    runs: what `train` or `load_model` returned, folders, or beginnings of names.
     The crops are those of a prepared `target`, or `images`, a folder or a .csv. Columns: run, digest, source, seed and
     the names of `reidgen.judging.measures.MEASURES`, which say what each means; NaN where one cannot be had.
     Raises DataError, RunError, WeightsError, PluginError.
@@ -350,12 +352,15 @@ def judge(
     if (target is None) == (images is None):
         raise DataError("judge takes either target=, a prepared set, or images=, a folder or a .csv")
     from reidgen.extractor import Extractor
+    from reidgen.foreign import ModelExtractor
     from reidgen.judging.crops import of_images, of_target
     from reidgen.judging.judge import judge as measure
     from reidgen.judging.measures import ordered
 
     names = [runs] if isinstance(runs, str) else runs
-    models = [Extractor(_find(run, results), device=device) for run in names]
+    models = [
+        run if isinstance(run, ModelExtractor) else Extractor(_find(run, results), device=device) for run in names
+    ]
     crops = of_images(_folder(images), pattern) if images is not None else of_target(str(target), _folder(data))
     with _reporting(progress) as report:
         judged = measure(models, crops, data=_folder(data), queries=queries, report=report)

@@ -44,7 +44,8 @@ class Model:
 
     file: the ONNX file, or that of the weights; digest: its SHA-256. sources: what it was trained on, none where that
     is not declared. unused: keys of the torch file that the network has no place for. asked: what opens it again,
-    `open_model(**asked)`. made: what `reidgen export` wrote into it, {} of other files.
+    `open_model(**asked)`. made: what `reidgen export` wrote into it, {} of other files. runtime: what runs it, and its
+    version, which is not of what the model is: `row` and `digest` stay when it is upgraded.
     """
 
     file: Path
@@ -56,6 +57,7 @@ class Model:
     unused: tuple[str, ...] = ()
     asked: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
+    runtime: str = torch.__version__
 
     @property
     def label(self) -> str:
@@ -83,6 +85,7 @@ class Model:
             "file": str(self.file),
             "sha256": self.digest,
             "kind": self.kind,
+            "runtime": self.runtime,
             "source": self.source,
             "sources": [source._asdict() for source in self.sources],
             "input": self.form.facts(),
@@ -114,7 +117,7 @@ class Model:
             "hash": NO_RECIPE,
             "source_data": "",
             **provenance(),
-            "torch": self.kind.partition(" ")[2] if self.network.fixed else torch.__version__,
+            "torch": self.runtime,
             "device": device_name(self.network.device),
             "threads": torch.get_num_threads(),
             "dtype": self.form.dtype,
@@ -149,11 +152,12 @@ def maker_of(
     """Return the network that made a feature file, found by what the file's `info` says, or as `run` says.
 
     Whether it is the same one its digest tells, see `features.search.embed_queries`. Raises RunError when there is no
-    such run, WeightsError when the file of a model from elsewhere is gone, and what `Extractor` raises.
+    such run, DataError when `info` does not say in a known form how a model is opened, WeightsError when the file of a
+    model from elsewhere is gone, and what `Extractor` raises.
     """
     way = only_way(str(info["test"]))
     if not run and "asked" in info:
-        return ModelExtractor(open_model(**info["asked"], device=device), way=way)
+        return ModelExtractor(open_model(**_asked(features, info["asked"]), device=device), way=way)
     name = run or str(info["name"])
     try:
         found = find_run(name, results)
@@ -165,6 +169,18 @@ def maker_of(
             "--results"
         ) from error
     return Extractor(found, device=device, way=way)
+
+
+def _asked(features: Path, said: object) -> dict[str, Any]:
+    """Return what opens the model of a feature file again. Raises DataError for what `open_model` does not take."""
+    if isinstance(said, dict) and said.keys() == {"name", "weights", "inputs", "trained_on"}:
+        words = [said["name"], said["trained_on"], said["weights"] or ""]
+        if isinstance(said["inputs"], list) and all(isinstance(word, str) for word in [*words, *said["inputs"]]):
+            return said
+    raise DataError(
+        f"{features} does not say in a form that is known here how its model is opened; another version of reidgen "
+        "may have written it: embed the images again"
+    )
 
 
 def open_model(
@@ -190,7 +206,7 @@ def open_model(
             raise WeightsError(f"--model {name} holds its weights itself; leave out --weights {weights}")
         file = Path(name).expanduser()
         network, said = open_onnx(file, asked, device=device)
-        kind, form, unused = f"onnx onnxruntime {_version()}", network.form, tuple[str, ...]()
+        kind, runtime, form, unused = "onnx", f"onnxruntime {_version()}", network.form, tuple[str, ...]()
         made = {key: value for key, value in said.items() if key != "input"}
         declared = _agreed(file, declared, made)
         opened: Network = network
@@ -203,7 +219,8 @@ def open_model(
         backbone = get_backbone(name.removeprefix(PLUGIN))
         opened, form, unused = open_torch(backbone, file, asked, device=choose_device(device))
         kind, made = f"torch {backbone.name}{f'@{backbone.digest[:8]}' if backbone.digest else ''}", {}
-    return Model(file, sha256_file(file), opened, form, kind, declared, unused, again, made)
+        runtime = torch.__version__
+    return Model(file, sha256_file(file), opened, form, kind, declared, unused, again, made, runtime)
 
 
 def _version() -> str:

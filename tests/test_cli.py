@@ -78,6 +78,7 @@ OPTIONS = {
     "search": {"--query", "--top", "--by", "--out", "--page", "--images", "--approximate-above", "--run", "--plugin"}
     | {"--results", "--device", "--json", "--quiet"},
     "judge": {"--target", "--images", "--pattern", "--queries", "--pairs", "--count", "--labels", "--out", "--json"}
+    | ELSEWHERE
     | {"--quiet"}
     | PLACES,
     "attack": {"--target", "--from", "--losses", "--bound", "--quiet"} | PLACES,

@@ -11,11 +11,13 @@ from conftest import SMALL, quiet
 from typer.testing import CliRunner
 
 from reidgen.cli import app
+from reidgen.deploy import card as card_module
 from reidgen.deploy import export as export_module
 from reidgen.deploy.card import source_terms, warnings_of
 from reidgen.deploy.export import Deployed, export, verify
 from reidgen.errors import ReidgenError, RunError
 from reidgen.evaluation import evaluate, judge
+from reidgen.files import replacing
 from reidgen.foreign import open_model
 from reidgen.integrity import passes_check
 from reidgen.methods import METHODS
@@ -51,6 +53,11 @@ def test_an_exported_run_judged_as_a_model_has_its_own_map(
     assert exported.difference <= 1e-4 and exported.verified_on.endswith("images of synth-night")
     with pytest.raises(ReidgenError, match="says itself that it was trained on synth-plaza"):
         open_model(str(exported.file), trained_on="market", device="cpu")
+    for word in ("mean=imagenet", "range=255", "order=bgr", "deviation=0.5"):
+        with pytest.raises(ReidgenError, match=f"says itself that it takes .* leave out --input {word.split('=')[0]}"):
+            open_model(str(exported.file), inputs=[word], device="cpu")
+    same = [f"size={SMALL.height}x{SMALL.width}", "range=1", "layout=nchw"]
+    assert open_model(str(exported.file), inputs=same, device="cpu").form == model.form
 
 
 def test_the_file_says_what_it_takes_and_gives(exported: export_module.Exported) -> None:
@@ -148,10 +155,45 @@ def test_the_command_writes_a_card_that_says_first_what_the_data_forbid(
 
 def test_withdrawn_and_research_only_sources_are_warned_of_first() -> None:
     terms = [source_terms(name) for name in ("market-all", "duke", "synth-plaza", "my-crops")]
-    lines = list(warnings_of(terms, {"weights_from": "ResNet50_Weights.IMAGENET1K_V2"}))
+    lines = list(warnings_of(terms, {"weights_from": "ResNet50_Weights.IMAGENET1K_V2"}, "imagenet"))
     assert lines[0].startswith("trained on DukeMTMC-reID: withdrawn by those who published it")
     assert "no commercial use" in lines[0] and "research only" in lines[1]
     assert "ask whoever gave you the images" in lines[2] and "ImageNet" in lines[3] and len(lines) == 4
+
+
+def test_a_start_from_somebodys_file_is_warned_of_and_folders_of_plugins_are_not_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = warnings_of([], {"weights_from": "imagenet-like.pth"}, "/home/me/imagenet-like.pth")
+    assert line.startswith("started from imagenet-like.pth, whose terms are not known here")
+    assert list(warnings_of([], {"weights_from": ""}, "none")) == []
+    folder = tmp_path / "my secret project"
+    made = f"reidgen evaluate a/b --target night --plugin '{folder / 'own.py'}' --plugin package.parts --results again"
+    monkeypatch.setattr(card_module, "repeat_run", lambda *given: [made])
+    (said,) = card_module.commands(run, run.folder.parents[2])[:1]
+    assert said == "reidgen evaluate a/b --target night --plugin own.py --plugin package.parts --results again"
+
+
+@pytest.mark.parametrize("name", ["load", "save"])
+def test_a_program_that_cannot_be_written_or_read_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.rand(1, 2),))
+    monkeypatch.setattr(export_module, "_traced", lambda *given: program)
+
+    def bad(*given: object, **options: object) -> None:
+        if name == "save":
+            Path(str(given[1])).write_bytes(b"half of it")
+        raise RuntimeError("PytorchStreamReader failed\nreading the file")
+
+    monkeypatch.setattr(torch.export, name, bad)
+    deployed = Deployed(build_network(METHODS["baseline"], "tiny", classes=2), pixels="float", size=None)
+    with (
+        pytest.raises(RunError, match=r"cannot be written or read again: PytorchStreamReader failed; free some space"),
+        replacing(tmp_path / "snr.pt2") as temporary,
+    ):
+        export_module._write_torch(deployed, temporary, {}, (64, 32))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_for_the_hub(

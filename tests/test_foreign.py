@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pandas as pd
 import pytest
 import torch
@@ -20,7 +21,7 @@ from reidgen.data.manifest import load_index, load_prepared
 from reidgen.data.pack import load_pack
 from reidgen.errors import DataError, RecipeError, ReidgenError, SharedImagesError, WeightsError
 from reidgen.evaluation import judge
-from reidgen.foreign import Model, open_model
+from reidgen.foreign import Model, ModelExtractor, maker_of, open_model
 from reidgen.methods import METHODS
 from reidgen.models import build_network
 from reidgen.ranking import rank
@@ -184,6 +185,13 @@ def test_a_file_that_takes_bytes_gets_bytes(tmp_path: Path) -> None:
         ({}, ("mean=red",), "or imagenet"),
         ({}, ("mean=0", "deviation=0"), "may be 0"),
         ({}, ("range=2",), "range=255"),
+        ({}, ("mean=123.675,116.28,103.53", "deviation=58.395,57.12,57.375"), "add --input range=255"),
+        ({}, ("mean=0.5", "deviation=50"), "deviation=50 is of pixels in 0..255"),
+        ({}, ("mean=0.485,0.456,0.406", "range=255"), "mean on that range"),
+        ({}, ("mean=-0.5",), "no pixels have it"),
+        ({"kind": TensorProto.UINT8}, IMAGENET, "takes bytes, 0 to 255, .* leave out --input mean"),
+        ({"kind": TensorProto.UINT8}, ("deviation=0.5",), "leave out --input mean and deviation"),
+        ({"kind": TensorProto.UINT8}, ("range=1",), "leave out --input range"),
     ],
 )
 def test_what_a_file_does_not_say_is_asked_for_by_its_option(
@@ -215,6 +223,54 @@ def test_what_is_no_extractor_is_refused(tmp_path: Path, file: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ReidgenError, match=r'pip install "reidgen\[export\]"'):
         opened(file)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_file_whose_weights_lie_beside_it_is_refused_and_one_file_of_it_is_not(nested: bool, tmp_path: Path) -> None:
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32), "w")
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["b", 3, 8, 4])
+    made = helper.make_tensor_value_info("e", TensorProto.FLOAT, ["b", 4])
+    nodes = [helper.make_node("Flatten", ["images"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["e"])]
+    initial = [weight]
+    if nested:  # the weight stands in a branch
+        branch = helper.make_graph([nodes[1]], "branch", [], [made], [weight])
+        nodes[1] = helper.make_node("If", ["yes"], ["e"], then_branch=branch, else_branch=branch)
+        initial = [helper.make_tensor("yes", TensorProto.BOOL, [], [True])]
+    graph = helper.make_graph(nodes, "g", [images], [made], initial)
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    file = tmp_path / "net.onnx"
+    onnx.save_model(whole, file, save_as_external_data=True, location="net.onnx.data", size_threshold=100)
+    assert (tmp_path / "net.onnx.data").is_file()
+    with pytest.raises(
+        WeightsError, match=r"keeps weights in another file, net.onnx.data.*; make it one file"
+    ) as error:
+        opened(file, "range=1")
+    exec(str(error.value).split('python -c "')[1].rstrip('"'))  # what it says is what helps
+    (tmp_path / "net.onnx.data").unlink()
+    assert opened(tmp_path / "net-whole.onnx", "range=1").network.dim == 4
+
+
+def test_an_upgrade_of_onnxruntime_leaves_a_model_the_one_it_is(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    before = opened(file)
+    monkeypatch.setattr(onnxruntime, "__version__", "99.0")
+    after = opened(file)
+    assert (after.row, ModelExtractor(after).info["digest"]) == (before.row, ModelExtractor(before).info["digest"])
+    assert after.run(tmp_path).folder == before.run(tmp_path).folder
+    assert after.judged(after.run(tmp_path)).row["torch"] == "onnxruntime 99.0"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"more": 1}, {"inputs": "mean=imagenet"}, {"weights": 3}, {"device": "cpu"}, {"inputs": [1]}]
+)
+def test_a_feature_file_that_says_otherwise_how_its_model_is_opened_is_refused(changed: dict, tmp_path: Path) -> None:
+    asked = {"name": "a.onnx", "weights": None, "inputs": [], "trained_on": ""} | changed
+    info = {"test": "plain", "name": "m", "asked": asked}
+    with pytest.raises(DataError, match=r"x.npz does not say in a form that is known here .* embed the images again"):
+        maker_of(Path("x.npz"), info, run=None, results=tmp_path, device="cpu")
 
 
 def test_what_it_was_trained_on_is_declared_marked_and_refused(file: Path, small_data: Path, tmp_path: Path) -> None:

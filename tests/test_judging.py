@@ -15,6 +15,7 @@ from extractors import Means
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import kendalltau
+from test_foreign import model_file
 from test_prepare import crops, picture
 from test_show import a_run
 from typer.testing import CliRunner, Result
@@ -288,6 +289,39 @@ def test_python_and_the_command_give_the_same(results: Path, small_data: Path, m
         assert [one[name] for one in told] == (rows[name] if name == "run" else rows[name].round(10)).tolist()
     with pytest.raises(DataError, match="either target=, a prepared set, or images="):
         reidgen.judge("snr", results=results)
+
+
+def test_a_model_from_elsewhere_is_judged_beside_runs_and_alone(
+    results: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reidgen.judging.judge.TRIALS", TRIALS[:1])
+    file = model_file(tmp_path / "squares.onnx")
+    words = ["--model", file, "--input", "mean=imagenet", "--target", "synth-night", "--data", small_data]
+    words += ["--queries", 12, "--device", "cpu"]
+    both = run("snr", *words, "--results", results, "--json")
+    assert both.exit_code == 0, both.output
+    told = json.loads(both.stdout)
+    own = next(one for one in told["runs"] if one["run"].startswith("squares@"))
+    # Its nearest crops, by the same measure, of the same network in Python.
+    model = reidgen.load_model(file, inputs="mean=imagenet", device="cpu")
+    judged = judge([model], of_target("synth-night", small_data), data=small_data, queries=12, report=quiet)
+    for name in ("mutual_1", "stability_10", "camera_share"):
+        assert own[name] == pytest.approx(judged.rows[name].item())
+    assert own["agreement_1"] is not None and own["digest"] == model.info["digest"]
+    assert any("--trained-on declares it" in line for line in told["notes"])
+    alone = run(*words, "--trained-on", "synth-night", "--pairs", tmp_path / "pairs.html")
+    assert alone.exit_code == 0, alone.output
+    assert "was trained on cameras of synth-night" in " ".join(alone.output.split())
+    rows = reidgen.judge(
+        ["snr", model], "synth-night", queries=12, data=small_data, results=results, device="cpu", progress=False
+    )
+    assert [one["run"] for one in told["runs"]] == rows["run"].tolist()
+    for wrong, says in (
+        ((), "what is judged? For example"),
+        (("snr", "--trained-on", "market"), "name it with --model"),
+    ):
+        found = run(*wrong, "--target", "synth-night", "--data", small_data, "--results", results)
+        assert found.exit_code == 1 and says in " ".join(found.output.split())
 
 
 def test_the_command_from_page_to_estimate(results: Path, small_data: Path, tmp_path: Path) -> None:

@@ -169,8 +169,9 @@ def search(
     Example: reidgen search features.parquet --query people/ --top 50 --out found.csv --page found.html --images ~/crops
     """
     from reidgen.data.collection import collect
+    from reidgen.features.nearest import rule_of
     from reidgen.features.page import how, write_search_page
-    from reidgen.features.search import embed_queries, has_tracks, rule_of, write_hits
+    from reidgen.features.search import embed_queries, has_tracks, write_hits
     from reidgen.features.search import search as run_search
     from reidgen.features.store import open_features
 

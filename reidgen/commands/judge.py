@@ -6,21 +6,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reidgen.commands.options import Data, Device, Json, Plugin, Quiet, Results, RunNames, whole_number
-from reidgen.errors import DataError
+from reidgen.commands.models import open_and_say, refuse_without_model
+from reidgen.commands.options import (
+    Data,
+    Device,
+    Input,
+    Json,
+    ModelWeights,
+    Plugin,
+    Quiet,
+    Results,
+    RunNamesOrModel,
+    TrainedOn,
+    whole_number,
+)
+from reidgen.errors import DataError, RunError
 from reidgen.terminal import document, note, one_sentence, out, progress, result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reidgen.extractor import Extractor
+    from reidgen.extractor import NetworkExtractor
     from reidgen.judging.crops import Crops
     from reidgen.judging.judge import Judged
 
 
 @one_sentence
 def judge(
-    runs: RunNames,
+    runs: RunNamesOrModel = None,
     target: Annotated[str, typer.Option(help="A prepared set of crops; their people need not be known.")] = "",
     images: Annotated[
         Path | None,
@@ -42,6 +55,17 @@ def judge(
         Path | None, typer.Option(help="The CSV that the page saved: estimate Rank-1 of each run from it.")
     ] = None,
     out_file: Annotated[Path | None, typer.Option("--out", help="Write the numbers as CSV.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="FILE.onnx|NAME",
+            help="Beside runs, or alone: an ONNX file, or a backbone (plugin:NAME) whose torch file --weights names.",
+        ),
+    ] = None,
+    weights: ModelWeights = None,
+    trained_on: TrainedOn = "",
+    input: Input = None,
     plugin: Plugin = None,
     data: Data = Path("data"),
     results: Results = Path("results"),
@@ -60,18 +84,29 @@ def judge(
     Example: reidgen judge snr-tiny-s0 baseline-tiny-s0 --target mycams --pairs pairs.html
 
     Example: reidgen judge snr-tiny-s0 baseline-tiny-s0 --target mycams --labels pairs.csv
+
+    Example: reidgen judge snr-tiny-s0 --model osnet.onnx --input mean=imagenet --trained-on msmt17 --target mycams
     """
+    if not runs and not model:
+        raise RunError(
+            "what is judged? For example: reidgen judge snr-tiny-s0 --target mycams, or reidgen judge --model "
+            "osnet.onnx --target mycams"
+        )
+    refuse_without_model(model, weights=weights, trained_on=trained_on, input=input)
     _check_options(target, images, pattern, queries=queries, count=count, pairs=pairs, labels=labels, out_file=out_file)
     from reidgen.judging.crops import of_images, of_target
     from reidgen.runs import find_run
 
-    found = [find_run(name, results) for name in runs]
+    found = [find_run(name, results) for name in runs or []]
     crops = of_images(images.expanduser(), pattern) if images else of_target(target, data)
     for line in crops.remarks:
         note(line)
     from reidgen.extractor import Extractor
+    from reidgen.foreign import ModelExtractor
 
-    models = [Extractor(run, device=device) for run in found]
+    models: list[NetworkExtractor] = [Extractor(run, device=device) for run in found]
+    if model:
+        models.append(ModelExtractor(open_and_say(model, weights, input, trained_on, device)))
     if target:
         _note_seen(models, target, data)
     if labels:
@@ -107,7 +142,7 @@ def _check_options(
             raise DataError(f"{option} {number}: give 1 or more")
 
 
-def _note_seen(models: "list[Extractor]", target: str, data: Path) -> None:
+def _note_seen(models: "list[NetworkExtractor]", target: str, data: Path) -> None:
     from reidgen.data.manifest import load_prepared
 
     family = load_prepared(target, data).dataset.family or target
@@ -117,7 +152,7 @@ def _note_seen(models: "list[Extractor]", target: str, data: Path) -> None:
 
 
 def _measure(
-    models: "list[Extractor]", crops: "Crops", queries: int, out_file: Path | None, *, data: Path, json: bool
+    models: "list[NetworkExtractor]", crops: "Crops", queries: int, out_file: Path | None, *, data: Path, json: bool
 ) -> None:
     from reidgen.escapes import no_formula
     from reidgen.files import write_text
@@ -197,7 +232,9 @@ def _short(names: list[str]) -> list[str]:
     return next(some for some in (alone, bare, names) if some is names or len(set(some)) == len(names))
 
 
-def _write_pairs(models: "list[Extractor]", crops: "Crops", file: Path, count: int, *, data: Path, json: bool) -> None:
+def _write_pairs(
+    models: "list[NetworkExtractor]", crops: "Crops", file: Path, count: int, *, data: Path, json: bool
+) -> None:
     from reidgen.judging.judge import judge as run_judge
     from reidgen.judging.labels import draw_sheet
     from reidgen.judging.page import write_pairs_page
@@ -218,7 +255,9 @@ def _write_pairs(models: "list[Extractor]", crops: "Crops", file: Path, count: i
     note(f"open it in a browser, label, save {file.stem}.csv, then the same command with --labels {file.stem}.csv")
 
 
-def _estimate(models: "list[Extractor]", crops: "Crops", file: Path, out_file: Path | None, *, json: bool) -> None:
+def _estimate(
+    models: "list[NetworkExtractor]", crops: "Crops", file: Path, out_file: Path | None, *, json: bool
+) -> None:
     import pandas as pd
 
     from reidgen.escapes import no_formula

@@ -36,7 +36,7 @@ def open_and_say(
     from reidgen.foreign import open_model
 
     opened = open_model(name, weights=weights, inputs=inputs or (), trained_on=trained_on, device=device)
-    note(f"{opened.label}: {opened.form}; {opened.network.dim} features; {opened.kind}")
+    note(f"{opened.label}: {opened.form}; {opened.network.dim} features; {opened.kind}, {opened.runtime}")
     if opened.sources and judged:
         note(f"{opened.label}: trained on {opened.source}, as {'its file says' if opened.made else 'declared'}")
     elif judged:

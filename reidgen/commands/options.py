@@ -89,9 +89,6 @@ Test = Annotated[
         help="plain, or test steps such as flip+centre+rerank (see: reidgen methods); several tests joined by commas."
     ),
 ]
-RunNames = Annotated[
-    list[str], typer.Argument(metavar="RUN...", help="Run folders, their names, or the beginnings of their names.")
-]
 View = Annotated[
     str, typer.Option(help="plain, or a test step that makes views of an image, such as flip; their mean is embedded.")
 ]

@@ -39,7 +39,7 @@ def facts_of_card(run: Run, exported: Exported, results: Path) -> dict[str, Any]
     sources = [source_terms(one["name"]) for one in run.facts()["sources"]]
     facts = run.facts()
     return {
-        "warnings": list(warnings_of(sources, facts)),
+        "warnings": list(warnings_of(sources, facts, run.recipe().weights)),
         "model": {**exported.facts, "file": exported.file.name, "format": exported.format},
         "sources": sources,
         "started_from": facts.get("weights_from", "") or "random weights",
@@ -78,13 +78,18 @@ def _forbidden(source: Dataset) -> Iterator[str]:
     yield from (what for words, what in _FORBIDS.items() if words in licence)
 
 
-def warnings_of(sources: list[dict[str, Any]], facts: dict[str, Any]) -> Iterator[str]:
-    """Yield what a reader must know before anything else: sources that were withdrawn, or are for research only."""
+def warnings_of(sources: list[dict[str, Any]], facts: dict[str, Any], weights: str) -> Iterator[str]:
+    """Yield what a reader must know before anything else: sources that were withdrawn, or are for research only, and
+    what the terms of the weights are that it started from. weights: of its recipe: none, imagenet or a file.
+    """
     for source in sorted(sources, key=lambda one: one["status"] != "withdrawn"):
         if source["forbids"]:
             yield f"trained on {source['title']}: {'; '.join(source['forbids'])}"
-    if "imagenet" in str(facts.get("weights_from", "")).lower():
+    if weights == "imagenet":
         yield "started from weights of ImageNet, whose images are for non-commercial research and education"
+    elif weights != "none":
+        name = facts.get("weights_from") or Path(weights).name
+        yield f"started from {name}, whose terms are not known here: ask where it comes from before you pass it on"
 
 
 def results_of(run: Run) -> list[dict[str, Any]]:
@@ -128,7 +133,13 @@ def commands(run: Run, results: Path) -> list[str]:
 
 
 def _here(lines: list[str], run: Run) -> list[str]:
-    return [line.replace(shlex.quote(str(run.recipe_file)), "recipe.toml") for line in lines]
+    """Return commands with the recipe as recipe.toml, and plug-ins by their files' names alone."""
+    found = []
+    for words in map(shlex.split, lines):
+        before = ["", *words]
+        named = [Path(word).name if option == "--plugin" else word for option, word in zip(before, words, strict=False)]
+        found.append(shlex.join("recipe.toml" if word == str(run.recipe_file) else word for word in named))
+    return found
 
 
 def _without_folders(run: Run) -> Recipe:

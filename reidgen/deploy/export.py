@@ -199,6 +199,14 @@ def _untraceable(error: Exception) -> RunError:
     )
 
 
+def _unwritten(error: Exception) -> RunError:
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return RunError(
+        f"the exported file cannot be written or read again: {line[:200]}; free some space, choose another --out, or "
+        "another --format"
+    )
+
+
 def _write_onnx(deployed: Deployed, file: Path, facts: dict[str, Any], size: tuple[int, int]) -> Embed:
     program = _traced(deployed, size)
     try:
@@ -216,22 +224,35 @@ def _write_onnx(deployed: Deployed, file: Path, facts: dict[str, Any], size: tup
         raise _untraceable(error) from error
     assert made is not None
     made.model.metadata_props[METADATA] = json.dumps(facts)
-    made.save(str(file), external_data=False)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    try:
+        made.save(str(file), external_data=False)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except OSError:
+        raise  # of the disk, which `replacing` says
+    except Exception as error:  # onnx's and onnxruntime's own kinds
+        raise _unwritten(error) from error
     return lambda images: np.asarray(session.run(["embeddings"], {"images": images})[0], dtype=np.float32)
 
 
 def _write_torch(deployed: Deployed, file: Path, facts: dict[str, Any], size: tuple[int, int]) -> Embed:
     program = _traced(deployed, size)
     named = file.with_suffix(FORMATS["torch"])  # torch.export.save insists on the suffix
-    torch.export.save(program, named, extra_files={f"{METADATA}.json": json.dumps(facts)})
-    read = torch.export.load(named).module()
-    if named != file:
-        named.replace(file)
+    try:
+        torch.export.save(program, named, extra_files={f"{METADATA}.json": json.dumps(facts)})
+        read = torch.export.load(named).module()
+        if named != file:
+            named.replace(file)
+    except OSError:
+        raise  # of the disk, which `replacing` says
+    except Exception as error:  # torch's own kinds, for a full disk too
+        raise _unwritten(error) from error
+    finally:
+        if named != file:
+            named.unlink(missing_ok=True)
 
     def embed(images: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():

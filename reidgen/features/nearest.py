@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from reidgen.errors import DataError
 from reidgen.features.store import Features
 from reidgen.runs import Progress
 
+BY = ("crop", "track", "camera")
+QUERIES = 1024  # whose products with a block are in memory at a time
 SLACK = 1e-4  # by which float32 products may be wrong, of vectors of length 1; what lies nearer is measured exactly
 
 
@@ -41,6 +44,12 @@ class Rule:
         within[by_group] = np.arange(len(rows)) - starts[group[by_group]]
         return (within < self.each) & (order[group] < self.groups)
 
+    def full(self, rows: NDArray[np.int64], size_G: NDArray[np.int64]) -> bool:
+        """Tell whether some kept rows are as many as the rule keeps of groups of such sizes; int64 (G,)."""
+        there, counts = np.unique(self.group_N[rows], return_counts=True)
+        enough = len(there) == min(self.groups, np.count_nonzero(size_G))
+        return bool(enough and (counts == np.minimum(self.each, size_G[there])).all())
+
     def limits(self, rows: NDArray[np.int64], distances: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return for each group how near a further row of it must be to be kept beside those; float64 (G,)."""
         group = self.group_N[rows]
@@ -52,6 +61,28 @@ class Rule:
         for one in there[counts == self.each].tolist():
             found[one] = last[one]
         return found
+
+
+def rule_of(features: Features, by: str, top: int) -> Rule:
+    """Return what `search` keeps of a ranking, and raise what it raises for `by` and `top`."""
+    rows = features.rows
+    if by not in BY:
+        raise DataError(f"--by {by!r} should be one of {', '.join(BY)}")
+    if top < 1:
+        raise DataError(f"--top {top}: give 1 or more")
+    if by == "crop" or not len(rows):
+        return Rule.rows(len(rows), top)
+    if not rows[by].any():
+        raise DataError(
+            f"{features.file} knows no {by} of any image; embed the images again with --pattern, or from a .csv with a "
+            f"column {'track' if by == 'track' else 'camid'}"
+        )
+    if by == "camera":
+        group_N, names = pd.factorize(rows["camera"])
+        return Rule(group_N.astype(np.int64), top, len(names))
+    alone = rows["track"] == ""
+    key = rows["camera"] + "\n" + rows["track"].where(~alone, "\n" + rows["path"])
+    return Rule(pd.factorize(key)[0].astype(np.int64), 1, top)
 
 
 class Ranked(NamedTuple):
@@ -93,9 +124,10 @@ def nearest(features: Features, query_QD: NDArray[np.float32], rule: Rule, repor
     """Return the nearest rows of a file to each query, by the project's ranking: squared Euclidean distance.
 
     query_QD: float32 (Q, D), of length 1 as the file's. The file is read once, block by block; memory holds one block
-    and its products. Which rows come into question float32 products tell, with SLACK to spare; these are measured
-    by the difference itself in float64, so that equal embeddings are equally far to the last bit, whatever block they
-    lie in, and of equal distances the first row comes first: the answer is that of sorting all distances.
+    and its products with QUERIES queries. Which rows come into question float32 products tell, with SLACK to spare;
+    these are measured by the difference itself in float64, so that equal embeddings are equally far to the last bit,
+    whatever block they lie in, and of equal distances the first row comes first: the answer is that of sorting all
+    distances.
     Raises DataError when the embeddings have another length, or one is not finite. Cost: O(Q N D).
     """
     if query_QD.ndim != 2 or query_QD.shape[1] != features.dim:
@@ -105,14 +137,17 @@ def nearest(features: Features, query_QD: NDArray[np.float32], rule: Rule, repor
     for start, block_BD in features.blocks():
         if not np.isfinite(block_BD).all():
             raise DataError(f"{features.file} holds embeddings that are not finite; the network probably diverged")
-        rough_QB = query_QD @ block_BD.T
-        rough_QB *= -2
-        rough_QB += norm_Q[:, None]
-        rough_QB += np.square(block_BD).sum(axis=1)
-        for one, query_D, rough_B in zip(best, query_QD, rough_QB, strict=True):
-            near = one.near(rough_B, start)
-            if len(near):
-                one.add(near + start, distances_to(query_D, block_BD[near]))
+        norm_B = np.square(block_BD).sum(axis=1)
+        for first in range(0, len(query_QD), QUERIES):
+            some = slice(first, first + QUERIES)
+            rough_QB = query_QD[some] @ block_BD.T
+            rough_QB *= -2
+            rough_QB += norm_Q[some, None]
+            rough_QB += norm_B
+            for one, query_D, rough_B in zip(best[some], query_QD[some], rough_QB, strict=True):
+                near = one.near(rough_B, start)
+                if len(near):
+                    one.add(near + start, distances_to(query_D, block_BD[near]))
         report("searching", start + len(block_BD), len(features))
     return [one.ranked for one in best]
 

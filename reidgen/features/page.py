@@ -115,8 +115,9 @@ def how(answer: Answer) -> str:
     """Return whether a search was exact, or what it finds of the exact answer, in words."""
     if answer.recall is None:
         return "exact"
-    share, top, sample = answer.recall
+    share, top, sample, by = answer.recall
+    what = {"crop": "", "track": " tracks", "camera": " of every camera"}[by]
     return (
-        f"approximate (FAISS): finds {100 * share:.1f} % of the exact {top} nearest, measured on {sample} images of "
-        "the file"
+        f"approximate (FAISS): finds {100 * share:.1f} % of the exact {top} nearest{what}, measured on {sample} images "
+        "of the file"
     )

@@ -17,7 +17,7 @@ from reidgen.data.naming import shown
 from reidgen.errors import DataError
 from reidgen.escapes import no_formula
 from reidgen.features.approximate import Recall, index_of
-from reidgen.features.nearest import Rule, nearest
+from reidgen.features.nearest import nearest, rule_of
 from reidgen.features.store import DIGITS, Features
 from reidgen.files import write_text
 from reidgen.runs import Progress
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from reidgen.extractor import Embedder
 
 BATCH = 256  # query images that are in memory at a time
-BY = ("crop", "track", "camera")
 COLUMNS = ("query", "rank", "distance", "path", "camera", "track", "person", "crops", "same")
 
 
@@ -118,8 +117,8 @@ def search(
     recall = None
     if approximate_above is not None and len(features) > approximate_above:
         index = index_of(features, report)
-        ranked = index.nearest(queries.embedding_QD, rule, top)
-        recall = index.recall(top)
+        ranked = index.nearest(queries.embedding_QD, rule, top, report)
+        recall = index.recall(by, top, report)
     else:
         ranked = nearest(features, queries.embedding_QD, rule, report)
     size_G = np.bincount(rule.group_N) if by == "track" else None
@@ -134,28 +133,6 @@ def search(
         within = hits.groupby("camera").cumcount() if by == "camera" else pd.Series(range(len(hits)), hits.index)
         parts.append(hits.assign(rank=within + 1))
     return Answer(pd.concat(parts)[list(COLUMNS)].reset_index(drop=True), recall)
-
-
-def rule_of(features: Features, by: str, top: int) -> Rule:
-    """Return what `search` keeps of a ranking, and raise what it raises for `by` and `top`."""
-    rows = features.rows
-    if by not in BY:
-        raise DataError(f"--by {by!r} should be one of {', '.join(BY)}")
-    if top < 1:
-        raise DataError(f"--top {top}: give 1 or more")
-    if by == "crop" or not len(rows):
-        return Rule.rows(len(rows), top)
-    if not rows[by].any():
-        raise DataError(
-            f"{features.file} knows no {by} of any image; embed the images again with --pattern, or from a .csv with a "
-            f"column {'track' if by == 'track' else 'camid'}"
-        )
-    if by == "camera":
-        group_N, names = pd.factorize(rows["camera"])
-        return Rule(group_N.astype(np.int64), top, len(names))
-    alone = rows["track"] == ""
-    key = rows["camera"] + "\n" + rows["track"].where(~alone, "\n" + rows["path"])
-    return Rule(pd.factorize(key)[0].astype(np.int64), 1, top)
 
 
 def has_tracks(features: Features) -> bool:

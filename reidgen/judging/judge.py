@@ -23,7 +23,7 @@ from reidgen.judging.crops import Crops, Size, drawn, read_windows
 from reidgen.judging.measures import MEASURES, TOP
 from reidgen.judging.neighbours import mutual, nearest, overlap
 from reidgen.robustness.shifts import SHIFTS, apply_shift
-from reidgen.runs import Progress
+from reidgen.runs import UNDECLARED, Progress
 
 if TYPE_CHECKING:
     from reidgen.extractor import Embedder
@@ -263,8 +263,8 @@ def _measure_sources(pool: _Pool, data: Path, report: Progress) -> list[str]:
 
 def _source_images(source: str, size: Size, data: Path) -> NDArray[np.uint8]:
     """Return SAMPLE training images of the sources, as many of each. Raises DataError when they are not there."""
-    if not source:
-        raise DataError("what it was trained on is not recorded")
+    if not source or source == UNDECLARED:
+        raise DataError("what it was trained on is not recorded; of a model, --trained-on declares it")
     names, found = source.split("+"), []
     for name in names:
         prepared, index = training_images(name, data=data)

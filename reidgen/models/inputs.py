@@ -83,7 +83,7 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
                 f"--input range={said['range']}: pixels lie in 0..1 or 0..255; give range=1 or range=255"
             )
         found["range"] = int(said["range"])
-    return found | _scaling(said, found.get("range", 1))
+    return found | _scaling(said, found.get("range", RANGES[0]))
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -103,7 +103,24 @@ def _scaling(said: Mapping[str, str], white: int) -> dict[str, tuple[float, ...]
     found = {key: _three(key, said[key]) for key in ("mean", "deviation") if key in said}
     if found and not all(found.get("deviation", (1.0,))):
         raise WeightsError("--input deviation: it divides, so that no number of it may be 0")
+    for key, numbers in found.items():
+        _refuse_unfitting(key, said[key], numbers, white)
     return {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, **found} if found else {}
+
+
+def _refuse_unfitting(key: str, text: str, numbers: tuple[float, ...], white: int) -> None:
+    """Raise WeightsError for a mean or deviation that no pixels of a range have."""
+    if min(numbers) < 0 or max(numbers) > RANGES[-1]:
+        raise WeightsError(f"--input {key}={text}: no pixels have it, neither in 0..1 nor in 0..255")
+    if max(numbers) > white:
+        raise WeightsError(
+            f"--input {key}={text} is of pixels in 0..255, and they are taken to lie in 0..1; add --input range=255"
+        )
+    if white > 1 and any(0 < number < 1 for number in numbers):
+        raise WeightsError(
+            f"--input {key}={text} is of pixels in 0..1, and --input range=255 says that they lie in 0..255; give "
+            f"{key} on that range"
+        )
 
 
 def _three(key: str, text: str) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """An ONNX file as a network that embeds: opened by onnxruntime, its form found out or asked for, and tried out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -97,11 +97,12 @@ def open_onnx(file: Path, asked: Mapping[str, Any], *, device: str = "auto") -> 
     """Return an ONNX file as a network.
 
     asked: what `inputs.read_words` returned: it stands for what the file does not say itself, in its shapes, types and
-    metadata, and must not contradict its shapes.
-    Raises ReidgenError where onnxruntime is not installed, WeightsError when the file is none, or needs to be told
-    something: the option is named. RecipeError for a device that is not there.
+    metadata, and must not contradict these.
+    Raises ReidgenError where onnxruntime is not installed, WeightsError when the file is none, has its numbers in
+    further files, or needs to be told something: the option is named. RecipeError for a device that is not there.
     """
     session = _session(weight_file(file), device)
+    _refuse_external(file)
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
     if len(inputs) != 1:
         raise WeightsError(
@@ -133,6 +134,33 @@ def _session(file: Path, device: str) -> "InferenceSession":
         raise WeightsError(f"{file} is no ONNX model that onnxruntime can run: {_first_line(error)}") from error
 
 
+def _refuse_external(file: Path) -> None:
+    """Raise WeightsError where weights lie in files beside this one: its digest would not tell them from others."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ReidgenError(
+            f'{file.name} is read by onnx, which is not installed; to get it: pip install "reidgen[export]"'
+        ) from error
+    whole = onnx.load(file, load_external_data=False)
+    pairs = (pair for one in _messages(whole) for pair in getattr(one, "external_data", ()))
+    if beside := sorted({pair.value for pair in pairs if pair.key == "location"}):
+        one_file = file.with_name(f"{file.stem}-whole.onnx")
+        raise WeightsError(
+            f"{file} keeps weights in another file, {', '.join(beside)}, so that its own bytes do not tell which they "
+            f"are; make it one file: python -c \"import onnx; onnx.save(onnx.load('{file}'), '{one_file}')\""
+        )
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """Yield a message of protobuf and all that lie in it, of graphs inside nodes too."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for one in value if isinstance(value, Sequence) else [value]:
+                yield from _messages(one)
+
+
 def _providers(onnxruntime: Any, device: str) -> list[Any]:
     """Return what onnxruntime runs on. Raises RecipeError for a GPU that it cannot use, unless the device is auto."""
     place = choose_device(device)
@@ -147,13 +175,16 @@ def _providers(onnxruntime: Any, device: str) -> list[Any]:
 
 
 def _form(file: Path, shape: Sequence[Any], kind: str, said: Input | None, asked: Mapping[str, Any]) -> Input:
-    """Return how the file wants its images: by its shape and type, then as the user says, then by its metadata."""
+    """Return how the file wants its images: by its shape, type and metadata, and else as the user says."""
     if kind not in TYPES or len(shape) != 4:
         raise WeightsError(
             f"{file} takes {kind} {_words(shape)}, and images are four numbers, such as (batch, 3, 256, 128), of the "
             f"types {', '.join(TYPES)}; export it so"
         )
     known: dict[str, Any] = said.facts() if said else {}
+    if wrong := [key for key, value in asked.items() if said and getattr(said, key) != value]:
+        key = "size" if wrong[0] in ("height", "width") else wrong[0]
+        raise WeightsError(f"{file} says itself that it takes {said}; leave out --input {key}")
     layout = _layout(file, shape, {**known, **asked}.get("layout"))
     sides = shape[2:] if layout == "nchw" else shape[1:3]
     fixed = {name: side for name, side in zip(("height", "width"), sides, strict=True) if isinstance(side, int)}
@@ -164,6 +195,9 @@ def _form(file: Path, shape: Sequence[Any], kind: str, said: Input | None, asked
     if not {"height", "width"} <= found.keys():
         raise WeightsError(f"{file} takes images of any size, {_words(shape)}; say which: --input size=256x128")
     if kind == "tensor(uint8)":
+        if "mean" in asked or asked.get("range") == 1:
+            words = "mean and deviation" if "mean" in asked else "range=1"
+            raise WeightsError(f"{file} takes bytes, 0 to 255, and scales them itself; leave out --input {words}")
         found = {"range": 255, **found}
     elif not known and not {"mean", "range"} & asked.keys():
         raise WeightsError(
