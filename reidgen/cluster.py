@@ -25,6 +25,7 @@ from reidgen.runs import Run
 from reidgen.status import FAILED, LOG, QUEUED, RUNNING, TO_DO, State, counts, states
 
 POLL = 5.0  # seconds between two looks at a grid that is waited for
+UNSURE = 300.0  # seconds for which a scheduler that does not answer is waited for: it may be starting anew
 GRACE = 120  # seconds before the time limit at which the scheduler signals: a checkpoint of a large network takes some
 FOR_EVER = 60 * 24 * 30  # minutes of a worker on this machine
 _STARTED: list[Any] = []  # jobs of this machine, which are meant to outlive what started them
@@ -99,9 +100,11 @@ def _table(file: Path) -> dict[str, Any]:
     return table
 
 
-def missing(found: Sequence[State]) -> list[Cell]:
-    """Return the cells that are neither done nor queued nor running."""
-    return [one.cell for one in found if one.state in (TO_DO, FAILED)]
+def missing(found: Sequence[State], on: str = SLURM) -> list[Cell]:
+    """Return the cells that are neither done nor queued nor running; on "local" also those of which nobody can tell
+    whether they are queued: should a job begin after all, the claims divide them.
+    """
+    return [one.cell for one in found if one.state in (TO_DO, FAILED) or (on == LOCAL and not one.sure)]
 
 
 def submit(
@@ -274,10 +277,13 @@ def _is_running(job: str) -> bool:
 
 def wait_for(cells: Sequence[Cell], results: Path, report: Callable[[str, float, int], None]) -> list[State]:
     """Return how far the cells are once none of them is queued or running. `report` counts cells, those at work in
-    part."""
+    part. When only such are left of which nobody can tell whether they are queued, it ends after UNSURE seconds."""
+    told = time.monotonic()
     while True:
         found = states(cells, results)
         report(counts(found), sum(one.share for one in found), len(found))
-        if not any(one.state in (QUEUED, RUNNING) for one in found):
+        if any(one.state in (QUEUED, RUNNING) and one.sure for one in found):
+            told = time.monotonic()
+        elif all(one.sure for one in found) or time.monotonic() - told >= UNSURE:
             return found
         time.sleep(POLL)

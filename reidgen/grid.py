@@ -269,10 +269,12 @@ def _run(
                 except SharedImagesError as error:
                     refused[target] = str(error)
             if refused:
+                run.check_hold()
                 note_refused(run, {target: cell.targets[target] for target in refused})
         except (BusyError, InterruptedRunError):
             raise
         except ReidgenError as error:
+            run.check_hold()  # the failure of whoever has taken over is not ours to note
             note_failure(run, error)
             raise
     return run, refused

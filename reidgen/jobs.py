@@ -10,7 +10,7 @@ import json
 import secrets
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ _ERRORS = "_0_log.err"  # behind the job, as submitit calls the file of its firs
 @dataclass(frozen=True)
 class Submitted:
     """The job of a cell. name: the scheduler's; waits: whether it is in the queue, or its worker lives; sure: whether
-    that could be asked; died: how it
-    ended without leaving a word, "" where it did not, or nobody knows; log: the file of its errors, "" before it began.
+    that could be asked; died: how it ended without leaving a word, "" where it did not, or nobody knows; log: the file
+    of its errors, "" before it began; since: when it was submitted, UTC.
     """
 
     name: str
@@ -35,18 +35,20 @@ class Submitted:
     died: str = ""
     log: str = ""
     sure: bool = True
+    since: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What one command submitted: the folder of its jobs, on what, and the run folders of its cells, in the order of
-    the array; workers: of `local`, the processes that go through them.
+    the array; workers: of `local`, the processes that go through them; since: when it was last written, UTC.
     """
 
     folder: Path
     on: str
     cells: tuple[str, ...]
     workers: tuple[Holder, ...] = ()
+    since: str = ""
 
     @property
     def name(self) -> str:
@@ -75,8 +77,9 @@ def submitted(results: Path) -> dict[Path, Submitted]:
         jobs = _of_slurm(plan, queue) if plan.on == SLURM else _of_workers(plan)
         for name, job in zip(plan.cells, jobs, strict=True):
             here = (results / name).resolve()
-            if here not in found or job.waits or not found[here].waits:
-                found[here] = job
+            known = found.get(here)
+            if known is None or job.waits or not (known.waits and known.sure):
+                found[here] = replace(job, since=plan.since)
     return found
 
 
@@ -92,7 +95,7 @@ def _read(file: Path) -> Plan | None:
     try:
         facts: Any = json.loads(read_regular(file))
         workers = tuple(holder for one in facts["workers"] if (holder := Holder.from_facts(one)))
-        return Plan(file.parent, str(facts["on"]), tuple(map(str, facts["cells"])), workers)
+        return Plan(file.parent, str(facts["on"]), tuple(map(str, facts["cells"])), workers, str(facts["since"]))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -10,9 +10,10 @@ file system, so it serves where flock is missing (NFS without its lock daemon) a
     stale      its process is gone from this machine, or nothing touched it for STALE seconds: it is taken over as a
                free one is, by making N+1
 
-No number is ever made twice and none is taken away from below, so a slow process that means to take over what another
-has taken over already finds the higher number behind its own, and steps back. A process that was suspended until its
-claim was taken over finds its file gone, see `Claim.lost`.
+A process that looked long ago may make a number that is too low, or that was held and given back already. So whoever
+has made one looks once more, and removes it where there is a higher number, its own with -free, or the claim before it
+gone or held (see `_passed`); until then it stands there as a claim that says nothing, which others wait
+for. A process that was suspended until its claim was taken over learns it before it writes, see `Claim.lost`.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -140,7 +141,19 @@ class Claim:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken over: this one gave no sign of life for longer than STALE seconds."""
+        """Whether another process has taken over: this one gave no sign of life for longer than STALE seconds.
+
+        The folder is asked, not only the last touch: a process that wakes up may go on before its thread does. A file
+        system that does not answer tells nothing.
+        """
+        with contextlib.suppress(OSError):
+            try:
+                self.file.stat()
+                gone = _newest(self.file.parent)[0] > int(self.file.name)  # its maker removes ours a moment later
+            except FileNotFoundError:
+                gone = True
+            if gone:
+                self._lost.set()
         return self._lost.is_set()
 
     def tell(self, what: str, done: float, total: int) -> None:
@@ -212,7 +225,6 @@ def hold(folder: Path, *, wait: bool = True) -> Iterator[Claim]:
     Raises BusyError, naming the holder, when it is held and `wait` is False; OSError when the folder cannot be written.
     Threads of one process exclude each other too. A claim that a dead process left never blocks.
     """
-    (folder / CLAIM).mkdir(parents=True, exist_ok=True)
     claim = _acquire(folder, wait=wait)
     own = folder.resolve()
     _MINE.set({**(_MINE.get() or {}), own: claim})
@@ -232,7 +244,20 @@ def look(folder: Path) -> Seen | None:
     """Return what the folder's claim says, None where nothing was claimed or the claim was given back. No lock is
     needed, and nothing waits."""
     number, free = _newest(folder / CLAIM)
-    return None if free else _look(folder / CLAIM / str(number))
+    return None if free else _look(folder / CLAIM / str(number), clock=_some_time_of)
+
+
+def remove_free(folder: Path) -> None:
+    """Remove a folder that holds nothing but claims that were given back; of whoever claims it meanwhile it stays."""
+    with contextlib.suppress(OSError):
+        if any(one.name != CLAIM for one in folder.iterdir()):
+            return
+        for one in (folder / CLAIM).iterdir():
+            found = _NAME.fullmatch(one.name)
+            if not found or found[2]:
+                one.unlink()
+        (folder / CLAIM).rmdir()  # fails where somebody has claimed it
+        folder.rmdir()
 
 
 def job_here() -> str:
@@ -259,13 +284,14 @@ def _acquire(folder: Path, *, wait: bool) -> Claim:
 
 def _claim(claims: Path) -> Claim | None:
     """Return the claim that this process made, None when another's counts."""
+    claims.mkdir(parents=True, exist_ok=True)
     number, free = _newest(claims)
     if not free and (seen := _look(claims / str(number))) and seen.held:
         return None
     file = claims / str(number + 1)
     try:
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # the latter: `remove_free` of another process
         return None
     except PermissionError as error:  # sshfs's word for a file that is there; a folder of others says EACCES
         if error.errno != errno.EPERM:
@@ -282,18 +308,23 @@ def _claim(claims: Path) -> Claim | None:
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    for older in claims.iterdir():
-        if (found := _NAME.fullmatch(older.name)) and int(found[1]) <= number:
-            with contextlib.suppress(OSError):
-                older.unlink()
+    with contextlib.suppress(OSError):  # it is held by now, and lower numbers do not count
+        for older in claims.iterdir():
+            if (found := _NAME.fullmatch(older.name)) and int(found[1]) <= number:
+                with contextlib.suppress(OSError):
+                    older.unlink()
     return claim
 
 
 def _passed(claims: Path, number: int) -> bool:
     """Tell whether a claim of this number comes too late: there is a higher one, or one of the same number was held and
-    given back since this process looked, and another may have seen that it is free."""
-    found = [_NAME.fullmatch(one.name) for one in claims.iterdir()]
-    return any(one and (int(one[1]), bool(one[2])) > (number, False) for one in found)
+    given back since this process looked, and another may have seen that it is free; or the one before it is gone or
+    held, as numbers begin anew behind `remove_free`, or as its process has woken up."""
+    found = [(int(one[1]), bool(one[2])) for file in claims.iterdir() if (one := _NAME.fullmatch(file.name))]
+    before = number - 1
+    if max(found, default=(0, False)) > (number, False) or (before and before not in dict(found)):
+        return True
+    return (before, False) in found and bool((seen := _look(claims / str(before))) and seen.held)
 
 
 def _newest(claims: Path) -> tuple[int, bool]:
@@ -306,14 +337,14 @@ def _newest(claims: Path) -> tuple[int, bool]:
     return number, not any(int(found[1]) == number and not found[2] for found in names)
 
 
-def _look(file: Path) -> Seen | None:
-    """Return what a claim says, None where it is gone."""
+def _look(file: Path, clock: Callable[[Path], float] | None = None) -> Seen | None:
+    """Return what a claim says, None where it is gone. clock: what tells the time of a folder, by default `time_of`."""
     facts = _facts(file)
     holder = Holder.from_facts(facts)
     doing = facts.get("doing") if isinstance(facts, Mapping) else None
     lives = holder.lives() if holder else None
     try:
-        touched = max(0.0, time_of(file.parent) - file.stat().st_mtime) if lives is None else 0.0
+        touched = max(0.0, (clock or time_of)(file.parent) - file.stat().st_mtime) if lives is None else 0.0
     except FileNotFoundError:
         return None
     return Seen(holder, lives, touched, doing if isinstance(doing, Mapping) else {})
@@ -347,10 +378,21 @@ def time_of(folder: Path) -> float:
             os.write(file, b" ")
         finally:
             os.close(file)
-        return probe.stat().st_mtime
+        try:
+            return probe.stat().st_mtime
+        except FileNotFoundError:  # `remove_free` of another process; where the folder is gone too, that is raised
+            return time_of(folder)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES):
             raise
+        return time.time()
+
+
+def _some_time_of(folder: Path) -> float:
+    """Return the time by `time_of`, this machine's where that fails, as on a full disk: good enough to look."""
+    try:
+        return time_of(folder)
+    except OSError:
         return time.time()
 
 

@@ -325,21 +325,28 @@ class Run:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):
-                    self._clear()
+                if (claim := held_here(self.folder)) and not claim.lost:
+                    with contextlib.suppress(OSError):
+                        self._clear()
+
+    def check_hold(self) -> None:
+        """Raise BusyError when another process has taken the folder over from this thread, which held it and gave no
+        sign of life for too long; call it before what is there is replaced. Where it holds nothing, all is well.
+        """
+        if (claim := held_here(self.folder)) and claim.lost:
+            raise BusyError(f"another process has taken over {self.folder}, as this one stood still for too long")
 
     def telling(self, report: Progress) -> Progress:
         """Return a report that also has the claim on this folder say what is done, for `bench --status`.
 
-        It raises BusyError when another process has taken over, as this one gave no sign of life for too long. Where
-        this thread does not hold the folder, it is `report` itself.
+        It raises BusyError when another process has taken over, see `check_hold`. Where this thread does not hold the
+        folder, it is `report` itself.
         """
         if not (claim := held_here(self.folder)):
             return report
 
         def tell(what: str, done: int, total: int) -> None:
-            if claim.lost:
-                raise BusyError(f"another process has taken over {self.folder}, as this one stood still for too long")
+            self.check_hold()
             claim.tell(what, done, total)
             report(what, done, total)
 
@@ -382,8 +389,9 @@ class Run:
 
         rows: with this target and test; per_query: without the column `test`. Rows and numbers of other targets and
         tests stay, but not those of a damaged file, which count as not evaluated again. A kill at any moment leaves
-        both files proven, with these rows and numbers or without these rows.
+        both files proven, with these rows and numbers or without these rows. Raises BusyError, see `check_hold`.
         """
+        self.check_hold()
         numbers = per_query.assign(target=target, test=test)
         numbers = numbers[["target", "test", *(name for name in numbers if name not in KEY[:2])]]
         text = numbers.to_csv(index=False, float_format="%.6g")

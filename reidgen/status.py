@@ -32,7 +32,7 @@ LOG = "REIDGEN_JOB_LOG"  # the environment variable by which a job knows the fil
 class State:
     """How far one cell is. state: one of STATES; holder: who is at it, "" where nobody is; since: UTC, of the holder or
     the failure; doing: what the holder does, done, of, left (seconds); job: the scheduler's; sentence, log: of a
-    failure.
+    failure; sure: False of a queued one whose scheduler does not answer here, so that it may have left the queue.
     """
 
     cell: Cell
@@ -44,6 +44,7 @@ class State:
     job: str = ""
     sentence: str = ""
     log: str = ""
+    sure: bool = True
 
     @property
     def share(self) -> float:
@@ -87,6 +88,7 @@ class State:
             "job": self.job,
             "sentence": self.sentence,
             "log": self.log,
+            "sure": self.sure,
         }
 
 
@@ -99,7 +101,9 @@ def states(cells: Sequence[Cell], results: Path) -> list[State]:
 def counts(found: Sequence[State]) -> str:
     """Return how many cells are in which state, as one line."""
     numbers = Counter(one.state for one in found)
-    return f"{len(found)} cells: {', '.join(f'{numbers[state]} {state}' for state in STATES if numbers[state])}"
+    line = f"{len(found)} cells: {', '.join(f'{numbers[state]} {state}' for state in STATES if numbers[state])}"
+    unsure = sum(not one.sure for one in found)
+    return f"{line} ({unsure} of the queued unknown: squeue does not answer here)" if unsure else line
 
 
 def _state(cell: Cell, job: Submitted | None) -> State:
@@ -109,8 +113,8 @@ def _state(cell: Cell, job: Submitted | None) -> State:
     if seen and seen.held:
         return _running(cell, seen)
     failure = read_failure(cell.run)
-    if job and job.waits and (job.sure or not failure):
-        return State(cell, QUEUED, job=job.name, log=job.log)
+    if job and job.waits and not (failure and (failure["when"] > job.since or not job.sure)):
+        return State(cell, QUEUED, job=job.name, log=job.log, sure=job.sure)
     if failure:
         return State(
             cell,

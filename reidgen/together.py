@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reidgen.errors import BusyError, InterruptedRunError, RunError
 from reidgen.locks import look
+from reidgen.pool import unwarned
 from reidgen.recipe import Recipe
 from reidgen.runs import Run
 from reidgen.training import stop_signals
@@ -30,7 +31,9 @@ def train_together(
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         words += ["-m", "reidgen", "train", "--recipe", str(file), "--data", str(data), "--results", str(results)]
         words += ["--device", device, *(word for name in log for word in ("--log", name))]
-        with subprocess.Popen(words) as process:
+        with unwarned():
+            process = subprocess.Popen(words)
+        with process:
             told = False
             while process.poll() is None:
                 if stop.wait(POLL) and not told:

@@ -110,6 +110,7 @@ def check_weights(recipe: Recipe) -> None:
 
 
 def _begin(run: Run, recipe: Recipe) -> None:
+    run.check_hold()
     for older in (
         run.results,
         seal_of(run.results),
@@ -385,6 +386,7 @@ class Trainer:
         return pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g")
 
     def _write_log(self) -> None:
+        self.run.check_hold()
         with contextlib.suppress(ReidgenError):  # a full disk ends no training: the state and `_finish` hold it too
             write_text(self.run.log, self._log())
         self.follow(self.rows[-1])
@@ -413,6 +415,7 @@ class Trainer:
         self.saved = self.step
 
     def _write_state(self) -> None:
+        self.run.check_hold()
         buffer = io.BytesIO()  # so that a full disk meets our own write, with its clear error
         torch.save(self._state(), buffer)
         with replacing(self.run.state) as temporary, temporary.open("wb") as file:
@@ -454,6 +457,7 @@ class Trainer:
             raise RunError(f"{self.run.state} cannot be read; remove it to begin this run anew ({error})") from error
 
     def _finish(self) -> None:
+        self.run.check_hold()
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         content = safetensors.torch.save(tensors)
         log = self._log().encode()

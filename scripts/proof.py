@@ -1,7 +1,16 @@
-"""What the proofs share: rows with the machine, the versions and the date, printed and written as CSV."""
+"""What the proofs share: rows with the machine, the versions and the date, printed and written as CSV; and processes
+that are killed while they work, with the log by which they are judged.
+
+A line of the log is "process,what,cell": it begins or goes on with a cell, ends it or fails, or was killed. The file is
+only appended to, so that its order is that of the world.
+"""
 
 import argparse
 import os
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +45,82 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     print(table.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
     write_text(path, table.assign(**facts).to_csv(index=False, float_format="%.6g"))
     print(f"written: {path}")
+
+
+def forked(work: Callable[..., object], *given: Any) -> int:
+    """Do work in a forked process, and return its number; it ends with 1 where that raises."""
+    if child := os.fork():
+        return child
+    try:
+        work(*given)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def note(log: Path, what: str, cell: object = "", process: int = 0) -> None:
+    """Append a line to the log, of this process where no other is given."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(file, f"{process or os.getpid()},{what},{cell}\n".encode())
+    os.close(file)
+
+
+def kill(process: int, log: Path) -> bool:
+    """Kill a child with -9 and note it; False where it had ended by itself.
+
+    It is stopped first: whatever it did stands before the line, and whoever takes over comes behind it.
+    """
+    os.kill(process, signal.SIGSTOP)
+    _, status = os.waitpid(process, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        if status:
+            raise SystemExit("a process failed by itself")
+        return False
+    note(log, "killed", process=process)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return True
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a log says. overlaps: sentences, of two processes that were at one cell; twice: how many times a cell was
+    begun that had been done; lost: the cells that were not done.
+    """
+
+    overlaps: list[str]
+    twice: int
+    lost: int
+
+    def refuse(self) -> None:
+        """Raise SystemExit where anything is wrong."""
+        if self.overlaps or self.twice or self.lost:
+            raise SystemExit("\n".join([*self.overlaps, f"done twice: {self.twice}, lost: {self.lost}"]))
+
+
+def judge(log: Path, *, lost: int) -> Judged:
+    """Judge a log line by line: whoever is killed is at no cell from there on, but was until then.
+
+    "ends" stands behind what keeps others from doing the cell again: a kill may come between, and the line be missing.
+    So lost is counted by what lies there.
+    """
+    overlaps, twice = list[str](), 0
+    at, done = dict[str, set[str]](), set[str]()
+    for line in log.read_text().splitlines():
+        process, what, cell = line.split(",")
+        here = at.setdefault(cell, set())
+        if what == "killed":
+            for others in at.values():
+                others.discard(process)
+        elif what in ("ends", "fails"):
+            here.discard(process)
+            done |= {cell} if what == "ends" else set()
+        else:
+            overlaps += [f"{cell}: {process} {what} while {other} is at it" for other in sorted(here - {process})]
+            twice += cell in done
+            here.add(process)
+    return Judged(overlaps, twice, lost)
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -4,17 +4,15 @@ python scripts/prove_claims.py results/claims [KILLS [FOLDER]]     # FOLDER: on 
 
 Each process is `reidgen bench` as it stands; a hook of this script writes a line into a log when a run's training
 begins, goes on or ends. A cell counts as trained once when exactly one training of it ended, and whoever was at it
-before had been killed.
+before had been killed by then, see `proof.judge`.
 """
 
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import proof
@@ -42,8 +40,10 @@ PROCESSES = (2, 4)
 
 def start(words: list[str], log: Path, out: Path) -> int:
     """Run a bench in a forked process; return its number."""
-    if child := os.fork():
-        return child
+    return proof.forked(run, words, log, out)
+
+
+def run(words: list[str], log: Path, out: Path) -> None:
     with out.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -51,52 +51,19 @@ def start(words: list[str], log: Path, out: Path) -> int:
 
     def fit(trainer: training.Trainer, report: training.Progress) -> None:
         name = trainer.run.folder.name
-        note(log, "begins" if trainer.step == 0 else "goes on", name)
+        proof.note(log, "begins" if trainer.step == 0 else "goes on", name)
         real(trainer, report)
-        note(log, "ends", name)
+        proof.note(log, "ends", name)
 
     training.Trainer.fit = fit  # type: ignore[method-assign]
-    try:
-        app(words, standalone_mode=False)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-def note(log: Path, what: str, name: str) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(file, f"{os.getpid()},{what},{name}\n".encode())
-    os.close(file)
-
-
-def overlaps(log: Path, killed: set[int]) -> list[str]:
-    """Return what is wrong with a log: two processes at one cell at a time, or a cell that was trained not once."""
-    wrong, at, ends = list[str](), dict[str, int](), dict[str, int]()
-    for line in log.read_text().splitlines():
-        number, what, name = line.split(",")
-        if what == "ends":
-            ends[name] = ends.get(name, 0) + 1
-            at.pop(name, None)
-            continue
-        if name in ends:
-            wrong.append(f"{name} is trained by {number} though it had ended")
-        if (other := at.get(name)) and other not in killed:
-            wrong.append(f"{name} is trained by {number} and {other}")
-        at[name] = int(number)
-    twice = [name for name, number in ends.items() if number > 1]
-    return (
-        wrong
-        + [f"{name} was trained {ends[name]} times" for name in twice]
-        + ["a cell is missing"] * (len(ends) != CELLS)
-    )
+    app(words, standalone_mode=False)
 
 
 def prove(processes: int, kills: int, words: list[str], work: Path, expected: bytes) -> dict[str, object]:
     chance, results = random.Random(processes), work / f"results-{processes}"
     log, out = work / f"log-{processes}", work / f"out-{processes}"
     words = [*words, "--results", str(results)]
-    alive, killed = {start(words, log, out) for _ in range(processes)}, set[int]()
+    alive, killed = {start(words, log, out) for _ in range(processes)}, 0
     began = time.monotonic()
     while alive:
         ends = time.monotonic() + chance.uniform(0.2, 3.0)
@@ -107,19 +74,19 @@ def prove(processes: int, kills: int, words: list[str], work: Path, expected: by
                 if status:
                     raise SystemExit(f"a bench failed by itself:\n{out.read_text()}")
             time.sleep(0.01)
-        if alive and len(killed) < kills:
+        if alive and killed < kills:
             victim = chance.choice(sorted(alive))
-            os.kill(victim, signal.SIGKILL)
-            os.waitpid(victim, 0)
             alive.discard(victim)
-            killed.add(victim)
-            alive.add(start(words, log, out))
-    if wrong := overlaps(log, killed):
-        raise SystemExit("\n".join(wrong))
+            if proof.kill(victim, log):
+                killed += 1
+                alive.add(start(words, log, out))
+    judged = proof.judge(log, lost=CELLS - len(list(results.glob("runs/*/*/done"))))
+    judged.refuse()
     assert (results / "table.csv").read_bytes() == expected, "another table"
     shutil.rmtree(results)
     return {
-        "processes": processes, "kills": len(killed), "cells": CELLS, "trained twice": 0, "lost": 0,
+        "processes": processes, "kills": killed, "cells": CELLS, "overlaps": len(judged.overlaps),
+        "trained twice": judged.twice, "lost": judged.lost,
         "seconds": time.monotonic() - began,
     }  # fmt: skip
 

@@ -9,12 +9,10 @@ rows, their seals and failures are the real ones, of `reidgen.grid`. Then the ti
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -38,18 +36,13 @@ FAILS = 7  # the seed whose runs of the last method end in an error
 LOG = Path()
 
 
-def note(what: str, run: Run) -> None:
-    file = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(file, f"{os.getpid()},{what},{run.folder.name}\n".encode())
-    os.close(file)
-
-
 def fake_train(recipe: Recipe, *, run: Run, **_: object) -> Run:
     if run.done.is_file():
         return run
-    note("train", run)
+    proof.note(LOG, "begins", run.folder.name)
     time.sleep(random.uniform(0.0, 0.05))
     if recipe.seed == FAILS and recipe.method == METHODS[-1]:
+        proof.note(LOG, "fails", run.folder.name)
         raise RunError("the loss is not finite at step 7")
     run.recipe_file.write_text(recipe.own().to_toml())
     run.row_file.write_text(json.dumps(recipe.row_facts()))
@@ -58,8 +51,8 @@ def fake_train(recipe: Recipe, *, run: Run, **_: object) -> Run:
     facts |= {"sources": [], "classes": 1, "threads": 1, "seconds": 0, "source_data": "0" * 8, "date": now()}
     facts |= {"hash": run.hash, "row": run.row_digest, "weights_sha256": sha256_file(run.weights)}
     facts |= {"recipe_sha256": text_digest(run.recipe_file), "row_sha256": text_digest(run.row_file)}
-    note("trained", run)
     run.done.write_text(json.dumps(with_check(facts)))
+    proof.note(LOG, "ends", run.folder.name)
     return run
 
 
@@ -76,7 +69,6 @@ def fake_evaluate(run: Run, target: str, *, digest: str, **_: object) -> pd.Data
     row |= {"recipe": recipe.name, "version": "simulated", "source_data": "0" * 8, "dtype": "float32", "threads": 1}
     rows = pd.DataFrame([row]).astype(COLUMNS)
     run.write_results(target, rows, queries, test="plain")
-    note("evaluated", run)
     return rows
 
 
@@ -105,15 +97,12 @@ def worker(cells: list[Cell], known: dict[Path, int], data: Path, results: Path)
 
 
 def start(*work: Any) -> int:
-    if child := os.fork():
-        return child
-    try:
-        random.seed(os.getpid())
-        worker(*work)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+    return proof.forked(seeded, *work)
+
+
+def seeded(*work: Any) -> None:
+    random.seed(os.getpid())
+    worker(*work)
 
 
 def main() -> None:
@@ -138,29 +127,32 @@ def main() -> None:
             if killed < kills:
                 time.sleep(random.uniform(0.1, 0.5))
                 victim = random.choice(sorted(alive))
-                os.kill(victim, signal.SIGKILL)
-                killed += 1
-                alive.add(start(cells, known, data, results))
+                alive.discard(victim)
+                if proof.kill(victim, LOG):
+                    killed += 1
+                    alive.add(start(cells, known, data, results))
+                elif not alive:
+                    break
             ended, status = os.waitpid(-1, 0 if killed >= kills else os.WNOHANG)
             alive.discard(ended)
-            if ended and status and not os.WIFSIGNALED(status):
+            if ended and status:
                 raise SystemExit("a worker failed by itself")
         seconds = time.monotonic() - began
         lines = [line.split(",") for line in LOG.read_text().splitlines()]
-        trained = Counter(name for _, what, name in lines if what == "trained")
         found = states(cells, results)
         failing = {
             cell.run.folder.name for cell in cells if cell.recipe.seed == FAILS and cell.recipe.method == METHODS[-1]
         }
-        tried = Counter(name for _, what, name in lines if what == "train")
+        tried = Counter(name for _, what, name in lines if what == "begins")
         print(counts(found))
         lost = [one for one in found if one.state != "done" and one.cell.run.folder.name not in failing]
-        # A kill between "trained" and the proof has the cell trained again; else once.
-        twice = sum(number - 1 for number in trained.values())
-        assert not lost and {one.state for one in found} == {"done", "failed"}, counts(found)
+        judged = proof.judge(LOG, lost=len(lost))
+        judged.refuse()
+        assert {one.state for one in found} == {"done", "failed"}, counts(found)
         assert all(tried[name] <= 1 + killed for name in failing)
         row: dict[str, object] = {
-            "cells": len(cells), "workers": workers, "kills": killed, "lost": len(lost), "trained twice": twice,
+            "cells": len(cells), "workers": workers, "kills": killed, "overlaps": len(judged.overlaps),
+            "lost": judged.lost, "trained twice": judged.twice,
             "seconds": seconds, "claim ms": claim_ms(work / "claims"),
         }  # fmt: skip
         words = [sys.executable, "-m", "reidgen", "bench", "--source", "synth-plaza", "--methods", ",".join(METHODS)]

@@ -20,4 +20,15 @@ def work(job: tuple[str, str], device: str) -> tuple[str, int]:
         return os.environ["REIDGEN_SAY"], os.getpid()
     if what == "sleep":
         time.sleep(600)
+    if what == "warned":  # as some schedulers warn a job's whole tree; the parent is the process that all come from
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+            os.kill(os.getppid(), number)
     return device, os.getpid()
+
+
+def warned(number: int) -> int:
+    """Warn the process that does this, and return the number."""
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    return number

@@ -1,9 +1,11 @@
 """One grid, many workers: processes on one folder, workers and torchrun through submitit, and where it is followed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import types
 from pathlib import Path
@@ -15,10 +17,12 @@ from conftest import SMALL, quiet
 
 from reidgen import grid, status, tracking, training
 from reidgen.cluster import Cluster, Work, missing, read_cluster, submit, wait_for
-from reidgen.errors import RecipeError, RunError
+from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.grid import FailedElsewhereError, bench
+from reidgen.locks import held_here
 from reidgen.planning import Cell, plan_cells
 from reidgen.runs import Run, read_rows
+from reidgen.together import train_together
 from reidgen.training import stop_signals, train
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -71,6 +75,33 @@ def test_what_failed_in_another_process_meanwhile_is_not_tried_again(
     assert tried == ["baseline"] and [one.sentence for one in left] == ["just now, elsewhere"]
     assert status.read_failure(cells[0].run) is None and issubclass(FailedElsewhereError, RunError)
     assert status.read_failure(cells[1].run)
+
+
+def test_who_was_taken_over_notes_no_failure(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cell is put off as one that another process holds."""
+    (cell,) = planned(small_data, tmp_path, ["baseline"])
+
+    def fail(*_: object, **__: object) -> Run:
+        claim = held_here(cell.run.folder)
+        assert claim
+        claim.file.with_name("2").touch()
+        raise RunError("its files were changed meanwhile")
+
+    monkeypatch.setattr(grid, "train", fail)
+    with pytest.raises(BusyError, match="another process has taken over"):
+        grid._run(cell, "cpu", data=small_data, results=tmp_path)
+    assert status.read_failure(cell.run) is None
+
+
+def test_a_scheduler_s_warning_does_not_kill_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process answers it, and then ends torchrun gently."""
+    run, python = Run(tmp_path / "run"), tmp_path / "python"
+    run.folder.mkdir()
+    python.write_text(f"#!/bin/sh\nkill -USR1 $$\nkill -USR2 $$\ntouch {run.done}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    train_together(SMALL, run, 2, data=tmp_path, results=tmp_path, device="cpu", log=())
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # of this process
 
 
 def test_a_failed_cell_leaves_its_sentence_and_goes_when_it_succeeds(
@@ -204,6 +235,19 @@ def test_a_cluster_is_read_from_a_file_and_options_come_first(tmp_path: Path) ->
         with pytest.raises(RecipeError) as caught:
             read_cluster(str(file))
         assert message in str(caught.value)
+
+
+def test_each_file_of_the_settings_is_one(tmp_path: Path) -> None:
+    """As docs/cluster.md shows them, each by its heading."""
+    text = (SCRIPTS.parent / "docs" / "cluster.md").read_text()
+    files = re.findall(r"^`(\w+\.toml)`: .*\n\n((?: {4}.*\n|\n)+)", text, flags=re.MULTILINE)
+    assert [name for name, _ in files] == ["gpu.toml", "four.toml", "cpu.toml"]
+    read = []
+    for name, block in files:
+        (tmp_path / name).write_text(textwrap.dedent(block))
+        read.append(read_cluster(str(tmp_path / name)))
+    assert [one.gpus for one in read] == [1, 4, 0] and read[1].sbatch["account"] == "lab-reid"
+    assert text.count("[cluster]\n") == 3
 
 
 def test_a_machine_without_slurm_says_so(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from test_show import a_run
 from typer.testing import CliRunner
 
 import reidgen
-from reidgen import evaluation, extractor
+from reidgen import evaluation, extractor, locks
 from reidgen.cli import app
 from reidgen.data import images
 from reidgen.data.collection import collect
@@ -320,6 +320,21 @@ def test_a_file_that_another_process_writes_is_left_alone(tmp_path: Path) -> Non
     with hold(tmp_path / ".f.npz.parts"), pytest.raises(BusyError, match=f"process {os.getpid()}"):
         embedded(folder, out, Means())
     assert not out.exists() and embedded(folder, out, Means()).new == 12
+    assert not (tmp_path / ".f.npz.parts").exists()
+
+
+def test_the_claim_stays_until_the_hold_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another process could hold it too, and numbers begin anew beside one that looks."""
+    parts, ended = tmp_path / ".f.npz.parts", list[list[str]]()
+    real = locks.Claim.end
+
+    def end(claim: locks.Claim) -> None:
+        ended.append([one.name for one in (parts / locks.CLAIM).iterdir()])
+        real(claim)
+
+    monkeypatch.setattr(locks.Claim, "end", end)
+    embedded(crops(tmp_path / "in"), tmp_path / "f.npz", Means())
+    assert ended == [["1"]] and not parts.exists()
 
 
 def test_broken_images_are_named_and_listed_and_mended_ones_come_in(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One process holds a folder at a time, on every file system; who waits is told for whom; the dead never block."""
 
+import errno
 import json
 import logging
 import os
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from reidgen import locks
@@ -193,6 +196,98 @@ def test_who_was_suspended_until_it_was_taken_over_knows_it(tmp_path: Path, monk
         with pytest.raises(BusyError, match=r"another process has taken over .*, as this one stood still for too long"):
             report("x", 2, 2)
     assert claims(tmp_path) == ["2"]  # the other's is left alone
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["and its claim removed", "and its claim not removed yet"])
+def test_who_was_suspended_writes_nothing_when_it_wakes_up(removed: bool, tmp_path: Path) -> None:
+    """Before its own thread has touched the claim: that comes up to 15 s later."""
+    run = Run(tmp_path)
+    with run.lock():
+        run.check_hold()
+        report = run.telling(lambda what, done, total: None)
+        (tmp_path / CLAIM / "2").touch()
+        if removed:
+            (tmp_path / CLAIM / "1").unlink()
+        (tmp_path / ".results.csv.1.part").touch()  # of whoever has taken over
+        for write in (lambda: report("x", 1, 2), lambda: run.write_results("duke", pd.DataFrame(), pd.DataFrame())):
+            with pytest.raises(BusyError, match="another process has taken over"):
+                write()
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".claim", ".results.csv.1.part"]
+    run.check_hold()  # who holds nothing has lost nothing
+
+
+def test_a_file_system_that_does_not_answer_takes_no_claim_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(path: Path, **words: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with hold(tmp_path) as claim:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", away)
+            assert not claim.lost
+        assert not claim.lost
+
+
+def test_a_claim_that_cannot_clean_up_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left(tmp_path, replace(Holder.here(), process=2**22 + 5))
+    real, begun = Path.iterdir, list[int]()
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if begun:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return real(path)
+
+    begin = locks.Claim.begin
+    monkeypatch.setattr(locks.Claim, "begin", lambda claim: (begin(claim), begun.append(1)))
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with hold(tmp_path, wait=False):
+        begun.clear()
+        assert claims(tmp_path) == ["7", "8"]
+    assert look(tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_hides_no_claim(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left(tmp_path, replace(Holder.here(), place="elsewhere"))
+    real = os.open
+
+    def full(path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", full)
+    seen = look(tmp_path)
+    assert seen and seen.held
+
+
+def test_a_folder_of_given_back_claims_goes_and_one_that_is_held_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    for _ in range(2):
+        with hold(folder):
+            locks.remove_free(folder)
+            assert claims(folder)
+    (folder / "kept").touch()
+    locks.remove_free(folder)
+    assert claims(folder) == ["2-free"]
+    (folder / "kept").unlink()
+    locks.remove_free(folder)
+    assert not folder.exists()
+
+
+def test_who_looked_before_the_numbers_began_anew_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parts"
+    with hold(folder):
+        pass
+    real, looks = locks._newest, [(1, True)]  # what it saw, before
+    locks.remove_free(folder)
+    with hold(folder):
+        monkeypatch.setattr(locks, "_newest", lambda claims: looks.pop() if looks else real(claims))
+        assert locks._claim(folder / CLAIM) is None and not looks
+        assert claims(folder) == ["1"]
 
 
 def test_of_two_that_take_over_one_does(tmp_path: Path) -> None:

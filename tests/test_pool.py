@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import warm
 from conftest import SMALL, quiet
-from jobs import work
+from jobs import warned, work
 
 from reidgen import grid as bench_module
 from reidgen.errors import DataError, InterruptedRunError, RunError
-from reidgen.pool import spread
+from reidgen.pool import share, spread
 from reidgen.runs import read_rows
 
 warm.begin()
@@ -36,6 +36,13 @@ def test_an_error_ends_its_own_job_alone(what: str, error: type[Exception], mess
     ended = dict(spread(work, jobs, devices=["one"], stop=threading.Event()))
     assert type(ended[0]) is error and message in str(ended[0])
     assert ended[1][0] == "one" and not running(tmp_path)  # the device is free again
+
+
+def test_a_scheduler_s_warning_to_the_whole_tree_kills_no_process(tmp_path: Path) -> None:
+    jobs = [("warned", str(tmp_path)), ("do", str(tmp_path))]
+    ended = dict(spread(work, jobs, devices=["one"], stop=threading.Event()))
+    assert [ended[number][0] for number in (0, 1)] == ["one", "one"]
+    assert list(share(warned, [1, 2, 3], processes=1)) == [1, 2, 3]
 
 
 def test_a_process_has_the_environment_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ from conftest import SMALL, finish, grid_toml
 from test_tables import frame, row
 from typer.testing import CliRunner
 
-from reidgen import jobs, locks
+from reidgen import cluster, jobs, locks, status
 from reidgen.cli import app
+from reidgen.cluster import missing, wait_for
+from reidgen.commands.cluster import _grid
 from reidgen.errors import RunError
 from reidgen.jobs import new_plan, submitted
 from reidgen.locks import Holder, hold
@@ -123,17 +125,53 @@ def test_what_waits_in_the_queue_is_queued_and_what_left_it_without_a_word_faile
     assert states_of(cells, tmp_path) == ["queued", "to do", "queued", "to do"]
     monkeypatch.setenv("PATH", "")  # no squeue here: nobody knows
     found = states(cells, tmp_path / "results")
-    assert [one.state for one in found] == ["failed", "queued", "queued", "queued"]
+    assert [(one.state, one.sure) for one in found] == [("failed", True), *[("queued", False)] * 3]
+    assert counts(found) == "4 cells: 3 queued, 1 failed (3 of the queued unknown: squeue does not answer here)"
+    assert len(missing(found)) == 1 and missing(found, "local") == cells  # whose claims divide them
+    taken = new_plan(tmp_path / "results", "local", [cells[3].run.folder])
+    replace(taken, workers=(Holder.here(),)).write()
+    assert [one.sure for one in states(cells, tmp_path / "results")] == [True, False, False, True]
+    replace(taken, workers=(replace(Holder.here(), process=2**22 + 5),)).write()
+    assert states_of(cells, tmp_path)[3] == "to do"  # its worker has ended: that is known
+    (taken.folder / "plan.json").unlink()
     (plan.folder / "plan.json").write_text("[" * 100_000)
     assert cells[3].run.folder.resolve() not in submitted(tmp_path / "results")
 
 
-def test_what_living_workers_have_before_them_is_queued(cells: list[Cell], tmp_path: Path) -> None:
+def test_what_living_workers_have_before_them_is_queued(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = new_plan(tmp_path / "results", "local", [cell.run.folder for cell in cells[:2]])
     replace(plan, workers=(replace(Holder.here(), process=2**22 + 5), Holder.here())).write()
     assert states_of(cells, tmp_path) == ["queued", "queued", "to do", "to do"]
+    note_failure(cells[1].run, RunError("of an earlier try"))
+    assert states_of(cells, tmp_path)[1] == "queued"
+    monkeypatch.setattr(status, "now", lambda: "9999-01-01T00:00:00Z")
+    note_failure(cells[0].run, RunError("the loss is not finite"))  # of one of these workers, which has gone on
+    assert states_of(cells, tmp_path) == ["failed", "queued", "to do", "to do"]
+    (cells[0].run.folder / "failed").unlink()
+    (cells[1].run.folder / "failed").unlink()
     replace(plan, workers=(replace(Holder.here(), process=2**22 + 5),)).write()
     assert states_of(cells, tmp_path) == ["to do"] * 4
+
+
+def test_a_queue_that_nobody_can_ask_is_not_waited_for_without_end(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But one that answers again is."""
+    monkeypatch.setattr(cluster, "POLL", 0.0)
+    monkeypatch.setattr(cluster, "UNSURE", 0.0)
+    new_plan(tmp_path / "results", "slurm", [cell.run.folder for cell in cells]).write()
+    monkeypatch.setenv("PATH", "")
+    said: list[str] = []
+    found = wait_for(cells, tmp_path / "results", lambda what, done, total: said.append(what))
+    assert [one.sure for one in found] == [False] * 4 and "squeue does not answer here" in said[0]
+    assert "nobody can tell whether its job still waits" in _grid(found).failures[0].sentence
+    answers: list[dict[str, str] | None] = [{}, None]
+    monkeypatch.setattr(cluster, "UNSURE", 60.0)
+    monkeypatch.setattr(jobs, "_queue", lambda names: answers.pop())
+    found = wait_for(cells, tmp_path / "results", lambda what, done, total: None)
+    assert [one.state for one in found] == ["to do"] * 4 and not answers
 
 
 def test_the_command_tells_it(small_data: Path, cells: list[Cell], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Stress: its clean row is the result's, its rows resume, its directions go by camera; and the subject both tests share."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pandas as pd
 import pytest
 from conftest import SMALL, quiet
 
-from reidgen.errors import DataError, RecipeError, ReidgenError, RunError
+from reidgen.errors import BusyError, DataError, RecipeError, ReidgenError, RunError
+from reidgen.locks import CLAIM, held_here
 from reidgen.robustness import stress as stress_module
 from reidgen.robustness.shifts import SHIFTS, Shift
 from reidgen.robustness.stress import camera_directions, stress
@@ -98,6 +100,23 @@ def test_a_stopped_command_goes_on_and_a_finished_one_does_nothing(
     fresh = stressed(run, small_data)
     assert set(fresh["shifts"]).isdisjoint(again["shifts"]) and len(fresh) == 11
     pd.testing.assert_frame_equal(collect_trials(run.folder.parents[2], "stress"), fresh)
+
+
+def test_a_run_that_was_taken_over_gets_no_rows(run: Run, small_data: Path) -> None:
+    """This process slept behind its report of the second trial."""
+    file = run.folder / "stress.csv"
+    file.unlink(missing_ok=True)
+
+    def sleep(what: str, done: int, total: int) -> None:
+        if what == "synth-night: brightness 1" and (claim := held_here(run.folder)):
+            claim.file.with_name(f"{int(claim.file.name) + 1}").touch()
+            claim.file.unlink()
+
+    with pytest.raises(BusyError, match="another process has taken over"):
+        stress(run, "synth-night", data=small_data, device="cpu", report=sleep)
+    assert len(read_trials(file, "stress")) == 2
+    file.unlink()
+    shutil.rmtree(run.folder / CLAIM)
 
 
 def test_both_sides_are_rows_of_their_own(run: Run, small_data: Path) -> None:

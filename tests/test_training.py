@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reidgen import graphs, training
 from reidgen.data import batches
-from reidgen.errors import DataError, InterruptedRunError, RecipeError, ReidgenError, RunError, WeightsError
+from reidgen.errors import BusyError, DataError, InterruptedRunError, RecipeError, ReidgenError, RunError, WeightsError
 from reidgen.files import fill, reserve
 from reidgen.methods import METHODS
 from reidgen.models.weights import build_backbone
@@ -332,6 +332,34 @@ def test_two_processes_never_share_a_run_folder(small_data: Path, small_recipe: 
 
     fit(small_recipe, small_data, tmp_path, again)
     assert refused
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e9], ids=["no checkpoint", "no weights"])
+@pytest.mark.parametrize("logged", [True, False], ids=["nor log", "whatever it logs"])
+def test_a_run_that_was_taken_over_is_left_alone(
+    seconds: float,
+    logged: bool,
+    small_data: Path,
+    small_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By another machine, while this process was suspended: it wakes up behind its report of the last step."""
+    recipe, written = small_recipe.change(epochs=1, batches_per_epoch=1), list[set[str]]()
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
+    if not logged:
+        monkeypatch.setattr(training.Trainer, "_write_log", lambda trainer: None)
+
+    def suspend(what: str, done: int, total: int) -> None:
+        if ", epoch " in what:
+            (claim,) = tmp_path.glob("runs/*/*/.claim/1")
+            claim.with_name("2").touch()
+            claim.unlink()
+            written.append({str(one) for one in tmp_path.rglob("*")})
+
+    with pytest.raises(BusyError, match="another process has taken over"):
+        fit(recipe, small_data, tmp_path, suspend)
+    assert written == [{str(one) for one in tmp_path.rglob("*")}]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(small_data: Path, small_recipe: Recipe, tmp_path: Path) -> None:

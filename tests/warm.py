@@ -12,6 +12,8 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from reidgen.pool import unwarned
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The optimizer of every training imports torch._dynamo, for two seconds.
 _CONTEXT.set_forkserver_preload(["reidgen.cli", "reidgen.grid", "reidgen.tables.compare", "torch._dynamo"])
@@ -19,7 +21,8 @@ _CONTEXT.set_forkserver_preload(["reidgen.cli", "reidgen.grid", "reidgen.tables.
 
 def begin() -> None:
     """Start the process that all are forked from, those of `reidgen.pool` too."""
-    forkserver.ensure_running()
+    with unwarned():  # as `reidgen.pool` does
+        forkserver.ensure_running()
 
 
 def _run(script: str, words: list[str], environment: dict[str, str], out: str, err: str) -> None:

@@ -85,6 +85,8 @@ def print_status(cells: "Sequence[Cell]", results: Path, again: "Sequence[str]")
         document({"cells": [one.json() for one in found], "summary": counts(found)})
         return
     result(counts(found))
+    if not all(one.sure for one in found):
+        result("whether those still wait: ask from a machine of the cluster; --on local takes them, jobs or not")
     _print_states(found)
     for one, command in zip(found, again, strict=True):
         if one.state == FAILED:
@@ -145,7 +147,7 @@ def bench_on(
         raise RecipeError(f"--device {device}: jobs of --on have one each; leave --device out, or name one")
     found = states(cells, results)
     note(counts(found))
-    if todo := missing(found):
+    if todo := missing(found, cluster.on):
         for line in submit(todo, cluster, data=data, results=results, device=device, log=log):
             result(line)
     elif not wait:
@@ -159,6 +161,13 @@ def bench_on(
     return _grid(found)
 
 
+_NOBODY = "nobody is at it any more; its job was cancelled, or never began"
+_UNKNOWN = (
+    "it was submitted to SLURM, but squeue does not answer here, so nobody can tell whether its job still waits; "
+    "look from a machine of the cluster, or use --on local"
+)
+
+
 def _grid(found: "Sequence[State]") -> "Grid":
     """Return what the cells left behind, as `reidgen.grid.bench` does."""
     from reidgen.grid import Failure, Grid
@@ -170,8 +179,7 @@ def _grid(found: "Sequence[State]") -> "Grid":
     failures = [
         Failure(
             one.cell.recipe,
-            (one.sentence or "nobody is at it any more; its job was cancelled, or never began")
-            + (f" (log: {one.log})" if one.log else ""),
+            (one.sentence or (_NOBODY if one.sure else _UNKNOWN)) + (f" (log: {one.log})" if one.log else ""),
         )
         for one in found
         if one.state != DONE

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import glob
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +28,7 @@ from reidgen.errors import DataError
 from reidgen.escapes import no_formula
 from reidgen.features.store import BLOCK, COLUMNS, DIGITS, Features, check_name, open_features, write_features
 from reidgen.files import read_regular, write_text
-from reidgen.locks import hold
+from reidgen.locks import hold, remove_free
 from reidgen.runs import Progress
 
 if TYPE_CHECKING:
@@ -171,14 +170,11 @@ class _Kept:
 def _held(parts: Path, out: Path) -> Iterator[None]:
     """Hold the folder of what is kept meanwhile; it vanishes when nothing is in it. A killed call's leftovers, too."""
     try:
-        with hold(parts, wait=False):
+        with contextlib.ExitStack() as behind, hold(parts, wait=False):
+            behind.callback(remove_free, parts)  # its claims count until the hold has ended
             for left in [*parts.glob(".*.part"), *out.parent.glob(f".{glob.escape(out.name)}.*.part")]:
                 left.unlink(missing_ok=True)
-            try:
-                yield
-            finally:
-                if not any(parts.glob("*.npz")):
-                    shutil.rmtree(parts, ignore_errors=True)
+            yield
     except OSError as error:
         raise DataError(f"cannot write in {parts.parent}: {error.strerror or error}") from error
 

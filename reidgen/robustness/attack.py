@@ -267,12 +267,14 @@ def load_pattern(
     network, source = load_network(run, choose_device(device)), load_source(recipe, data=data, report=report)
 
     def told(what: str, done: int, total: int) -> None:
+        run.check_hold()  # the search keeps its state behind this
         report(f"{_name(run)}: {what}", done, total)
 
     with run.lock():
         found = find_pattern(
             network, source, loss=loss, bound=bound, seed=recipe.seed, dtype=recipe.dtype, state=state, report=told
         )
+        run.check_hold()
         with replacing(tensor) as temporary:
             save_file({"pattern": torch.from_numpy(found.pattern_HWC)}, temporary)
         _write_view(view, found.pattern_HWC, bound)
@@ -383,6 +385,7 @@ def attack(
                     drop = 1 - rows["mAP"] / clean["mAP"]
                     rows = rows.assign(maker_method=method, own=int(cell[1] == _name(run)), drop=drop)
                     rows[key] = cell
+                    run.check_hold()
                     add_trials(file, rows, "attack")
                     report(f"{target}: {cell[0]}", number, len(todo))
         rows = measured()

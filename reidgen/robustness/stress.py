@@ -64,6 +64,7 @@ def stress(
             rows = _measure(subject, shift, severity, where=where) if severity else clean
             drop = 1 - rows["mAP"] / clean["mAP"]
             rows = rows.assign(where=where, shift=shift, severity=severity, drop=drop, shifts=shifts_digest())
+            run.check_hold()
             add_trials(file, rows, "stress")
             report(f"{target}: {shift} {severity}", number, len(todo))
     return measured()
