@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reidgen.errors import InterruptedRunError, RecipeError, RunError
+from reidgen.escapes import many
 from reidgen.files import read_regular
 from reidgen.jobs import LOCAL, SLURM, Plan, new_plan
 from reidgen.locks import Holder
@@ -158,6 +159,7 @@ def _submit_array(submitit: Any, plan: Plan, cells: Sequence[Cell], work: "Work"
         with executor.batch():
             jobs = [executor.submit(replace(work, cells=(cell,))) for cell in cells]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        shutil.rmtree(plan.folder, ignore_errors=True)  # nothing of it is in the queue
         words = " ".join(str(error).split())
         raise RunError(
             f"sbatch refused the jobs: {words}; look at --partition and the like, or at [cluster]"
@@ -192,7 +194,8 @@ def _start_workers(submitit: Any, plan: Plan, work: "Work", cluster: Cluster) ->
         workers.append(Holder.of(int(job.job_id)))
     replace(plan, workers=tuple(workers)).write()
     numbers = ", ".join(str(worker.process) for worker in workers)
-    return f"started: {number} workers (processes {numbers}) for {len(work.cells)} cells; output in {plan.folder}"
+    who = f"{many(number, 'worker')} (process {numbers}) for {many(len(work.cells), 'cell')}"
+    return f"started: {who}; output in {plan.folder}"
 
 
 @contextlib.contextmanager

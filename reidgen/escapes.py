@@ -33,6 +33,15 @@ def no_formula(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+def many(number: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> many(1, "cell"), many(1200, "cell")
+    ('1 cell', '1,200 cells')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def split_names(words: str) -> list[str]:
     """Return the names in `words`, which commas part; a comma within parentheses belongs to its name.
 

@@ -9,6 +9,7 @@ from reidgen.data.batches import batches_per_epoch, training_images
 from reidgen.data.manifest import Prepared, load_prepared
 from reidgen.data.pack import pack_bytes, pack_file
 from reidgen.devices import devices_of
+from reidgen.escapes import many
 from reidgen.grid import GridProgress
 from reidgen.planning import Cell
 from reidgen.recipe import Recipe
@@ -26,7 +27,7 @@ def forecast(cells: list[Cell], *, data: Path, device: str, report: GridProgress
     lines = [f"{cell.name} {cell.recipe.method} s{cell.recipe.seed}: {_lacks(cell)}" for cell in cells]
     todo = [cell for cell in cells if cell.unevaluated or not cell.trained]
     if not todo:
-        return [*lines, f"{len(cells)} runs: all complete; nothing to do"]
+        return [*lines, f"{many(len(cells), 'run')}: all complete; nothing to do"]
     lines.append(_disk(todo, data))
     methods = {cell.recipe.method: cell.recipe for cell in todo}
     paces: dict[str, tuple[float, float]] = {}
@@ -39,8 +40,8 @@ def forecast(cells: list[Cell], *, data: Path, device: str, report: GridProgress
     evaluations = sum(len(ways) for cell in cells for ways in cell.unevaluated.values())
     each = f" on {len(devices)} devices, one run each" if len(devices) > 1 else ""
     lines.append(
-        f"{len(cells)} runs: {untrained} to train, {evaluations} evaluations; about {_span(seconds / len(devices))} of "
-        f"training and embedding on this machine{each}"
+        f"{many(len(cells), 'run')}: {untrained} to train, {many(evaluations, 'evaluation')}; about "
+        f"{_span(seconds / len(devices))} of training and embedding on this machine{each}"
     )
     return lines
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reidgen.errors import ReidgenError, RunError
+from reidgen.escapes import many
 from reidgen.files import read_regular, write_text
 from reidgen.jobs import Submitted, submitted
 from reidgen.locks import Seen, job_here, look
@@ -101,7 +102,7 @@ def states(cells: Sequence[Cell], results: Path) -> list[State]:
 def counts(found: Sequence[State]) -> str:
     """Return how many cells are in which state, as one line."""
     numbers = Counter(one.state for one in found)
-    line = f"{len(found)} cells: {', '.join(f'{numbers[state]} {state}' for state in STATES if numbers[state])}"
+    line = f"{many(len(found), 'cell')}: {', '.join(f'{numbers[state]} {state}' for state in STATES if numbers[state])}"
     unsure = sum(not one.sure for one in found)
     return f"{line} ({unsure} of the queued unknown: squeue does not answer here)" if unsure else line
 

@@ -231,7 +231,7 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(
     rows = read_rows(tmp_path / "r")
     assert set(rows["method"]) == {"baseline"} and set(rows["seed"]) == {2}
     told, command, why = result.stderr.splitlines()
-    assert told.startswith("error: 1 runs failed") and "synth-plaza: the loss is not finite at step 7" in why
+    assert told.startswith("error: 1 run failed") and "synth-plaza: the loss is not finite at step 7" in why
     name, *again = shlex.split(command)
     given = dict(zip(words[1::2], words[2::2], strict=True))
     assert name == "reidgen" and again[0] == "bench"

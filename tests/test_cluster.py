@@ -13,9 +13,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import SMALL, quiet
+from conftest import SMALL, grid_toml, quiet
+from typer.testing import CliRunner
 
 from reidgen import grid, status, tracking, training
+from reidgen.cli import app
 from reidgen.cluster import Cluster, Work, missing, read_cluster, submit, wait_for
 from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.grid import FailedElsewhereError, bench
@@ -149,7 +151,7 @@ def test_workers_of_submitit_do_what_bench_does(
     cells = planned(small_data, tmp_path / "jobs", ["baseline", "in"])
     cluster = Cluster(on="local", gpus=gpus, parallel=1)
     (line,) = submit(cells, cluster, data=small_data, results=tmp_path / "jobs", device="cpu")
-    assert line.startswith("started: 1 workers (processes ")
+    assert line.startswith("started: 1 worker (process ")
     assert missing(status.states(cells, tmp_path / "jobs")) == []
     far: list[float] = []
     found = wait_for(cells, tmp_path / "jobs", lambda what, done, total: far.append(done / total))
@@ -348,3 +350,23 @@ def test_a_tool_that_fails_ends_no_training(
     run = train(SMALL, data=small_data, results=tmp_path, device="cpu", log=["tensorboard"], report=quiet)
     assert run.done.is_file() and len(caplog.messages) == 1
     assert caplog.messages[0] == "--log tensorboard: it is not followed any further (OSError: no network)"
+
+
+def test_what_sbatch_refuses_is_not_in_the_queue(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sbatch", "srun", "squeue"):
+        (tools / name).write_text("#!/bin/sh\necho invalid partition specified: gpux >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    (tmp_path / "small.toml").write_text(grid_toml(SMALL))
+    words = ["bench", "--source", "synth-plaza", "--target", "synth-night", "--methods", "baseline", "--seeds", "1"]
+    words += ["--recipe", str(tmp_path / "small.toml"), "--data", str(small_data), "--results", str(tmp_path / "r")]
+    refused = CliRunner().invoke(app, [*words, "--on", "slurm", "--partition", "gpux"])
+    said = " ".join(refused.output.split())
+    assert refused.exit_code == 1 and "sbatch refused the jobs" in said and "invalid partition" in said
+    assert not list(tmp_path.glob("r/jobs/*"))
+    status = CliRunner().invoke(app, [*words, "--status"])
+    assert "1 cell: 1 to do" in " ".join(status.output.split()), status.output

@@ -51,6 +51,7 @@ from reidgen.commands.options import (
 )
 from reidgen.commands.tables import Asked, print_table
 from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
+from reidgen.escapes import many
 from reidgen.terminal import document, note, one_sentence, progress, result
 
 if TYPE_CHECKING:
@@ -396,7 +397,9 @@ def _print_grid(context: typer.Context, grid: "Grid", results: Path, *, every: b
             choose=lambda rows: rows_of(grid, rows, alone=every),
         )
     if grid.failures:
-        lines = [f"{len(grid.failures)} runs failed; the table holds the others. Each again, with what ended it:"]
+        lines = [
+            f"{many(len(grid.failures), 'run')} failed; the table holds the others. Each again, with what ended it:"
+        ]
         for failure in grid.failures:
             lines += [_again_of(context, failure.recipe), f"    {failure.recipe.source}: {failure.sentence}"]
         raise RunError("\n".join(lines))
