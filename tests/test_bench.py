@@ -340,7 +340,7 @@ def test_a_dry_run_says_what_lacks_and_writes_nothing(small_data: Path, tmp_path
     next(tmp_path.glob("r/runs/*/in-*")).joinpath("state.pt").touch()
     lines = go("--seeds", "1,", "--dry-run")
     assert lines[1] == "[2/2] in s1: goes on from its checkpoint, to evaluate on synth-night"
-    assert lines[2] == "pixel caches: all there" and "1 to train, 1 evaluations" in lines[3]
+    assert lines[2] == "pixel caches: all there" and "1 to train, 1 evaluation;" in lines[3]
 
 
 def test_a_protocol_runs_the_cells_that_are_prepared(small_data: Path, tmp_path: Path) -> None:
