@@ -19,7 +19,7 @@ MADE_WITH = {"device": "device", "threads": "threads", "torch": "torch", "versio
 
 def notes_on(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Note]:
     """Return what to know about comparable rows: unlike machines, seeds and splits, gaps, queries without a match."""
-    notes = [*_steps(rows), *_elsewhere(rows), *_made_with(rows)]
+    notes = [*_steps(rows), *_elsewhere(rows), *_made_with(rows[rows["model"] == ""])]
     names = group_names(rows)
     for key, block in rows.groupby(GROUP):
         notes += _seeds(names[key], block)
