@@ -67,7 +67,8 @@ def plan_cells(
     sound = sound_sets(data, say=remarks.append)
     sources = _cells(recipe, protocol, targets, sound, data=data, say=remarks.append)
     grid = [(source, seed, method) for source in sources for seed in seeds for method in methods]
-    digests = {source: _hash(recipe.change(source=source), data=data) for source in sources}
+    weights = _weights_digest(recipe)  # alike for all
+    digests = {source: _hash(recipe.change(source=source), weights, data=data) for source in sources}
     cells = []
     for number, (source, seed, method) in enumerate(grid, start=1):
         chosen = recipe.change(method=method, seed=seed, source=source)
@@ -75,7 +76,7 @@ def plan_cells(
             Cell(
                 f"[{number}/{len(grid)}]{f' {source}:' if protocol else ''}",
                 chosen,
-                _run_of(chosen, digests[source], results=results),
+                _run_of(chosen, digests[source], weights, results=results),
                 {target: sound[target].digest for target in sources[source]},
                 tuple(ways),
             )
@@ -91,22 +92,21 @@ def planned_run(recipe: Recipe, *, data: Path, results: Path) -> Run:
     Where the source is not prepared any more, the run that was finished with it, if there is exactly one.
     Raises DataError when a source is neither prepared nor was trained on, WeightsError when the weight file is missing.
     """
-    return _run_of(recipe, _hash(recipe, data=data), results=results)
-
-
-def _hash(recipe: Recipe, *, data: Path) -> str | DataError:
-    """Return the hash of a recipe's runs, alike for all methods and seeds, or why its source tells none."""
     weights = _weights_digest(recipe)
+    return _run_of(recipe, _hash(recipe, weights, data=data), weights, results=results)
+
+
+def _hash(recipe: Recipe, weights: str, *, data: Path) -> str | DataError:
+    """Return the hash of a recipe's runs, alike for all methods and seeds, or why its source tells none."""
     try:
         return recipe.hash(source_digest(recipe, data=data), weights)
     except DataError as error:
         return error
 
 
-def _run_of(recipe: Recipe, digest: str | DataError, *, results: Path) -> Run:
+def _run_of(recipe: Recipe, digest: str | DataError, weights: str, *, results: Path) -> Run:
     if isinstance(digest, str):
         return run_of(recipe, results=results, digest=digest)
-    weights = _weights_digest(recipe)
     start, row = run_of(recipe, results=results, digest="").folder.name.rsplit("-", 1)
     folder = results / "runs" / recipe.source
     runs = [Run(file.parent) for file in folder.glob(f"{glob.escape(start)}*-{row}/done")]

@@ -12,12 +12,9 @@ from reidgen.terminal import MANNER, document, note, out, progress, result
 
 if TYPE_CHECKING:
     from reidgen.cluster import Cluster
-    from reidgen.entries import Protocol
     from reidgen.grid import Grid
     from reidgen.planning import Cell
-    from reidgen.recipe import Recipe
     from reidgen.status import State
-    from reidgen.teststeps import Way
 
 Status = Annotated[
     bool, typer.Option("--status", help="Only say which cells are done, running, queued or failed; asks at any time.")
@@ -45,31 +42,10 @@ Setup = Annotated[
 ]
 
 
-def print_forecast(
-    recipe: "Recipe",
-    methods: list[str],
-    seeds: list[int],
-    protocol: "Protocol | None",
-    targets: list[str],
-    ways: "list[Way]",
-    data: Path,
-    results: Path,
-    device: str,
-) -> None:
+def print_forecast(cells: "list[Cell]", *, data: Path, device: str) -> None:
+    """Print what each cell lacks, the disk that takes, and about how long; nothing is done."""
     from reidgen.forecast import forecast
-    from reidgen.planning import plan_cells
 
-    cells = plan_cells(
-        recipe,
-        methods=methods,
-        seeds=seeds,
-        data=data,
-        results=results,
-        protocol=protocol,
-        targets=targets,
-        ways=ways,
-        say=note,
-    )
     with progress() as report:
         lines = forecast(cells, data=data, device=device, report=report)
     for line in lines:

@@ -331,23 +331,23 @@ def bench(
         note(line)
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
-    if dry_run:
-        print_forecast(chosen, names, chosen_seeds, cells, chosen_targets, ways, data, results, device)
-        return
-    if status or cluster:
+    grid_of: dict[str, Any] = {
+        "methods": names,
+        "seeds": chosen_seeds,
+        "data": data,
+        "results": results,
+        "protocol": cells,
+        "targets": chosen_targets,
+        "ways": ways,
+        "say": note,
+    }
+    if dry_run or status or cluster:
         from reidgen.planning import plan_cells
 
-        planned = plan_cells(
-            chosen,
-            methods=names,
-            seeds=chosen_seeds,
-            data=data,
-            results=results,
-            protocol=cells,
-            targets=chosen_targets,
-            ways=ways,
-            say=note,
-        )
+        planned = plan_cells(chosen, **grid_of)
+        if dry_run:
+            print_forecast(planned, data=data, device=device)
+            return
         if status:
             print_status(planned, results, [_again_of(context, cell.recipe) for cell in planned])
             return
@@ -365,20 +365,7 @@ def bench(
     from reidgen.grid import bench as run_bench
 
     with progress() as report:
-        grid = run_bench(
-            chosen,
-            methods=names,
-            seeds=chosen_seeds,
-            data=data,
-            results=results,
-            protocol=cells,
-            targets=chosen_targets,
-            ways=ways,
-            device=device,
-            log=log or (),
-            report=report,
-            say=note,
-        )
+        grid = run_bench(chosen, **grid_of, device=device, log=log or (), report=report)
     _print_grid(context, grid, results, every=cells is not None)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.data.lists import read_table
-from reidgen.data.manifest import Prepared, load_index
+from reidgen.data.manifest import Prepared, tested_part
 from reidgen.data.naming import shown
 from reidgen.data.readers import Found, image_files
 from reidgen.data.readings import never_a_person, part_of
@@ -165,8 +165,7 @@ def against(images: pd.DataFrame, *, names: Mapping[Any, str] = {}, alone: bool)
 
 def copies_tested(prepared: Prepared) -> str:
     """Return a sentence on the queries and gallery images that have the very bytes of another, "" where none has."""
-    index = load_index(prepared)
-    tested = index[index["part"] != "train"].drop_duplicates("path").sort_values("path")
+    tested = tested_part(prepared).drop_duplicates("path").sort_values("path")
     again = tested[tested["sha256"].duplicated()]
     if again.empty:
         return ""
