@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from reidgen.data.manifest import Prepared
     from reidgen.evaluation import Judged
-    from reidgen.extractor import Extractor, NetworkExtractor
+    from reidgen.extractor import Extractor, NetworkExtractor, Picture
     from reidgen.features.store import Features
     from reidgen.foreign import ModelExtractor
 
@@ -289,27 +289,28 @@ def embed(
 
 def search(
     features: str | Path,
-    query: str | Path,
+    query: "Picture | Sequence[Picture]",
     *,
     top: int = 20,
     by: str | None = None,
     approximate_above: int | None = None,
-    run: str | Path | None = None,
+    run: "str | Path | NetworkExtractor | None" = None,
     plugins: Names = (),
     results: str | Path = RESULTS,
     device: str = "auto",
     progress: bool | None = None,
 ) -> "pd.DataFrame":
-    """Return what is nearest to a query image, or to each of a folder, in a file of `embed`; see
+    """Return what is nearest to a query image, or to each of several, in a file of `embed`; see
     `features.search.search` for the columns, `by` (by default "track" where tracks are known) and `approximate_above`.
 
-    run: the run that made the file, where its name does not find it. Raises DataError (among others when it was
-    another one), RunError.
+    query: a path of an image, a folder or a .csv, a PIL image, an array as `load` says, or a list of such images, which
+    must all be readable. run: the run that made the file, where its name does not find it; also what `load` or
+    `load_model` returned. Raises DataError (among others when it was another one), RunError.
     """
     load_plugins(_several(plugins))
     from reidgen.data.collection import collect
     from reidgen.features.nearest import rule_of
-    from reidgen.features.search import embed_queries, has_tracks
+    from reidgen.features.search import embed_pictures, embed_queries, has_tracks
     from reidgen.features.search import search as find
     from reidgen.features.store import open_features
 
@@ -318,13 +319,19 @@ def search(
     rule_of(opened, by, top)
 
     def maker() -> "NetworkExtractor":
+        from reidgen.extractor import NetworkExtractor
         from reidgen.foreign import maker_of
 
+        if isinstance(run, NetworkExtractor):
+            return run
         name = str(run) if run is not None else None
         return maker_of(opened.file, opened.info, run=name, results=_folder(results), device=device)
 
     with _reporting(progress) as report:
-        queries = embed_queries(collect(_folder(query)), opened, maker, report)
+        if isinstance(query, str | Path):
+            queries = embed_queries(collect(_folder(query)), opened, maker, report)
+        else:
+            queries = embed_pictures(query, opened, maker)
         return find(opened, queries, top=top, by=by, approximate_above=approximate_above, report=report).hits
 
 

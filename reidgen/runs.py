@@ -509,6 +509,8 @@ def find_run(name: str, results: Path) -> Run:
     """
     if (Path(name) / "recipe.toml").is_file():
         return Run(Path(name))
+    if name.endswith(".onnx"):
+        raise RunError(f"{name} is no run; a model from elsewhere is given by --model, in Python by reidgen.load_model")
     found = sorted(path.parent for path in (results / "runs").glob("*/*/recipe.toml"))
     matching = [path for path in found if name in (path.name, f"{path.parent.name}/{path.name}")] or [
         path

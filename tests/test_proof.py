@@ -56,7 +56,7 @@ def test_what_a_process_did_stands_before_its_death(proof: ModuleType, tmp_path:
     log = tmp_path / "log"
 
     child = os.posix_spawn(sys.executable, [sys.executable, "-c", WORK, str(log)], dict(os.environ))
-    while not log.exists():
+    while not log.exists() or not log.read_text():
         time.sleep(0.001)
     assert proof.kill(child, log)
     lines = log.read_text().splitlines()

@@ -19,9 +19,10 @@ from test_prepare import crops, picture
 from test_show import a_run
 from typer.testing import CliRunner, Result
 
+import reidgen as python
 from reidgen.cli import app
 from reidgen.data.collection import collect
-from reidgen.errors import DataError, ReidgenError
+from reidgen.errors import DataError, ReidgenError, RunError
 from reidgen.features import approximate, store
 from reidgen.features import nearest as nearest_module
 from reidgen.features.approximate import index_of
@@ -337,6 +338,32 @@ def test_the_command_prints_writes_and_finds_the_run(run: Run, gallery: Path, tm
     assert "error: --images shows the crops on a page" in reidgen(*words, "--images", gallery).output
 
 
+def test_in_python_queries_are_paths_images_or_arrays(run: Run, gallery: Path, tmp_path: Path) -> None:
+    results, out, new = run.folder.parents[2], tmp_path / "f.npz", tmp_path / "new.png"
+    model = python.load(run, device="cpu")
+    python.embed(model, gallery / "in", out, progress=False)
+    new.write_bytes(picture(70, "RGB", "PNG"))
+    image = Image.open(new)
+    asked = {"top": 3, "results": results, "device": "cpu", "progress": False}
+    found = python.search(out, new, **asked)
+    hits = found.drop(columns=["query", "same"])
+    assert found["query"].unique().tolist() == ["new.png"]
+    for query in (image, np.array(image), [image], np.array(image)[None], [new], (one for one in [image])):
+        again = python.search(out, query, **{**asked, "run": model})
+        pd.testing.assert_frame_equal(again.drop(columns=["query", "same"]), hits)
+        assert again["query"].unique().tolist() == [
+            str(new) if isinstance(query, list) and query == [new] else "image 1"
+        ]
+    first = gallery / "in" / "p0" / "c1_0.jpg"
+    several = python.search(out, [first, image], **asked)
+    assert several["query"].unique().tolist() == [str(first), "image 2"]
+    assert several[several["same"]]["path"].tolist() == ["p0/c1_0.jpg"]
+    with pytest.raises(DataError, match="there is no query image"):
+        python.search(out, [], **asked)
+    with pytest.raises(RunError, match=r"x\.onnx is no run; .* in Python by reidgen.load_model"):
+        python.load("x.onnx")
+
+
 def test_many_queries_are_cut_short_in_the_terminal_alone(gallery: Path, tmp_path: Path) -> None:
     found = reidgen("search", gallery / "f.npz", "--query", gallery / "in", "--top", 2, "--out", tmp_path / "all.csv")
     assert found.output.count("the same picture") == 5
@@ -451,3 +478,5 @@ def test_the_list_shows_one_camera_when_asked(opened: Page) -> None:
     assert opened.run("getComputedStyle(document.querySelector('li[hidden]')).display") == "none"
     opened.run(f"{choose}('')")
     assert opened.run(seen) == 64
+
+

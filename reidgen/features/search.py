@@ -2,7 +2,7 @@
 
 # Q queries, N rows of the file, D features
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,11 +19,11 @@ from reidgen.escapes import no_formula
 from reidgen.features.approximate import Recall, index_of
 from reidgen.features.nearest import nearest, rule_of
 from reidgen.features.store import DIGITS, Features
-from reidgen.files import write_text
+from reidgen.files import sha256_file, write_text
 from reidgen.runs import Progress
 
 if TYPE_CHECKING:
-    from reidgen.extractor import Embedder
+    from reidgen.extractor import Embedder, Picture
 
 BATCH = 256  # query images that are in memory at a time
 COLUMNS = ("query", "rank", "distance", "path", "camera", "track", "person", "crops", "same")
@@ -81,6 +81,27 @@ def embed_queries(
         path, what = next(iter(broken.items()))
         raise DataError(f"no query can be read, such as {shown(path)}, which {what}")
     return Queries(names, digests, np.concatenate(parts), broken)
+
+
+def embed_pictures(
+    images: "Picture | Iterable[Picture]", features: Features, model: "Callable[[], Embedder]"
+) -> Queries:
+    """Return the embeddings of one query image or several, paths, PIL images or arrays: see `Extractor.embed`.
+
+    They are called as their path, or else `image 1`, `image 2`, ...; those in memory are nobody's very picture.
+    Raises DataError when the network is another one, an image is none, or there is no image.
+    """
+    alone = not isinstance(images, Iterable) or (isinstance(images, np.ndarray) and images.ndim < 4)
+    given: list[Picture] = [images] if alone else list(images)  # type: ignore[list-item, arg-type]
+    if not given:
+        raise DataError("there is no query image")
+    named = [isinstance(image, str | Path) for image in given]
+    names = [
+        str(image) if known else f"image {n}" for n, (image, known) in enumerate(zip(given, named, strict=True), 1)
+    ]
+    embedding_QD = _fitting(model(), features).embed(given)
+    digests = [sha256_file(Path(name))[:DIGITS] if known else "" for name, known in zip(names, named, strict=True)]
+    return Queries(names, digests, embedding_QD, {})
 
 
 def _fitting(model: "Embedder", features: Features) -> "Embedder":
@@ -146,3 +167,5 @@ def write_hits(file: Path, hits: pd.DataFrame) -> None:
     texts = ["query", "path", "camera", "track", "person"]
     told = hits.assign(**{name: hits[name].map(shown).map(no_formula) for name in texts}, same=hits["same"].astype(int))
     write_text(file, told.to_csv(index=False, float_format="%.6g"))
+
+

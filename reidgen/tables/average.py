@@ -12,7 +12,7 @@ from reidgen.catalogue import family_of, load_catalogue
 from reidgen.entries import Dataset
 from reidgen.methods import title_of
 from reidgen.runs import UNDECLARED
-from reidgen.tables.choose import CELL, GROUP
+from reidgen.tables.choose import CELL, GROUP, each
 from reidgen.tables.paper import MEAN, in_order
 
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
@@ -51,12 +51,9 @@ def means_of(rows: pd.DataFrame, *, asked: bool) -> dict[tuple[Any, ...], Mean]:
 
 
 def _mean(unseen: pd.DataFrame, *, asked: bool) -> Mean:
-    has = {
-        (str(method), int(str(seed))): set(targets)
-        for (method, seed), targets in unseen.drop_duplicates(["method", "seed", "target"]).groupby(["method", "seed"])[
-            "target"
-        ]
-    }
+    has: dict[tuple[str, int], set[str]] = {}
+    for method, seed, target in each(unseen, "method", "seed", "target"):
+        has.setdefault((method, seed), set()).add(target)
     every = in_order(unseen["target"], "target")
     own = [] if asked else [target for target in every if target not in shipped()]
     has = {run: targets - set(own) for run, targets in has.items()}

@@ -298,6 +298,11 @@ def distinct(values: "pd.Series[Any]") -> list[str]:
     return [str(value) for value in sorted(set(values.dropna().unique())) if value != ""]
 
 
+def each(rows: pd.DataFrame, *columns: str) -> "zip[tuple[Any, ...]]":
+    """Return the values of some columns, row by row: by far faster than to go through Series of words."""
+    return zip(*(rows[column].tolist() for column in columns), strict=True)
+
+
 def count_rows(chosen: "pd.Series[bool]") -> str:
     """Return how many rows are chosen, in words."""
     n = int(chosen.sum())

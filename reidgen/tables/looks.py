@@ -230,13 +230,17 @@ class _Screen:
         names = list(self.table.columns())
         slim, wide = replace(TERMINAL, spread=""), options.update(width=10_000)
         lines = {look: list(self.table._lines(look)) for look in (TERMINAL, slim)}
-        least = [max(map(len, self._heading(name, TERMINAL).split("\n"))) for name in self.table.columns().values()]
+        least = [_width(self._heading(name, TERMINAL)) for name in self.table.columns().values()]
+        widths = {
+            look: [max(least[n], *map(_width, {line[1 + n] for line in lines[look]})) for n in range(len(names))]
+            for look in lines
+        }
         for parts, look in ((1, TERMINAL), (1, slim), *((parts, TERMINAL) for parts in range(2, len(names) + 1))):
             step, drawn, fits = -(-len(names) // parts), list[RichTable](), True
             if step > 1 and sum(least[:step]) > options.max_width:  # its headings alone are wider
                 continue
             for start in range(0, len(names), step):
-                drawn.append(self._draw(look, lines[look], slice(start, start + step)))
+                drawn.append(self._draw(look, lines[look], widths[look], slice(start, start + step)))
                 fits = console.measure(drawn[-1], options=wide).maximum <= options.max_width
                 if not fits and step > 1:  # no need to draw the rest
                     break
@@ -250,7 +254,7 @@ class _Screen:
     def _heading(self, name: str, look: Look) -> str:
         return "mean of\nunseen" if name == MEAN else look.escape(name).replace(" → ", "\n→ ")
 
-    def _draw(self, look: Look, lines: list[list[str]], part: slice) -> "RichTable":
+    def _draw(self, look: Look, lines: list[list[str]], widths: list[int], part: slice) -> "RichTable":
         from rich import box
         from rich.table import Table as RichTable
 
@@ -261,13 +265,22 @@ class _Screen:
         width = max(len(visible(name)) for name in [*self.table.cells["title"], *words])
         drawn.add_column("Method", min_width=width, max_width=max(width, 11), overflow="fold")
         drawn.add_column("", style="dim", no_wrap=True)
-        for name in list(self.table.columns().values())[part]:
-            drawn.add_column(self._heading(name, look), justify="right", no_wrap=True)
+        for name, wide in zip(list(self.table.columns().values())[part], widths[part], strict=True):
+            drawn.add_column(self._heading(name, look), justify="right", no_wrap=True, width=wide)
         for first, *cells in lines:
             if "\n" not in cells[-1]:
                 drawn.add_section()
             drawn.add_row(first, "\n".join(SHOWN.values()) if "\n" in cells[-1] else "", *cells[part])
         return drawn
+
+
+def _width(cell: str) -> int:
+    """Return the columns of a terminal that a cell of Rich's markup takes; Rich measures a whole table again each time
+    that it is tried.
+    """
+    from rich.text import Text
+
+    return max(line.cell_len for line in Text.from_markup(cell).split("\n", allow_blank=True))
 
 
 def headings(targets: Iterable[str]) -> dict[str, str]:

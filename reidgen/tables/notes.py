@@ -1,6 +1,7 @@
 """What to know about a table before believing it: what its rows differ in, and what is missing. Pure text."""
 
 import shlex
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ from reidgen.methods import PAPER_TABLES
 from reidgen.runs import ELSEWHERE, UNDECLARED
 from reidgen.tables import paper as papers
 from reidgen.tables.average import Mean
-from reidgen.tables.choose import GROUP, Note, distinct, group_names
+from reidgen.tables.choose import GROUP, Note, distinct, each, group_names
 from reidgen.tables.identities import run_names
 from reidgen.teststeps import PLAIN, TEST_STEPS, names_in
 
@@ -74,15 +75,19 @@ def _made_with(rows: pd.DataFrame) -> list[Note]:
 
 def _seeds(name: str, block: pd.DataFrame) -> list[Note]:
     """Return a note where methods or targets have other seeds than most."""
-    seeds = block.groupby(["method", "target"])["seed"].agg(lambda seed: ", ".join(distinct(seed))).rename("seeds")
-    usual, unusual = seeds.mode()[0], []
-    for method, own in seeds.reset_index().groupby("method"):
-        if own["seeds"].nunique() == 1:
-            own = own.head(1).assign(target=method)
-        else:
-            own = own.assign(target=f"{method} on " + own["target"])
-        own = own[own["seeds"] != usual]
-        unusual += [f"{where} has {has}" for where, has in zip(own["target"], own["seeds"], strict=True)]
+    of_method: dict[str, dict[str, set[int]]] = {}
+    for method, target, seed in each(block, "method", "target", "seed"):
+        of_method.setdefault(method, {}).setdefault(target, set()).add(seed)
+    lists = {
+        method: {target: ", ".join(map(str, sorted(seeds))) for target, seeds in sorted(targets.items())}
+        for method, targets in sorted(of_method.items())
+    }
+    times = Counter(seeds for targets in lists.values() for seeds in targets.values())
+    usual, unusual = min(times, key=lambda seeds: (-times[seeds], seeds)), list[str]()
+    for method, targets in lists.items():
+        alike = len(set(targets.values())) == 1
+        own = {method: next(iter(targets.values()))} if alike else {f"{method} on {t}": s for t, s in targets.items()}
+        unusual += [f"{where} has {seeds}" for where, seeds in own.items() if seeds != usual]
     return [Note(f"{name}: seeds {usual}, but {'; '.join(unusual)}")] if unusual else []
 
 
@@ -90,12 +95,12 @@ def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     """Return a note for each target that is not in the mean of unseen, and for each method or seed that is not."""
     notes = []
     test = str(block["test"].iloc[0])
-    block = block.drop_duplicates(["method", "seed", "target", "row"])
-    runs = block.assign(run=run_names(block)).groupby(["method", "seed"])
-    has = {
-        (str(key[0]), int(str(key[1]))): (str(run["run"].iloc[0]), set(run["target"][run["seen"] == 0]))
-        for key, run in runs
-    }
+    has: dict[tuple[str, int], tuple[str, set[str]]] = {}
+    runs = block.assign(run=run_names(block)).sort_values(["method", "seed"], kind="stable")
+    for run, method, seed, target, seen in each(runs, "run", "method", "seed", "target", "seen"):
+        targets = has.setdefault((method, seed), (run, set()))[1]
+        if not seen:
+            targets.add(target)
     for target, methods in mean.lacking.items():
         missing = [run for run, targets in has.values() if targets and target not in targets]
         why = f"{', '.join(methods)} {'lacks' if len(methods) == 1 else 'lack'} it" if methods else "some seeds lack it"
