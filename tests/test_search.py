@@ -478,5 +478,3 @@ def test_the_list_shows_one_camera_when_asked(opened: Page) -> None:
     assert opened.run("getComputedStyle(document.querySelector('li[hidden]')).display") == "none"
     opened.run(f"{choose}('')")
     assert opened.run(seen) == 64
-
-

@@ -167,5 +167,3 @@ def write_hits(file: Path, hits: pd.DataFrame) -> None:
     texts = ["query", "path", "camera", "track", "person"]
     told = hits.assign(**{name: hits[name].map(shown).map(no_formula) for name in texts}, same=hits["same"].astype(int))
     write_text(file, told.to_csv(index=False, float_format="%.6g"))
-
-

@@ -259,16 +259,18 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
     The backbone stands behind the source where that source has several, the beginning of the hash where the recipe
     does, and always the word of a test that is not plain. A model from elsewhere is always called so.
     """
-    groups = table[GROUP].drop_duplicates()
-    backbones = groups.groupby("source")["backbone"].nunique()
-    recipes = groups.groupby(TRAINED[:2])["hash"].nunique()
+    groups = list(table[GROUP].drop_duplicates().itertuples(index=False, name=None))
+    backbones, recipes = dict[str, set[str]](), dict[tuple[str, str], set[str]]()
+    for source, backbone, recipe, _ in groups:
+        backbones.setdefault(source, set()).add(backbone)
+        recipes.setdefault((source, backbone), set()).add(recipe)
     names = {}
-    for key in groups[within].drop_duplicates().itertuples(index=False, name=None):
+    for key in dict.fromkeys(tuple(group[GROUP.index(column)] for column in within) for group in groups):
         source, backbone, *more = key
         name = elsewhere_name(source) if backbone == ELSEWHERE else source
-        if backbones[source] > 1 and backbone != ELSEWHERE:
+        if len(backbones[source]) > 1 and backbone != ELSEWHERE:
             name += f", {backbone}"
-        if more and recipes[source, backbone] > 1:
+        if more and len(recipes[source, backbone]) > 1:
             name += f", recipe {more[0][:8]}"
         if more[1:] and more[1] != PLAIN:
             name += f", tested with {more[1]}"

@@ -199,8 +199,11 @@ def _choose(
             hint = "to show them too, name the targets: --target NAME,NAME"
             said.append(Note(f"not shown, as the paper has no numbers for them: {', '.join(others)}", hint))
     by_name = bool(selection.recipes)
+    chosen = len(shown)
     shown, left_out = comparable(shown, recipes_asked=by_name, settings=settings)
     beside = select(rows, selection, every_method=True)
+    if len(beside) == chosen:  # there is no other method
+        return shown, shown, said + left_out
     made = [*GROUP, "version", "source_data", "target", "data"]
     peers = beside.merge(shown[made].drop_duplicates(), on=made)
     return shown, comparable(peers, recipes_asked=by_name)[0], said + left_out

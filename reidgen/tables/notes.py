@@ -95,14 +95,13 @@ def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     """Return a note for each target that is not in the mean of unseen, and for each method or seed that is not."""
     notes = []
     test = str(block["test"].iloc[0])
-    has: dict[tuple[str, int], tuple[str, set[str]]] = {}
-    runs = block.assign(run=run_names(block)).sort_values(["method", "seed"], kind="stable")
-    for run, method, seed, target, seen in each(runs, "run", "method", "seed", "target", "seen"):
-        targets = has.setdefault((method, seed), (run, set()))[1]
-        if not seen:
-            targets.add(target)
+    unseen: dict[tuple[str, int], set[str]] = {}
+    for method, seed, target, seen in each(block, "method", "seed", "target", "seen"):
+        unseen.setdefault((method, seed), set()).update([] if seen else [target])
+    has = dict(sorted(unseen.items()))
     for target, methods in mean.lacking.items():
-        missing = [run for run, targets in has.values() if targets and target not in targets]
+        lacking = [run for run, targets in has.items() if targets and target not in targets]
+        missing = _names_of(lacking, block)
         why = f"{', '.join(methods)} {'lacks' if len(methods) == 1 else 'lack'} it" if methods else "some seeds lack it"
         notes.append(Note(f"{name}: {target} is not in the mean of unseen, as {why}", _evaluate(missing, target, test)))
     if mean.own:
@@ -112,16 +111,24 @@ def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
     for target, other in mean.relatives.items():
         what = f"{name}: {target} is not in the mean of unseen, as it shows people of {other}"
         notes.append(Note(what, _take_in([other, target])))
-    return notes + _not_in_mean(name, has, mean, test)
+    return notes + _not_in_mean(name, has, mean, block)
 
 
-def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], mean: Mean, test: str) -> list[Note]:
+def _names_of(runs: list[tuple[str, int]], block: pd.DataFrame) -> list[str]:
+    """Return the names of runs, given as (method, seed); of several versions of one, the first."""
+    first = block.drop_duplicates(["method", "seed"])
+    named = dict(zip(each(first, "method", "seed"), run_names(first), strict=True)) if runs else {}
+    return [named[run] for run in runs]
+
+
+def _not_in_mean(name: str, has: dict[tuple[str, int], set[str]], mean: Mean, block: pd.DataFrame) -> list[Note]:
     """Return a note for the seeds of each method that lack a target of the mean, and so are not in it.
 
-    has: (method, seed) -> the name of its run and its unseen targets.
+    has: (method, seed) -> its unseen targets. block: the rows.
     """
+    test = str(block["test"].iloc[0])
     lacking: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for (method, seed), (_, targets) in has.items():
+    for (method, seed), targets in has.items():
         if lacks := tuple(target for target in mean.targets if target not in targets):
             lacking.setdefault((method, lacks), []).append(seed)
     notes = []
@@ -129,7 +136,7 @@ def _not_in_mean(name: str, has: dict[tuple[str, int], tuple[str, set[str]]], me
         who = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of {method}"
         who = who if any(one == method for one, _ in mean.whole) else method
         what = f"{name}: not in the mean of unseen: {who}, without {', '.join(lacks)}"
-        notes.append(Note(what, _evaluate([has[method, seed][0] for seed in seeds], ",".join(lacks), test)))
+        notes.append(Note(what, _evaluate(_names_of([(method, seed) for seed in seeds], block), ",".join(lacks), test)))
     return notes
 
 
