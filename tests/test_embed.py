@@ -18,7 +18,7 @@ import torch
 from conftest import SMALL, finish, quiet
 from extractors import Means
 from PIL import Image
-from test_models import CHANNELS, networks
+from test_models import CHANNELS, every_pair, networks
 from test_prepare import crops, picture
 from test_show import a_run
 from typer.testing import CliRunner
@@ -57,15 +57,15 @@ def vectors(file: Path) -> np.ndarray:
 # The same embedding, wherever it is made
 
 
-@pytest.mark.parametrize(
-    ("method", "backbone"),
-    [(method, name) for name in CHANNELS for method in (METHODS if name == "tiny" else networks())],
-)
+OFTEN = {(method, name) for name in CHANNELS for method in (METHODS if name == "tiny" else networks())}
+
+
+@pytest.mark.parametrize(("method", "backbone"), every_pair(OFTEN))
 def test_evaluate_embed_and_load_give_the_same_embedding(
     method: str, backbone: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    network = build_network(METHODS[method], backbone, classes=6).eval()
+    network = build_network(METHODS[method], backbone, classes=6, size=(SMALL.height, SMALL.width)).eval()
     monkeypatch.setattr(extractor, "load_network", lambda run, device: network)  # its weights are another test's
     recipe = SMALL.change(method=method, backbone=backbone)
     run = run_of(recipe, results=tmp_path, digest="00000000")

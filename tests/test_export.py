@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, quiet
+from test_models import every_pair
 from typer.testing import CliRunner
 
 from reidgen.cli import app
@@ -25,8 +26,8 @@ from reidgen.models import build_network
 from reidgen.runs import Run
 from reidgen.training import train
 
-# Rows whose networks differ in evaluation, one of each part; scripts/prove_export.py exports every row and backbone.
-ROWS = ("a-sn", "snr-conv", "bin")
+# Rows whose networks differ in evaluation, one of each part; `-m every` exports every row on every backbone.
+OFTEN = {("a-sn", "tiny"), ("snr-conv", "tiny"), ("bin", "tiny")}
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +77,14 @@ def test_the_file_says_what_it_takes_and_gives(exported: export_module.Exported)
     assert not list(exported.file.parent.glob("*.data")) and not list(exported.file.parent.glob(".*"))
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_rows_are_exported_as_plain_operators(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "backbone"), every_pair(OFTEN))
+def test_rows_are_exported_as_plain_operators(method: str, backbone: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = build_network(METHODS[name], "tiny", classes=2, size=(64, 32)).eval()
-    for part in network.parameters():
-        if part.ndim == 1:
-            torch.nn.init.uniform_(part, 0.5, 1.5)
+    network = build_network(METHODS[method], backbone, classes=2, size=(64, 32)).eval()
+    for name, vector in [*network.named_parameters(), *network.named_buffers()]:  # near what training would leave
+        if vector.ndim == 1 and vector.is_floating_point():
+            low, high = (-0.2, 0.2) if name.endswith(("bias", "mean")) else (0.7, 1.3)
+            torch.nn.init.uniform_(vector.detach(), low, high)
     deployed = Deployed(network, pixels="float", size=None).eval()
     embed = export_module._write_onnx(deployed, tmp_path / "a.onnx", {}, (64, 32))
     pictures = list(np.random.default_rng(0).integers(0, 256, (6, 64, 32, 3), dtype=np.uint8))

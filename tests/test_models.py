@@ -22,7 +22,7 @@ from reidgen.models.mixing import DSU, EFDMix, MixStyle
 from reidgen.models.network import GeM, check_row, draws, hand_out
 from reidgen.models.norms import SNR, InstanceBatchNorm2d, SNRConv, SwitchableNorm2d
 from reidgen.models.weights import build_backbone
-from reidgen.parts import GROUPS
+from reidgen.parts import GROUPS, Part
 from reidgen.recipe import RECIPES
 from reidgen.registry import get_backbone, select_methods
 
@@ -35,6 +35,23 @@ def networks() -> list[str]:
     """Return the methods that differ in their network; of those that differ in losses alone, the first."""
     kinds = {json.dumps([METHODS[name].facts()[key] for key in ("norm", "modules")]): name for name in [*METHODS][::-1]}
     return [name for name in METHODS if name in kinds.values()]
+
+
+def every_pair(often: set[tuple[str, str]]) -> list[Any]:
+    """Return every row on every backbone on which it has a meaning (which test_backbones.py proves), as parameters of
+    a test; those that are not tested often carry the mark `every`.
+    """
+    vit = [name for name, row in METHODS.items() if not row.norm and not any(map(_is_placed, row.modules))]
+    return [
+        pytest.param(method, name, marks=() if (method, name) in often else pytest.mark.every)
+        for name in BACKBONES
+        for method in (vit if name == "vit_b_16" else METHODS)
+        if not (method == "ibn-a" and name.endswith("-ibn-a"))
+    ]
+
+
+def _is_placed(part: Part) -> bool:
+    return any(place >= 0 for place in part.places)
 
 
 DRAWN: dict[object, Tensor] = {}
