@@ -29,6 +29,7 @@ POLL = 5.0  # seconds between two looks at a grid that is waited for
 UNSURE = 300.0  # seconds for which a scheduler that does not answer is waited for: it may be starting anew
 GRACE = 120  # seconds before the time limit at which the scheduler signals: a checkpoint of a large network takes some
 FOR_EVER = 60 * 24 * 30  # minutes of a worker on this machine
+_GPUS = ("auto", "cuda", "gpu")  # devices that mean all GPUs of a machine
 _STARTED: list[Any] = []  # jobs of this machine, which are meant to outlive what started them
 ARRAY = 1000  # jobs of one array: SLURM's own bound, where nobody has changed it, is 1,001
 
@@ -81,6 +82,8 @@ def read_cluster(on: str, **options: Any) -> Cluster:
             good = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and value >= 0
         if not good:
             raise RecipeError(f"[cluster] {key} = {value!r}: give {_KINDS[type(default)]}")
+    if table.get("hours") == 0:
+        raise RecipeError("[cluster] hours = 0: a job needs some time, such as 4; fractions of an hour count")
     if table["on"] not in (SLURM, LOCAL):
         raise RecipeError(f"[cluster] on = {table['on']!r}: give {SLURM!r} or {LOCAL!r}")
     return Cluster(**table)
@@ -172,8 +175,8 @@ def _submit_array(submitit: Any, plan: Plan, cells: Sequence[Cell], work: "Work"
 def _start_workers(submitit: Any, plan: Plan, work: "Work", cluster: Cluster) -> str:
     gpus = _gpus(work.device)
     each = max(cluster.gpus, 1)
-    if 0 < gpus < each:
-        raise RecipeError(f"--gpus {each}: this machine has {gpus} of them")
+    if cluster.gpus > gpus and work.device in _GPUS:
+        raise RecipeError(f"--gpus {each}: this machine has {gpus or 'none'}; --device cpu takes as many processes")
     number = min(cluster.parallel or max(gpus // each, 1), len(work.cells))
     if gpus and number * each > gpus:
         raise RecipeError(f"--parallel {number} with --gpus {each}: this machine has {gpus} of them")
@@ -216,7 +219,7 @@ def _apart() -> Iterator[None]:
 
 def _gpus(device: str) -> int:
     """Return how many GPUs of this machine workers may use."""
-    if device not in ("auto", "cuda", "gpu"):
+    if device not in _GPUS:
         return 0
     import torch
 

@@ -11,7 +11,9 @@ import hashlib
 import importlib.util
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -106,6 +108,20 @@ FOLLOWERS: dict[str, Callable[[Run, Recipe, int], Follower]] = {
     "wandb": WandB,
     "mlflow": MLflow,
 }
+
+
+def views(names: Sequence[str], results: Path) -> list[str]:
+    """Return for each tool what shows what is followed from now on."""
+    runs = shlex.quote(str(results / "runs"))
+    commands = {
+        "tensorboard": f"tensorboard --logdir {runs}",
+        "wandb": f"wandb sync {runs}/*/*/wandb/offline-run-*",
+        "mlflow": f"mlflow ui --backend-store-uri {shlex.quote(str(results / 'mlruns'))}",
+    }
+    shown = [
+        f"what is trained and evaluated from now on is followed there; to see it: {commands[name]}" for name in names
+    ]
+    return [f"--log {name}: {line}" for name, line in zip(names, shown, strict=True)]
 
 
 def check_followers(names: Sequence[str]) -> None:

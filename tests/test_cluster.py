@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from conftest import SMALL, grid_toml, quiet
 from typer.testing import CliRunner
 
@@ -229,6 +230,7 @@ def test_a_cluster_is_read_from_a_file_and_options_come_first(tmp_path: Path) ->
         "[cluster]\ngpu = 1": "[cluster] gpu: there is no such key; known: on, partition",
         "[cluster]\ngpus = 1.5": "[cluster] gpus = 1.5: give a whole number from 0",
         "[cluster]\nhours = -1": "[cluster] hours = -1: give a number from 0",
+        "[cluster]\nhours = 0": "[cluster] hours = 0: a job needs some time",
         "[cluster]\nsetup = [1]": "[cluster] setup = [1]: give lines",
         "[cluster]\nsbatch = 1": "[cluster] sbatch = 1: give a table",
         '[cluster]\non = "pbs"': "[cluster] on = 'pbs': give 'slurm' or 'local'",
@@ -259,6 +261,25 @@ def test_a_machine_without_slurm_says_so(small_data: Path, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(RecipeError, match=r"run: pip install 'reidgen\[cluster\]'"):
         submit([], Cluster(), data=small_data, results=tmp_path, device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_gpus_that_are_not_there_are_refused_before_anything_starts(small_data: Path, tmp_path: Path) -> None:
+    cells = planned(small_data, tmp_path, ["in"])
+    with pytest.raises(RecipeError, match="--gpus 2: this machine has none; --device cpu takes as many processes"):
+        submit(cells, Cluster("local", gpus=2), data=small_data, results=tmp_path, device="auto")
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_what_is_followed_is_said_with_what_shows_it(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tracking.views(["tensorboard", "mlflow"], Path("some results"))
+    assert said[0].endswith("to see it: tensorboard --logdir 'some results/runs'")
+    assert said[1].endswith("to see it: mlflow ui --backend-store-uri 'some results/mlruns'")
+    monkeypatch.setattr("reidgen.training.train", lambda *_, **__: pytest.fail("it trains"))
+    refused = CliRunner().invoke(app, ["train", "--log", "tensorbord", "--data", str(small_data)])
+    assert refused.exit_code == 1 and "did you mean 'tensorboard'" in refused.output
 
 
 def test_tensorboard_holds_log_csv_and_the_results(small_data: Path, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def train(
         note(line)
     from reidgen.training import train as run_training
 
+    _follow(log, results)
     with progress() as report:
         run = run_training(chosen, data=data, results=results, device=device, log=log or (), report=report)
     facts = run.facts()
@@ -352,9 +353,7 @@ def bench(
             print_status(planned, results, [_again_of(context, cell.recipe) for cell in planned])
             return
         assert cluster is not None
-        from reidgen.tracking import check_followers
-
-        check_followers(log or ())  # here, and not in each job
+        _follow(log, results)  # here, and not in each job
         whole = _again(context)
         left = bench_on(
             planned, cluster, wait=wait, data=data, results=results, device=device, log=log or (), again=whole
@@ -364,9 +363,20 @@ def bench(
         return
     from reidgen.grid import bench as run_bench
 
+    _follow(log, results)
     with progress() as report:
         grid = run_bench(chosen, **grid_of, device=device, log=log or (), report=report)
     _print_grid(context, grid, results, every=cells is not None)
+
+
+def _follow(log: list[str] | None, results: Path) -> None:
+    """Say where what --log asks for is seen. Raises RecipeError for a tool that is unknown or not installed."""
+    if log:
+        from reidgen.tracking import check_followers, views
+
+        check_followers(log)
+        for line in views(log, results):
+            note(line)
 
 
 def _print_grid(context: typer.Context, grid: "Grid", results: Path, *, every: bool) -> None:
