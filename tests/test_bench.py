@@ -17,7 +17,7 @@ from test_tables import frame, row
 from typer.testing import CliRunner
 
 from reidgen import grid as bench_module
-from reidgen import training
+from reidgen import speed, training
 from reidgen.cli import app
 from reidgen.data.prepare import prepare
 from reidgen.entries import Protocol
@@ -146,6 +146,7 @@ def test_what_a_test_lacks_is_evaluated_and_nothing_again(
         return real(run, target, ways=ways, **settings)
 
     monkeypatch.setattr(bench_module, "evaluate", evaluate)
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
 
     def go(words: str, *, dry: bool = False) -> list[str]:
         said: list[str] = []
@@ -311,7 +312,10 @@ def test_weights_and_targets_are_checked_before_anything_is_packed(small_data: P
     assert not list(small_data.rglob("pixels-72x32-*"))
 
 
-def test_a_dry_run_says_what_lacks_and_writes_nothing(small_data: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_lacks_and_writes_nothing(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
     (tmp_path / "small.toml").write_text(grid_toml(SMALL.change(height=40)))
     words = ["bench", "--recipe", tmp_path / "small.toml", "--methods", "baseline,in", "--target", "synth-night"]
     words += ["--data", small_data, "--results", tmp_path / "r", "--device", "cpu"]

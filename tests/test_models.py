@@ -155,6 +155,15 @@ def test_each_row_puts_its_modules_where_it_says(backbone: str, monkeypatch: pyt
     assert count("snr-conv", SNRConv) == 4 and count("snr-stage3", SNR) == 1
 
 
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.norm and name != "ibn-a"])
+def test_a_rows_norm_takes_the_place_of_the_batch_norm_in_ibn_a_too(method: str) -> None:
+    network = build_network(METHODS[method], "resnet18-ibn-a", classes=2)
+    embedding = network.eval()(torch.randn(2, 3, 32, 16))
+    assert embedding.shape == (2, 512) and torch.isfinite(embedding).all()
+    layer = next(module for module in network.modules() if isinstance(module, InstanceBatchNorm2d))
+    assert not isinstance(layer.BN, nn.BatchNorm2d) and isinstance(layer.IN, nn.InstanceNorm2d)
+
+
 @pytest.mark.parametrize(
     ("backbone", "blocks"), [("resnet50", [3, 4, 6]), ("resnet18", [2, 2, 2]), ("mobilenet_v2", [3, 3, 7])]
 )
@@ -246,6 +255,7 @@ def test_weights_of_other_toolkits_load_and_what_is_not_used_is_named(
         build_backbone(row, weights=str(file))
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
     state = torchvision_models.resnet18(weights=None).state_dict()
 

@@ -414,11 +414,12 @@ class InstanceBatchNorm2d(Module):
         super().__init__(channels)
         if channels < 2:
             raise ValueError(f"IBN-a splits the channels into halves, so that it needs 2 at least; got {channels}")
-        self.IN = InstanceNorm2d(channels // 2)
-        self.BN = nn.BatchNorm2d(channels - channels // 2)
+        self.halves = [channels // 2, channels - channels // 2]
+        self.IN = InstanceNorm2d(self.halves[0])
+        self.BN = nn.BatchNorm2d(self.halves[1])  # which a row may replace by its own norm
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        first, second = torch.split(map_BCHW, [self.IN.num_features, self.BN.num_features], dim=1)
+        first, second = torch.split(map_BCHW, self.halves, dim=1)
         if map_BCHW.is_contiguous():  # of a map in channels-last layout a half is read as it lies
             first = first.contiguous()
         return torch.cat([self.IN(first), self.BN(second)], dim=1)
@@ -426,7 +427,7 @@ class InstanceBatchNorm2d(Module):
     def take_over(self, norm: nn.BatchNorm2d) -> None:
         """Start from a BatchNorm2d: each half takes its weight and bias, BN its running statistics as well."""
         state = norm.state_dict()
-        split = self.IN.num_features
+        split = self.halves[0]
         for half, part in ((self.IN, slice(0, split)), (self.BN, slice(split, None))):
             own = half.state_dict().keys() & state.keys()
             half.load_state_dict({name: state[name][part] if state[name].ndim else state[name] for name in own})
