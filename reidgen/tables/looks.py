@@ -225,28 +225,26 @@ class _Screen:
     table: Table
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.table import Table as RichTable
-
-        names = list(self.table.columns())
-        slim, wide = replace(TERMINAL, spread=""), options.update(width=10_000)
+        headings, slim = list(self.table.columns().values()), replace(TERMINAL, spread="")
         lines = {look: list(self.table._lines(look)) for look in (TERMINAL, slim)}
-        least = [_width(self._heading(name, TERMINAL)) for name in self.table.columns().values()]
         widths = {
-            look: [max(least[n], *map(_width, {line[1 + n] for line in lines[look]})) for n in range(len(names))]
+            look: [
+                max(map(_width, {self._heading(name, look), *(line[number] for line in lines[look])}))
+                for number, name in enumerate(headings, start=1)
+            ]
             for look in lines
         }
-        for parts, look in ((1, TERMINAL), (1, slim), *((parts, TERMINAL) for parts in range(2, len(names) + 1))):
-            step, drawn, fits = -(-len(names) // parts), list[RichTable](), True
-            if step > 1 and sum(least[:step]) > options.max_width:  # its headings alone are wider
-                continue
-            for start in range(0, len(names), step):
-                drawn.append(self._draw(look, lines[look], widths[look], slice(start, start + step)))
-                fits = console.measure(drawn[-1], options=wide).maximum <= options.max_width
-                if not fits and step > 1:  # no need to draw the rest
-                    break
-            if fits:
+        first = max(_width(line[0]) for line in lines[TERMINAL])
+        first = min(max(first, self._least), max(self._least, 11))
+        kind = max(map(len, SHOWN.values()))
+        for number, look in ((1, TERMINAL), (1, slim), *((number, TERMINAL) for number in range(2, len(headings) + 1))):
+            step = -(-len(headings) // number)
+            parts = [slice(start, start + step) for start in range(0, len(headings), step)]
+            wide = max(sum(wides) + 2 * len(wides) for part in parts for wides in [[first, kind, *widths[look][part]]])
+            if fits := wide + 1 <= options.max_width:  # one column of padding, one between two, and the edges
                 break
-        yield from drawn
+        for part in parts:
+            yield self._draw(look, lines[look], widths[look], part, first if fits else None)
         yield "\n".join(self.table._below(look)[: 2 + len(self.table.findings)])
         if self.table.literature:
             yield self.table.literature.rich()
@@ -254,30 +252,38 @@ class _Screen:
     def _heading(self, name: str, look: Look) -> str:
         return "mean of\nunseen" if name == MEAN else look.escape(name).replace(" → ", "\n→ ")
 
-    def _draw(self, look: Look, lines: list[list[str]], widths: list[int], part: slice) -> "RichTable":
+    @functools.cached_property
+    def _least(self) -> int:
+        """The least width of the column of methods: no name of one is folded, nor a word of what a block is called."""
+        tested = [block for block in self.table.blocks() if ", tested with " in block]
+        words = [word[:20] for block in tested for word in block.split()]
+        words += map(group_of, self.table.cells["method"].unique()) if self.table.has_groups else ()
+        return max(len(visible(name)) for name in [*self.table.cells["title"], *words])
+
+    def _draw(
+        self, look: Look, lines: list[list[str]], widths: list[int], part: slice, first: int | None
+    ) -> "RichTable":
+        """Return some columns as a table of Rich. With all widths given it need not measure the cells, which takes it
+        longer than to draw them. first: the width of the column of methods, None to let it be narrower than it should.
+        """
         from rich import box
         from rich.table import Table as RichTable
 
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        tested = [block for block in self.table.blocks() if ", tested with " in block]
-        words = [word[:20] for block in tested for word in block.split()]
-        words += map(group_of, self.table.cells["method"].unique()) if self.table.has_groups else ()
-        width = max(len(visible(name)) for name in [*self.table.cells["title"], *words])
-        drawn.add_column("Method", min_width=width, max_width=max(width, 11), overflow="fold")
+        least = self._least
+        drawn.add_column("Method", min_width=least, max_width=max(least, 11), width=first, overflow="fold")
         drawn.add_column("", style="dim", no_wrap=True)
         for name, wide in zip(list(self.table.columns().values())[part], widths[part], strict=True):
             drawn.add_column(self._heading(name, look), justify="right", no_wrap=True, width=wide)
-        for first, *cells in lines:
+        for name, *cells in lines:
             if "\n" not in cells[-1]:
                 drawn.add_section()
-            drawn.add_row(first, "\n".join(SHOWN.values()) if "\n" in cells[-1] else "", *cells[part])
+            drawn.add_row(name, "\n".join(SHOWN.values()) if "\n" in cells[-1] else "", *cells[part])
         return drawn
 
 
 def _width(cell: str) -> int:
-    """Return the columns of a terminal that a cell of Rich's markup takes; Rich measures a whole table again each time
-    that it is tried.
-    """
+    """Return the columns of a terminal that a cell of Rich's markup takes."""
     from rich.text import Text
 
     return max(line.cell_len for line in Text.from_markup(cell).split("\n", allow_blank=True))
