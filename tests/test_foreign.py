@@ -190,7 +190,10 @@ def test_a_file_that_takes_bytes_gets_bytes(tmp_path: Path) -> None:
         ({}, ("mean=0.485,0.456,0.406", "range=255"), "mean on that range"),
         ({}, ("mean=-0.5",), "no pixels have it"),
         ({"kind": TensorProto.UINT8}, IMAGENET, "takes bytes, 0 to 255, .* leave out --input mean"),
-        ({"kind": TensorProto.UINT8}, ("deviation=0.5",), "leave out --input mean and deviation"),
+        ({"kind": TensorProto.UINT8}, ("mean=0.5", "deviation=0.5"), "leave out --input mean and deviation"),
+        ({}, ("mean=0.485,0.456,0.406",), r"comes without a deviation, .* add --input deviation=R,G,B, or deviation=1"),
+        ({}, ("deviation=0.5",), "comes without a mean, .* or mean=0 where there is none"),
+        ({}, ("mean",), "--input mean: it has no value; for example: --input mean=imagenet"),
         ({"kind": TensorProto.UINT8}, ("range=1",), "leave out --input range"),
     ],
 )
@@ -283,6 +286,7 @@ def test_what_it_was_trained_on_is_declared_marked_and_refused(file: Path, small
     assert opened(file).source == "undeclared"
     for words, says in {
         "msmt71": "did you mean 'msmt17'",
+        "MSMT17": "did you mean 'msmt17'",
         "other:market": "--trained-on market",
         "other:a/b": "a name",
     }.items():
