@@ -64,10 +64,12 @@ def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) 
     chosen = _named(rows, "target", asked.targets, "target", _is_target)
     if not every_method:
         chosen &= _named(rows, "method", asked.methods, "method", _is_method)
-    recipe = rows["recipe"] + "@" + rows["hash"]
-    chosen &= _named(rows.assign(recipe=recipe), "recipe", asked.recipes, "recipe", _is_recipe)
+    if asked.recipes:
+        recipe = rows["recipe"] + "@" + rows["hash"]
+        chosen &= _named(rows.assign(recipe=recipe), "recipe", asked.recipes, "recipe", _is_recipe)
     chosen &= _named(rows, "backbone", asked.backbones, "backbone", str.__eq__)
-    chosen &= _named(rows.assign(seed=rows["seed"].astype(str)), "seed", map(str, asked.seeds), "seed", str.__eq__)
+    if asked.seeds:
+        chosen &= _named(rows.assign(seed=rows["seed"].astype(str)), "seed", map(str, asked.seeds), "seed", str.__eq__)
     if asked.tests:
         chosen &= _named(rows, "test", asked.tests, "test", same_way)
     if len(rows) and not chosen.any():
@@ -111,13 +113,13 @@ def _named(
     rows: pd.DataFrame, column: str, words: Iterable[str], kind: str, means: Callable[[str, str], bool]
 ) -> "pd.Series[bool]":
     """Return which rows have in `column` what one of the words means; all rows where there is no word."""
-    words, there = list(words), list(map(str, rows[column].unique()))
+    if not (words := list(words)):
+        return pd.Series(True, index=rows.index)
+    there = list(map(str, rows[column].unique()))
     meant = {word: {name for name in there if means(name, word)} for word in words}
     for word, names in meant.items():
         if not names:
             raise ReidgenError(f"there are no results of it: {unknown(kind, word, sorted(there))}")
-    if not words:
-        return pd.Series(True, index=rows.index)
     return rows[column].isin(set().union(*meant.values()))
 
 

@@ -270,8 +270,9 @@ def _caption(rows: pd.DataFrame) -> str:
         made = f"judged by reidgen {first['version']}" if first["backbone"] == ELSEWHERE else made
         how.setdefault(made, []).append(tuple(key))
     parts = [f"{names_together(rows, same)}: {made}" for made, same in how.items()]
-    told = rows["device"].str.contains("thread")  # the device's name says it
-    threads = rows.assign(threads=rows["threads"].map(lambda n: str(n) if n else "").mask(told, ""))
+    made_by = rows[["device", "threads"]].drop_duplicates()
+    told = made_by["device"].str.contains("thread")  # the device's name says it
+    threads = made_by["threads"].map(lambda n: str(n) if n else "").mask(told, "")
     for word, column in {
         "seeds": "seed",
         "dtype": "dtype",
@@ -280,7 +281,7 @@ def _caption(rows: pd.DataFrame) -> str:
         "torch": "torch",
         "commit": "commit",
     }.items():
-        if values := distinct(threads[column]):
+        if values := distinct(threads if column == "threads" else rows[column]):
             parts.append(f"{word} {', '.join(values)}")
-    days = distinct(rows["date"].str[:10])
+    days = sorted({date[:10] for date in distinct(rows["date"])})
     return "; ".join([*parts, *([" to ".join(dict.fromkeys((days[0], days[-1])))] if days else [])])

@@ -47,8 +47,11 @@ def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:
     keeps; rank1 counts the queries whose first match has rank 1. Result rows without such numbers have no line.
     Raises RunError when a file is damaged, when a split has numbers but no row, and when a row is not their mean.
     """
+    older = _kept(results)
+    if older.empty and not (results / "runs").is_dir():
+        return older
     rows = rows.assign(run=run_names(rows))
-    wanted, older = rows[CELL].drop_duplicates(keep="last"), _kept(results)
+    wanted = rows[CELL].drop_duplicates(keep="last")
     present = wanted.drop_duplicates(["run", *KEY], keep="last")
     known = older[[*CELL, "file"]].drop_duplicates().merge(present, on=CELL).groupby(["run", "file"]).size()
     files: dict[str, str] = {}

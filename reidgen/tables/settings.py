@@ -17,7 +17,8 @@ def read_settings(results: Path, rows: pd.DataFrame) -> dict[str, dict[str, Any]
     A file that cannot be read counts as gone.
     """
     found: dict[str, dict[str, Any]] = {}
-    for run, digest in rows.assign(run=run_names(rows))[["run", "hash"]].drop_duplicates().to_numpy():
+    runs = rows.drop_duplicates(["source", "method", "backbone", "seed", "hash", "row"])
+    for run, digest in zip(run_names(runs), runs["hash"], strict=True):
         if digest in found:
             continue
         file = Run(results / "runs" / run).recipe_file

@@ -92,14 +92,15 @@ def _of_group(
             common_S = has_NS[ours] & has_NS[theirs]
             if not common_S.any():
                 continue
-            peers = [n for n in range(len(methods)) if n not in (ours, theirs) and has_NS[n][common_S].all()]
-            score_MTSK = cut_NSTK[[ours, theirs, *peers]][:, common_S].swapaxes(1, 2)
-            gain_K = 100 * (score_MTSK[0] - score_MTSK[1]).mean(axis=(0, 1))
+            pair_2TSK = cut_NSTK[[ours, theirs]][:, common_S].swapaxes(1, 2)
+            gain_K = 100 * (pair_2TSK[0] - pair_2TSK[1]).mean(axis=(0, 1))
             cell: dict[str, str | float] = {"method": methods[ours], "target": target, "gain_seeds": common_S.sum()}
             cell |= {f"gain_{metric}": gain for metric, gain in zip(METRICS, gain_K, strict=True)}
             runs = [[(methods[n], int(seed)) for seed in seeds[common_S]] for n in (ours, theirs)]
             parts = list[Spread]()
             if all(run in drawn[one].column for one in over for run in (*runs[0], *runs[1])):
+                peers = [n for n in range(len(methods)) if n not in (ours, theirs) and has_NS[n][common_S].all()]
+                score_MTSK = cut_NSTK[[ours, theirs, *peers]][:, common_S].swapaxes(1, 2)
                 sizes = [drawn[one].identities for one in over]
                 for k in range(len(METRICS)):
                     covariances = [_covariance(drawn[one], runs, k) for one in over]
