@@ -269,7 +269,8 @@ def _caption(rows: pd.DataFrame) -> str:
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
         made = f"judged by reidgen {first['version']}" if first["backbone"] == ELSEWHERE else made
         how.setdefault(made, []).append(tuple(key))
-    parts = [f"{names_together(rows, same)}: {made}" for made, same in how.items()]
+    groups = rows[GROUP].drop_duplicates()
+    parts = [f"{names_together(groups, same)}: {made}" for made, same in how.items()]
     made_by = rows[["device", "threads"]].drop_duplicates()
     told = made_by["device"].str.contains("thread")  # the device's name says it
     threads = made_by["threads"].map(lambda n: str(n) if n else "").mask(told, "")

@@ -83,7 +83,10 @@ def _of_group(
     score = block.groupby(["method", "seed", "target"])[list(METRICS)].mean()
     every = pd.MultiIndex.from_product([methods, seeds, targets])
     score_NSTK = score.reindex(every).to_numpy().reshape(len(methods), len(seeds), len(targets), len(METRICS))
-    drawn = {one: _draw(identities[one], block.loc[block["target"] == one, "split"].nunique()) for one in targets}
+    drawn = {
+        one: _NOTHING if own is None else _draw(own, block.loc[block["target"] == one, "split"].nunique())
+        for one, own in identities.items()
+    }
     theirs = methods.index(against)
     for target, over in [*((one, [one]) for one in targets), *([(MEAN, unseen)] if unseen else [])]:
         cut_NSTK = score_NSTK[:, :, [targets.index(one) for one in over]]
@@ -108,13 +111,13 @@ def _of_group(
             yield cell, parts
 
 
-def _draw(own: pd.DataFrame | None, splits: int) -> _Drawn:
+_NOTHING = _Drawn({}, np.zeros((0, len(METRICS), 0)), 0)
+
+
+def _draw(own: pd.DataFrame, splits: int) -> _Drawn:
     """Return the bootstrapped scores of the runs on one target whose sums give their rows' scores, in
     all its splits.
     """
-    nothing = _Drawn({}, np.zeros((0, len(METRICS), 0)), 0)
-    if own is None:
-        return nothing
     whole = own.groupby(["number", "split"]).agg(
         {"queries": "sum", **dict.fromkeys(METRICS, "sum"), **{f"{metric}_said": "first" for metric in METRICS}}
     )
@@ -124,7 +127,7 @@ def _draw(own: pd.DataFrame | None, splits: int) -> _Drawn:
     run = runs.get_indexer(pd.Index(own["number"]))
     own, run = own[run >= 0], run[run >= 0]
     if own["pid"].nunique() < 2:
-        return nothing
+        return _NOTHING
     (pid, pids), (split, names) = pd.factorize(own["pid"], sort=True), pd.factorize(own["split"], sort=True)
     sum_IPRK = np.zeros((len(pids), len(names), len(runs), len(METRICS)))
     sum_IPRK[pid, split, run] = own[list(METRICS)]
