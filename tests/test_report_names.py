@@ -14,6 +14,7 @@ from reidgen.runs import ELSEWHERE, NO_RECIPE, UNDECLARED
 from reidgen.tables.compare import make_table
 
 OSNET = "osnet_x0_25_msmt17@61b26041"
+CAMERAS = "cameras-of-the-railway-station-in-november"
 LONG = f"{'W' * 60}@61b26041"  # one word, of the widest letter
 
 
@@ -36,6 +37,7 @@ def mixed() -> list[dict[str, Any]]:
         row("snr", "synth-night", 0.25, source="synth-plaza", test="centre"),
         row("baseline", "synth-night", 0.26, source="synth-plaza", test="flip"),
         row("snr", "synth-night", 0.23, source="synth-plaza", test="flip"),
+        row("snr", CAMERAS, 0.3, source="synth-plaza"),
         theirs(OSNET, "synth-night", 0.467, UNDECLARED),
         theirs(OSNET, "synth-night", 0.479, UNDECLARED, test="flip"),
     ]
@@ -153,6 +155,14 @@ def test_a_name_stays_whole_in_its_column(opened: Page, section: str) -> None:
     wide = f"{heads}.map(head => head.offsetWidth / head.closest('.scroll').clientWidth)"
     assert max(opened.run(wide)) <= 0.5
     assert opened.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+@needs_chromium
+def test_a_long_name_of_a_target_takes_lines_of_a_heading(opened: Page) -> None:
+    """It is whole, on a phone in a column far narrower than the name is on a line, and nothing is to scroll on a desk."""
+    head = f"[...document.querySelectorAll('#tables thead th')].find(head => head.textContent.startsWith('{CAMERAS}'))"
+    assert opened.run(f"{head}.scrollWidth <= {head}.clientWidth && ({head}.clientWidth < 260 || innerWidth > 600)")
+    assert opened.run(f"(box => box.scrollWidth <= box.clientWidth || innerWidth < 600)({head}.closest('.scroll'))")
 
 
 @needs_chromium
