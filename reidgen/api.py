@@ -54,7 +54,7 @@ def _folder(path: str | Path) -> Path:
 
 
 def prepare(
-    *names: str,
+    *names: Names,
     source: str | Path | None = None,
     data: str | Path = DATA,
     progress: bool | None = None,
@@ -69,7 +69,8 @@ def prepare(
 
     with _reporting(progress) as report:
         where = _folder(source) if source else None
-        return [run(name, data=_folder(data), source=where, report=report, **options) for name in expand(names)]
+        asked = [name for one in names for name in _several(one)]
+        return [run(name, data=_folder(data), source=where, report=report, **options) for name in expand(asked)]
 
 
 def train(
@@ -101,7 +102,7 @@ def train(
 
 
 def evaluate(
-    run: "str | Path | Run | ModelExtractor",
+    run: "str | Path | Run | Extractor | ModelExtractor",
     target: Names,
     *,
     test: Names = PLAIN,
@@ -115,8 +116,8 @@ def evaluate(
     """Return the result rows of a run on targets, one per target, test and split, fractions in 0..1; see
     `runs.COLUMNS`.
 
-    run: what `train` or `load_model` returned, a folder, or the beginning of a name. test: one word or several, as
-    "flip+rerank"; settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError,
+    run: what `train`, `load` or `load_model` returned, a folder, or the beginning of a name. test: one word or several,
+    as "flip+rerank"; settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError,
     RecipeError.
     """
     load_plugins(_several(plugins))
@@ -281,6 +282,8 @@ def embed(
     from reidgen.features.store import open_features
     from reidgen.features.stream import embed_images
 
+    if not isinstance(images, str | Path):
+        raise DataError("embed writes a file of a folder or a .csv; for a list of images: load(run).embed(images)")
     crops, said = collect(_folder(images), pattern), note if progress is not False else lambda line: None
     with _reporting(progress) as report:
         made = embed_images(model, crops, _folder(out), said=str(images), say=said, report=report)
@@ -288,7 +291,7 @@ def embed(
 
 
 def search(
-    features: str | Path,
+    features: "str | Path | Features",
     query: "Picture | Sequence[Picture]",
     *,
     top: int = 20,
@@ -303,18 +306,19 @@ def search(
     """Return what is nearest to a query image, or to each of several, in a file of `embed`; see
     `features.search.search` for the columns, `by` (by default "track" where tracks are known) and `approximate_above`.
 
-    query: a path of an image, a folder or a .csv, a PIL image, an array as `load` says, or a list of such images, which
-    must all be readable. run: the run that made the file, where its name does not find it; also what `load` or
-    `load_model` returned. Raises DataError (among others when it was another one), RunError.
+    features: the file, or what `embed` returned. query: a path of an image, a folder or a .csv, a PIL image, an array
+    as `load` says, or a list of such images, which must all be readable. run: the run that made the file, where its
+    name does not find it; also what `load` or `load_model` returned. Raises DataError (among others when it was another
+    one), RunError.
     """
     load_plugins(_several(plugins))
     from reidgen.data.collection import collect
     from reidgen.features.nearest import rule_of
     from reidgen.features.search import embed_pictures, embed_queries, has_tracks
     from reidgen.features.search import search as find
-    from reidgen.features.store import open_features
+    from reidgen.features.store import Features, open_features
 
-    opened = open_features(_folder(features))
+    opened = features if isinstance(features, Features) else open_features(_folder(features))
     by = by or ("track" if has_tracks(opened) else "crop")
     rule_of(opened, by, top)
 
@@ -336,7 +340,7 @@ def search(
 
 
 def judge(
-    runs: "Names | Sequence[str | Path | Run | ModelExtractor]",
+    runs: "str | Path | Run | NetworkExtractor | Sequence[str | Path | Run | NetworkExtractor]",
     target: str | None = None,
     *,
     images: str | Path | None = None,
@@ -350,7 +354,7 @@ def judge(
 ) -> "pd.DataFrame":
     """Return what can be measured of runs on crops without names, one row per run, in the order of `reidgen judge`.
 
-    runs: what `train` or `load_model` returned, folders, or beginnings of names.
+    runs: one or several: what `train`, `load` or `load_model` returned, a folder, or the beginning of a name.
     The crops are those of a prepared `target`, or `images`, a folder or a .csv. Columns: run, digest, source, seed and
     the names of `reidgen.judging.measures.MEASURES`, which say what each means; NaN where one cannot be had.
     Raises DataError, RunError, WeightsError, PluginError.
@@ -358,13 +362,14 @@ def judge(
     load_plugins(_several(plugins))
     if (target is None) == (images is None):
         raise DataError("judge takes either target=, a prepared set, or images=, a folder or a .csv")
-    from reidgen.extractor import Extractor
+    from reidgen.extractor import Extractor, NetworkExtractor
     from reidgen.foreign import ModelExtractor
     from reidgen.judging.crops import of_images, of_target
     from reidgen.judging.judge import judge as measure
     from reidgen.judging.measures import ordered
 
-    names = [runs] if isinstance(runs, str) else runs
+    alone = isinstance(runs, str | Path | Run | NetworkExtractor)
+    names: Sequence[Any] = [runs] if alone else runs  # type: ignore[assignment]
     models = [
         run if isinstance(run, ModelExtractor) else Extractor(_find(run, results), device=device) for run in names
     ]
@@ -395,8 +400,9 @@ def load_model(
     return ModelExtractor(open_model(str(name), weights=weights, inputs=asked, trained_on=trained_on, device=device))
 
 
-def _find(run: str | Path | Run, results: str | Path) -> Run:
-    return run if isinstance(run, Run) else find_run(str(run), _folder(results))
+def _find(run: "str | Path | Run | Extractor", results: str | Path) -> Run:
+    given = run if isinstance(run, str | Path | Run) else run.run
+    return given if isinstance(given, Run) else find_run(str(given), _folder(results))
 
 
 def _cells(results: Path, rows: "pd.DataFrame", **options: Any) -> "pd.DataFrame":

@@ -63,6 +63,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     "unknown method 'snrr'; did you mean 'snr'? Known: baseline, snr"
     """
     known = list(dict.fromkeys(known))
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
+    plain = {word.casefold(): word for word in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), list(plain), n=1, cutoff=0.5)
+    hint = f" did you mean {plain[near[0]]!r}?" if near else ""
     return f"unknown {kind} {name!r};{hint} Known: {', '.join(known)}"

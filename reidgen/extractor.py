@@ -62,13 +62,17 @@ class NetworkExtractor:
         brought to the network's size as `reidgen evaluate` does it.
         Raises DataError for a file that is no image, an array of another form, and a single image without a list.
         """
-        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        alone = not isinstance(images, Iterable) or isinstance(images, str | Path | Image.Image)
+        if alone or (isinstance(images, np.ndarray) and images.ndim < 4):
             raise DataError("embed takes several images, so give a list, also of one: embed([image])")
         waiting, parts = iter(images), [np.empty((0, self.dim), dtype=np.float32)]
         while batch := list(islice(waiting, BATCH)):
             pixels = np.stack([_pixels(image, (self.info["width"], self.info["height"])) for image in batch])
             parts.append(self._embed_pixels(pixels))
         return np.concatenate(parts)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.info['name']}: {self.dim} numbers per image)"
 
     def _embed_pixels(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         found = embed(
@@ -83,7 +87,9 @@ class NetworkExtractor:
 
 
 class Extractor(NetworkExtractor):
-    """The network of a finished run. dim: D, the length of an embedding. info: what is known of how it was trained."""
+    """The network of a finished run. dim: D, the length of an embedding. info: what is known of how it was trained.
+    run: where it lies.
+    """
 
     def __init__(self, run: Run, *, device: str = "auto", way: Way = Way()) -> None:
         check_views(way)
@@ -106,7 +112,7 @@ class Extractor(NetworkExtractor):
             **facts,
         }
         super().__init__(network, network.backbone.dim, info, way)
-        self.recipe = recipe
+        self.recipe, self.run = recipe, run
 
 
 def check_views(way: Way) -> None:
@@ -124,7 +130,7 @@ def _pixels(image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:
         try:
             picture, _ = decode(Path(image))
         except DataError as error:
-            raise DataError(f"{image} {error}") from error
+            raise DataError(f"{image} {error}") from None
     elif isinstance(image, Image.Image):
         picture = as_shown(image)
     else:
@@ -134,6 +140,10 @@ def _pixels(image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def _checked(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Return an array that is an image. Raises DataError that says how it becomes one."""
+    if array.dtype == object:
+        raise DataError(
+            f"an image is a path, a PIL image or an array; got {array} (cv2.imread gives None where it fails)"
+        )
     wanted = f"an image must be uint8 (H, W, 3) in R, G, B; got {array.dtype} {array.shape}"
     if cures := list(_cures(array)):
         raise DataError(f"{wanted}: {', and '.join(cures)}")

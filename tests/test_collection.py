@@ -53,7 +53,7 @@ def test_a_list_says_it_in_columns_and_needs_a_path_only(tmp_path: Path) -> None
     table.write_text(f"{tmp_path / 'deep' / 'b.jpg'}\ndeep/absent.jpg\n")
     assert known(table) == [("deep/absent.jpg", "", "", ""), ("deep/b.jpg", "", "", "")]
     made = embed_images(Means(), collect(table), tmp_path / "f.npz", said="list", say=print, report=quiet)
-    assert made.images == 1 and made.broken == {"deep/absent.jpg": "has vanished"}
+    assert made.images == 1 and made.broken == {"deep/absent.jpg": "is not there"}
     for text, message in (
         ("camera\n1\n", "needs path and may have pid, camid and track"),
         ("path,camid\n,1\n", "line 2 has no path"),

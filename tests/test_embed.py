@@ -346,7 +346,7 @@ def test_broken_images_are_named_and_listed_and_mended_ones_come_in(tmp_path: Pa
     assert made.images == 8 and list(made.broken) == ["=x.jpg", "p0/lost.jpg", "p0/torn.jpg"]
     assert made.listed == tmp_path / "f.broken.csv"
     listed = list(csv.reader(made.listed.read_text().splitlines()))
-    assert listed[:3] == [["path", "what"], ["'=x.jpg", "is empty"], ["p0/lost.jpg", "has vanished"]]
+    assert listed[:3] == [["path", "what"], ["'=x.jpg", "is empty"], ["p0/lost.jpg", "is not there"]]
     assert open_features(out).info["broken"] == 3
     for name in made.broken:
         (folder / name).unlink()
@@ -355,7 +355,7 @@ def test_broken_images_are_named_and_listed_and_mended_ones_come_in(tmp_path: Pa
     assert (made.images, made.new, made.listed) == (9, 1, None) and not (tmp_path / "f.broken.csv").exists()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of 1 images can be read, such as a.jpg, which is empty"):
+    with pytest.raises(DataError, match=r"none of 1 images can be read, such as a.jpg: is empty"):
         embedded(tmp_path / "bad", tmp_path / "bad.npz", Means())
     assert not list(tmp_path.glob(".bad*"))
 
@@ -395,7 +395,7 @@ def test_the_command_says_what_it_did(run: Run, tmp_path: Path) -> None:
     assert lines[0] == f"{out}: 9 embeddings of 128 numbers by {name}"
     assert lines[1].startswith(f"left out, as they cannot be read: 1 images ({tmp_path / 'f.broken.csv'}): torn.jpg ")
     assert lines[2] == "1 image has the very bytes of another, such as p1/copy.jpg of p0/c1_0.jpg"
-    assert lines[3].startswith("no camera is known; --pattern ")
+    assert lines[3] == "no camera is known; of p0/c1_0.jpg --pattern '(?P<camid>[^/]+)/[^/]+' would read p0"
     assert lines[4] == f"next: reidgen search {out} --query IMAGE"
     (folder / "p1" / "new.jpg").write_bytes(picture(50))
     again = CliRunner().invoke(app, [*words, "--quiet"])
@@ -426,6 +426,47 @@ def test_evaluate_counts_the_tested_images_that_have_the_bytes_of_another(tmp_pa
         == "mine: 2 of 20 images that are tested have the very bytes of another, such as p0/c1_8.jpg of p0/c1_1.jpg"
     )
     assert len(CliRunner().invoke(app, [*words, "--quiet"]).output.splitlines()) == 1
+
+
+def test_cameras_are_said_and_what_other_images_leave_the_file(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "f.npz"
+    words = ["embed", str(run.folder), "--out", str(out), "--device", "cpu", "--images"]
+    one, other = crops(tmp_path / "one", people=2), crops(tmp_path / "other" / "yard" / "monday", people=1)
+    first = CliRunner().invoke(app, [*words, str(one)]).output.splitlines()
+    count = len(list(one.rglob("*.jpg")))
+    assert first[1] == "2 cameras: 1, 2" and first[0].startswith(f"{out}: {count} embeddings")
+    second = CliRunner().invoke(app, [*words, str(other.parents[1])]).output.splitlines()
+    assert second[0] == f"{count} images that {out} held before, of {one}, left out now"
+    (other / "p0" / "x.jpg").write_bytes(picture(3))
+    third = CliRunner().invoke(app, [*words, str(other.parents[1])]).output.splitlines()
+    assert "left out" not in third[0]
+    assert third[-2].startswith(
+        "no camera is known; of yard/monday/p0/c1_0.jpg --pattern '(?P<camid>[^/]+)/[^/]+' would"
+    )
+    assert third[-2].endswith("would read p0, --pattern '(?P<camid>[^/]+)/[^/]+/[^/]+' would read monday")
+    pattern = "(?P<camid>[^/]+)/[^/]+/[^/]+"
+    fourth = CliRunner().invoke(app, [*words, str(other.parents[1]), "--pattern", pattern]).output.splitlines()
+    assert "1 camera: monday" in fourth
+
+
+def test_in_python_what_load_and_embed_return_can_be_given_again(run: Run, small_data: Path, tmp_path: Path) -> None:
+    model = reidgen.load(run, device="cpu")
+    asked = {"data": small_data, "results": tmp_path, "device": "cpu", "progress": False}
+    rows = [reidgen.evaluate(one, "synth-night", **asked)["mAP"].tolist() for one in (model, run)]
+    assert rows[0] == rows[1]
+    for runs in (model, [model], run):
+        assert reidgen.judge(runs, "synth-night", **asked)["run"].tolist() == [model.info["name"]]
+    features = reidgen.embed(model, crops(tmp_path / "in"), tmp_path / "f.npz", progress=False)
+    assert reidgen.search(features, tmp_path / "in" / "p0", top=1, progress=False)["distance"].max() < 1e-5
+    assert repr(model) == f"Extractor({model.info['name']}: 128 numbers per image)"
+    assert repr(features) == f"Features({tmp_path / 'f.npz'}: {len(features)} x 128 by {model.info['name']})"
+    with pytest.raises(DataError, match=r"for a list of images: load\(run\).embed\(images\)"):
+        reidgen.embed(model, [tmp_path / "a.jpg"], tmp_path / "g.npz")  # type: ignore[arg-type]
+    for wrong, says in ((None, "embed takes several images"), ([None], "cv2.imread gives None where it fails")):
+        with pytest.raises(DataError, match=says):
+            model.embed(wrong)  # type: ignore[arg-type, list-item]
+    with pytest.raises(DataError, match=r"nothere\.jpg is not there"):
+        model.embed(["nothere.jpg"])
 
 
 @pytest.mark.parametrize(

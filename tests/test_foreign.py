@@ -190,7 +190,10 @@ def test_a_file_that_takes_bytes_gets_bytes(tmp_path: Path) -> None:
         ({}, ("mean=0.485,0.456,0.406", "range=255"), "mean on that range"),
         ({}, ("mean=-0.5",), "no pixels have it"),
         ({"kind": TensorProto.UINT8}, IMAGENET, "takes bytes, 0 to 255, .* leave out --input mean"),
-        ({"kind": TensorProto.UINT8}, ("deviation=0.5",), "leave out --input mean and deviation"),
+        ({"kind": TensorProto.UINT8}, ("mean=0.5", "deviation=0.5"), "leave out --input mean and deviation"),
+        ({}, ("mean=0.485,0.456,0.406",), r"comes without a deviation, .* add --input deviation=R,G,B, or deviation=1"),
+        ({}, ("deviation=0.5",), "comes without a mean, .* or mean=0 where there is none"),
+        ({}, ("mean",), "--input mean: it has no value; for example: --input mean=imagenet"),
         ({"kind": TensorProto.UINT8}, ("range=1",), "leave out --input range"),
     ],
 )
@@ -283,6 +286,7 @@ def test_what_it_was_trained_on_is_declared_marked_and_refused(file: Path, small
     assert opened(file).source == "undeclared"
     for words, says in {
         "msmt71": "did you mean 'msmt17'",
+        "MSMT17": "did you mean 'msmt17'",
         "other:market": "--trained-on market",
         "other:a/b": "a name",
     }.items():
@@ -304,7 +308,9 @@ def test_in_tables_models_stand_apart_from_runs(file: Path, run: Run, small_data
     trained = read_csv(run.results)
     for words in ("synth-plaza", ""):
         judged(opened(file, trained_on=words), "synth-night", data=small_data, results=tmp_path)
-    rows = pd.concat([trained, read_rows(tmp_path)], ignore_index=True)
+    models = read_rows(tmp_path)
+    models.loc[models["source"] == "undeclared", "method"] = "other@00000000"  # as if of another file
+    rows = pd.concat([trained, models], ignore_index=True)
     table = make_table(rows, against=str(trained["method"].iloc[0]))
     assert len(table.cells.groupby(["source", "backbone", "hash", "test"])) == 3
     alone = make_table(trained).cells
@@ -327,7 +333,28 @@ def test_another_reading_of_a_file_replaces_the_first_in_tables(file: Path, smal
     assert len(rows) == 2 and rows["row"].nunique() == 2
     rows.loc[rows["row"] == opened(file, "range=1").row, "date"] = "2099-01-01T00:00:00Z"
     table = make_table(rows)
-    assert len(table.rows) == 1 and any("earlier version" in str(note) for note in table.notes)
+    assert len(table.rows) == 1
+    (note,) = [note for note in table.notes if "left out" in note.text]
+    before = opened(file, *IMAGENET).row
+    assert note.text.endswith(f"left out, judged before with other options, such as --input: {before}")
+    assert "model.json" in note.hint and (opened(file, *IMAGENET).run(tmp_path).folder / "model.json").is_file()
+
+
+def test_what_was_declared_last_of_a_file_counts(file: Path, small_data: Path, tmp_path: Path) -> None:
+    for words in ("", "msmt17"):
+        judged(opened(file, trained_on=words), "synth-night", data=small_data, results=tmp_path)
+    rows = read_rows(tmp_path)
+    for last, other, said in (
+        ("msmt17", "undeclared", "judged when nothing was declared of it"),
+        ("undeclared", "msmt17", "judged when declared as trained on msmt17"),
+    ):
+        dated = rows.assign(date=rows["source"].map({last: "2099-01-02T00:00:00Z", other: "2099-01-01T00:00:00Z"}))
+        table = make_table(dated)
+        assert set(table.cells["source"]) == {last} and len(table.rows) == 1
+        (note,) = [note for note in table.notes if "left out" in note.text]
+        assert note.text == f"1 row of {rows['method'][0]} left out, {said}"
+        declares = " --trained-on msmt17" if last == "msmt17" else ""
+        assert f"reidgen evaluate --model FILE{declares} --target synth-night" in note.hint
 
 
 @pytest.mark.parametrize("wrapper", ["plain", "state_dict", "model", "module"])

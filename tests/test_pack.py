@@ -123,7 +123,7 @@ def test_an_image_is_checked_once(mine: Prepared, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "has vanished"), (picture(5), "is not the image that was prepared"), (b"", "is empty")],
+    [(None, "is not there"), (picture(5), "is not the image that was prepared"), (b"", "is empty")],
 )
 def test_an_image_that_changed_is_named(mine: Prepared, content: bytes | None, sentence: str) -> None:
     path = mine.root / "p1" / "c1_0.jpg"

@@ -237,7 +237,7 @@ def test_a_vanished_image_is_named(run: Run, small_data: Path, tmp_path: Path) -
     shutil.copytree(small_data, data)
     shown(run, "distances", data=data)  # packs the pixels, after which ranks alone opens images
     shutil.rmtree(load_prepared("synth-night", data).root)
-    with pytest.raises(DataError, match=r"synth-night: .*\.jpg has vanished; run: reidgen prepare synth-night"):
+    with pytest.raises(DataError, match=r"synth-night: .*\.jpg is not there; run: reidgen prepare synth-night"):
         shown(run, "ranks", data=data)
 
 

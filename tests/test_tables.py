@@ -273,7 +273,7 @@ def test_rows_made_otherwise_are_left_out(column: str, differs: str) -> None:
     table = make_table(frame(*rows))
     assert cell(table, "snr", "duke")["mAP"] == 30
     recipe = f"quick@{'other' if column == 'hash' else '1a2b3c4d'}"
-    assert str(table.notes[0]) == f"market: 1 row left out, made otherwise: recipe {recipe}, {differs}"
+    assert str(table.notes[0]) == f"market: 1 row of snr left out, made otherwise: recipe {recipe}, {differs}"
     assert cell(table, "snr", "duke", "duke")["mAP"] == 30
 
 
@@ -281,7 +281,7 @@ def test_two_recipes_the_note_says_in_which_settings_and_both_can_be_shown() -> 
     rows = frame(row("snr", "duke"), row("baseline", "duke"), row("snr", "duke", mAP=0.9, hash="ffff0000", recipe="my"))
     settings = {"1a2b3c4d5e6f7788": {"lr": 1.0, "epochs": 20}, "ffff0000": {"lr": 2.0, "epochs": 20}}
     note = make_table(rows, settings=settings).notes[0]
-    assert note.text == "market: 1 row left out, made otherwise: recipe my@ffff0000, lr 2.0 (here 1.0)"
+    assert note.text == "market: 1 row of snr left out, made otherwise: recipe my@ffff0000, lr 2.0 (here 1.0)"
     assert note.hint == "to show them: --recipe ffff0000"
     for word in ("ffff", "my", "my@ffff0000"):
         other = make_table(rows, selection=Selection(recipes=(word,)))

@@ -22,9 +22,12 @@ from reidgen.commands.options import (
 )
 from reidgen.data.naming import shown
 from reidgen.errors import RunError
+from reidgen.escapes import many
 from reidgen.terminal import document, note, one_sentence, progress, result
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from reidgen.extractor import NetworkExtractor
     from reidgen.features.search import Answer
     from reidgen.features.stream import Made
@@ -106,9 +109,26 @@ def embed(
         path, first = next(iter(made.copies.items()))
         many = f"{len(made.copies):,} images have" if len(made.copies) > 1 else "1 image has"
         note(f"{many} the very bytes of another, such as {shown(path)} of {shown(first)}")
-    if not collection.crops["camera"].any() and collection.crops["path"].str.contains("/").any():
-        note("no camera is known; --pattern '(?P<camid>[^/]+)/[^/]+' would read the folder of an image as its camera")
+    note(_cameras(collection.crops))
     note(f"next: reidgen search {out} --query IMAGE")
+
+
+def _cameras(crops: "pd.DataFrame") -> str:
+    """Return which cameras were read, or which patterns would read folders as such."""
+    if names := sorted(set(crops["camera"]) - {""}):
+        told = ", ".join(map(shown, names[:PRINTED])) + (", ..." if len(names) > PRINTED else "")
+        lacks = int((crops["camera"] == "").sum())
+        return f"{many(len(names), 'camera')}: {told}" + (f"; none known of {many(lacks, 'image')}" if lacks else "")
+    deep = crops["path"][crops["path"].str.contains("/")]
+    if deep.empty:
+        return "no camera is known"
+    path = deep.iloc[0]
+    folders = path.split("/")[:-1]
+    offers = [
+        f"--pattern '(?P<camid>[^/]+){'/[^/]+' * up}' would read {shown(folders[-up])}"
+        for up in range(1, min(len(folders), 2) + 1)
+    ]
+    return f"no camera is known; of {shown(path)} {', '.join(offers)}"
 
 
 def _facts(made: "Made", dim: int) -> dict[str, object]:
@@ -177,6 +197,9 @@ def search(
 
     if images and not page:
         raise RunError("--images shows the crops on a page; say where with --page found.html")
+    for option, file, ending in (("--page", page, ".html"), ("--out", out, ".csv")):
+        if file and file.suffix.lower() != ending:
+            raise RunError(f"{option} {file}: its name must end in {ending}")
     opened = open_features(features)
     by = by or ("track" if has_tracks(opened) else "crop")
     rule_of(opened, by, top)
@@ -206,10 +229,10 @@ def search(
     else:
         _print_hits(answer)
     for path, what in queries.broken.items():
-        note(f"left out: {shown(path)} {what}")
+        note(f"left out: {shown(path)}: {what}")
     note(f"{len(opened):,} images, {how(answer)}; distance: squared Euclidean of unit vectors, 0 to 4")
-    for file in written:
-        note(f"written: {file}")
+    for made in written:
+        note(f"written: {made}")
 
 
 def _print_hits(answer: "Answer") -> None:

@@ -71,13 +71,14 @@ def decode(path: Path) -> tuple[Image.Image, str]:
                 ImageOps.exif_transpose(image, in_place=True)
             return _opaque(image), hashlib.sha256(content).hexdigest()[:16]
     except FileNotFoundError as error:
-        raise DataError("has vanished") from error
+        raise DataError("is not there") from error
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
         if isinstance(error, OSError) and error.strerror:  # the file system's
             raise DataError(error.strerror[0].lower() + error.strerror[1:]) from error
-        raise DataError(str(error).split(" <_io")[0].strip() or type(error).__name__) from error
+        said = str(error).split(" <_io")[0].strip() or type(error).__name__
+        raise DataError(f"cannot be decoded ({said})") from error
 
 
 def file_of(root: Path, path: str) -> Path:

@@ -103,7 +103,7 @@ def results_of(run: Run) -> list[dict[str, Any]]:
         for name, column, values in (("mAP", "mAP", own["ap"]), ("rank1", "rank1", hits)):
             mean, error = 100 * float(part[column].mean()), 100 * _error(values, own["pid"])
             low, high = max(mean - WIDTH * error, 0.0), min(mean + WIDTH * error, 100.0)
-            scores[name] = {"value": round(mean, 2), "low": _number(low), "high": _number(high)}
+            scores[name] = {"value": round(mean, 6), "low": _number(low), "high": _number(high)}
         found.append(
             {"target": target, "test": test, "seen": bool(part["seen"].any()), "splits": len(part), "queries": len(own)}
             | scores
@@ -118,7 +118,7 @@ def _error(values: "pd.Series[float]", people: "pd.Series[int]") -> float:
 
 
 def _number(value: float) -> float | None:
-    return round(value, 2) if value == value else None
+    return round(value, 6) if value == value else None
 
 
 def commands(run: Run, results: Path) -> list[str]:

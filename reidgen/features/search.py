@@ -79,7 +79,7 @@ def embed_queries(
         report("queries", start + len(part_BD), len(paths))
     if not names:
         path, what = next(iter(broken.items()))
-        raise DataError(f"no query can be read, such as {shown(path)}, which {what}")
+        raise DataError(f"no query can be read, such as {shown(path)}: {what}")
     return Queries(names, digests, np.concatenate(parts), broken)
 
 

@@ -45,6 +45,9 @@ class Features(abc.ABC):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Features({self.file}: {len(self):,} x {self.dim} by {self.info['name']})"
+
     @abc.abstractmethod
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (number of the first row, float32 (B, D)), all rows in order. Raises DataError where damage is met."""

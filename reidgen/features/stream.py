@@ -25,7 +25,7 @@ from reidgen.data.collection import KNOWN, Collection
 from reidgen.data.images import decode, file_of, resized, windows
 from reidgen.data.naming import shown
 from reidgen.errors import DataError
-from reidgen.escapes import no_formula
+from reidgen.escapes import many, no_formula
 from reidgen.features.store import BLOCK, COLUMNS, DIGITS, Features, check_name, open_features, write_features
 from reidgen.files import read_regular, write_text
 from reidgen.locks import hold, remove_free
@@ -76,7 +76,7 @@ def embed_images(
     the names of all images. Processes decode where there are many images, while the network works: on one core an image
     of 128x64 takes 0.7 ms, where embedding it takes 1.3 ms (tiny, 64x32), 35 ms (MobileNetV2, 256x128) or 126 ms
     (ResNet-50), so that a CPU wins little by it and a GPU much. Images that cannot be read are left out and listed in
-    OUT.broken.csv.
+    OUT.broken.csv. What the file held of other images is left out, and `say` tells so too.
     said: how the user named the crops, kept in the file.
     Raises DataError when no image can be read, `out` is no name or a file of something else; BusyError when another
     process writes it; ReidgenError.
@@ -96,9 +96,11 @@ def embed_images(
                 report("embedding", done + int(share * len(window)), len(collection.crops))
         if not found:
             path, what = next(iter(broken.items()))
-            raise DataError(f"none of {len(broken):,} images can be read, such as {shown(path)}, which {what}")
+            raise DataError(f"none of {len(broken):,} images can be read, such as {shown(path)}: {what}")
         rows = kept.rows(found, collection.crops)
         info = {**_facts(model), "images": said, "broken": len(broken)}
+        if old is not None and (gone := len(set(old.rows["path"]) - set(rows["path"]))):
+            say(f"{many(gone, 'image')} that {out} held before, of {old.info['images']}, left out now")
         if old is None or not _same(old, info, rows):
             write_features(out, info, rows, kept.gather(rows["sha256"]))
         listed = _list_broken(out, broken)

@@ -14,7 +14,15 @@ from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD
 from reidgen.errors import WeightsError, unknown
 
 LAYOUTS, ORDERS, RANGES = ("nchw", "nhwc"), ("rgb", "bgr"), (1, 255)
-KEYS = ("size", "layout", "order", "range", "mean", "deviation", "output")
+EXAMPLES = {
+    "size": "size=256x128",
+    "layout": "layout=nchw",
+    "order": "order=bgr",
+    "range": "range=255",
+    "mean": "mean=imagenet",
+    "deviation": "deviation=imagenet",
+    "output": "output=embeddings",
+}
 METADATA = "reidgen"  # the key of an ONNX file's metadata under which `reidgen export` writes what is here, as JSON
 LARGEST = 4096  # pixels of a side
 
@@ -66,10 +74,12 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
     """
     said = {}
     for word in words:
-        key, equals, value = word.partition("=")
+        key, _, value = word.partition("=")
         key, value = key.strip().lower(), value.strip()
-        if not equals or key not in KEYS:
-            raise WeightsError(f"--input {word}: {unknown('key', key, KEYS)}; for example: --input size=256x128")
+        if key in EXAMPLES and not value:
+            raise WeightsError(f"--input {word}: it has no value; for example: --input {EXAMPLES[key]}")
+        if key not in EXAMPLES:
+            raise WeightsError(f"--input {word}: {unknown('key', key, EXAMPLES)}; for example: --input size=256x128")
         said[key] = value if key == "output" else value.lower()
     found: dict[str, Any] = {key: said[key] for key in ("layout", "order", "output") if key in said}
     for key, known in {"layout": LAYOUTS, "order": ORDERS}.items():
@@ -101,11 +111,17 @@ def _scaling(said: Mapping[str, str], white: int) -> dict[str, tuple[float, ...]
             "deviation": tuple(white * number for number in IMAGENET_STD),
         }
     found = {key: _three(key, said[key]) for key in ("mean", "deviation") if key in said}
-    if found and not all(found.get("deviation", (1.0,))):
+    if not all(found.get("deviation", (1.0,))):
         raise WeightsError("--input deviation: it divides, so that no number of it may be 0")
     for key, numbers in found.items():
         _refuse_unfitting(key, said[key], numbers, white)
-    return {"mean": (0.0,) * 3, "deviation": (1.0,) * 3, **found} if found else {}
+    for key, other, none in (("mean", "deviation", 1), ("deviation", "mean", 0)):
+        if key in found and other not in found:
+            raise WeightsError(
+                f"--input {key}={said[key]} comes without a {other}, and a wrong one costs many points; add --input "
+                f"{other}=R,G,B, or {other}={none} where there is none"
+            )
+    return found
 
 
 def _refuse_unfitting(key: str, text: str, numbers: tuple[float, ...], white: int) -> None:

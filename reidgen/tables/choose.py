@@ -159,7 +159,8 @@ def comparable(
         ["source", "method", "row", "target", "test", "split", "seed", *made, "data"], keep="last"
     )
     notes = [] if latest.all() else [Note(f"{count_rows(~latest)} left out, repeated by a later one")]
-    rows = rows[latest]
+    rows, said = _declared_last(rows[latest])
+    notes += said
 
     within = TRAINED if recipes_asked else TRAINED[:2]
     alike = _most_rows(rows, within, made)
@@ -167,14 +168,14 @@ def comparable(
     rows = rows[alike]
 
     current = latest_version(rows)
-    for (source, method), others in rows[~current].groupby(["source", "method"]):
+    for (source, method, backbone), others in rows[~current].groupby(["source", "method", "backbone"]):
         versions = ", ".join(distinct(others["row"]))
-        notes.append(
-            Note(
-                f"{source}: {count_rows(~current & rows.index.isin(others.index))} of {method} left out, "
-                f"made by an earlier version of the method: {versions}"
-            )
-        )
+        what = f"{source}: {count_rows(others['row'].notna())} of {method} left out, "
+        if backbone == ELSEWHERE:
+            what += f"judged before with other options, such as --input: {versions}"
+            notes.append(Note(what, "the options of each stand in the model.json of its run folder"))
+        else:
+            notes.append(Note(f"{what}made by an earlier version of the method: {versions}"))
     rows = rows[current]
 
     alike = _most_rows(rows, ["target"], ["data"])
@@ -184,6 +185,26 @@ def comparable(
         notes.append(Note(f"{target}: {left} left out, measured on another version of it: {digests}"))
     rows = rows[alike]
     return rows.assign(seen=rows.groupby(["source", "target"])["seen"].transform("max")), notes
+
+
+def _declared_last(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Note]]:
+    """Return the rows without those of models from elsewhere that were declared otherwise later: one file was trained
+    once. rows: by date.
+    """
+    models = rows[rows["backbone"] == ELSEWHERE]
+    source = models.groupby("method")["source"].last()
+    others = models[models["source"] != models["method"].map(source)]
+    notes = []
+    latest = dict(zip(source.index, source, strict=True))
+    for (method, before), block in others.groupby(["method", "source"]):
+        now = str(latest[method])
+        said = "when nothing was declared of it" if before == UNDECLARED else f"when declared as trained on {before}"
+        what = f"{count_rows(block['row'].notna())} of {method} left out, judged {said}"
+        again = [] if now == UNDECLARED else ["--trained-on", now]
+        targets = ",".join(distinct(block["target"]))
+        command = " ".join(["reidgen evaluate --model FILE", *again, "--target", targets])
+        notes.append(Note(what, f"to judge it there as the others: {command}, with the model's other options"))
+    return rows.drop(others.index), notes
 
 
 def _most_rows(rows: pd.DataFrame, within: list[str], key: list[str]) -> "pd.Series[bool]":
@@ -222,7 +243,8 @@ def _made_otherwise(
     for key, others in rows[~alike].groupby(within):
         for _, block in others.groupby(["hash", "version", "source_data"]):
             first, here = block.iloc[0], kept[key]
-            what = f"{names[key]}: {count_rows(block['hash'].notna())} left out, made otherwise"
+            methods = ", ".join(distinct(block["method"]))
+            what = f"{names[key]}: {count_rows(block['hash'].notna())} of {methods} left out, made otherwise"
             recipe = f"recipe {first['recipe']}@{first['hash'][:8]}"
             differs = "; ".join(_differences(first, here, settings))
             hint = f"to show them: --recipe {first['hash'][:8]}" if first["hash"] != here["hash"] else ""
