@@ -89,7 +89,7 @@ def _console(*, stderr: bool) -> "Console":
         def render_str(self, text: str, **options: Any) -> "Text":
             return super().render_str(visible(text, lines=True), **options)
 
-    return Careful(stderr=stderr, highlight=False, markup=False, quiet=_silent())
+    return Careful(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=_silent())
 
 
 def _silent() -> bool:

@@ -23,7 +23,7 @@ from reidgen.foreign import open_model
 from reidgen.integrity import passes_check
 from reidgen.methods import METHODS
 from reidgen.models import build_network
-from reidgen.runs import Run
+from reidgen.runs import Run, read_csv
 from reidgen.training import train
 
 # Rows whose networks differ in evaluation, one of each part; `-m every` exports every row on every backbone.
@@ -55,9 +55,7 @@ def test_an_exported_run_judged_as_a_model_has_its_own_map(
     with pytest.raises(ReidgenError, match="says itself that it was trained on synth-plaza"):
         open_model(str(exported.file), trained_on="market", device="cpu")
     for word in ("mean=imagenet", "range=255", "order=bgr"):
-        with pytest.raises(
-            ReidgenError, match=f"says itself that it takes .* leave out --input {word.split('=')[0]}"
-        ):
+        with pytest.raises(ReidgenError, match=f"says itself that it takes .* leave out --input {word.split('=')[0]}"):
             open_model(str(exported.file), inputs=[word], device="cpu")
     same = [f"size={SMALL.height}x{SMALL.width}", "range=1", "layout=nchw"]
     assert open_model(str(exported.file), inputs=same, device="cpu").form == model.form
@@ -153,7 +151,12 @@ def test_the_command_writes_a_card_that_says_first_what_the_data_forbid(
     assert {(one["target"], one["test"]) for one in facts["results"]} >= {("synth-night", "plain")}
     assert all(one["mAP"]["low"] <= one["mAP"]["value"] <= one["mAP"]["high"] for one in facts["results"])
     text = exported.file.with_suffix(".card.md").read_text()
-    assert "reidgen train --method snr --source synth-plaza --seed 0 --recipe recipe.toml" in text
+    repeat = facts["repeat"]
+    commit = read_csv(run.results)["commit"].iloc[0]
+    assert not commit or repeat[0].split("   #")[0] == f"git checkout {commit.removesuffix('+')}"
+    assert repeat[-3] == "reidgen prepare synth-plaza synth-night"
+    assert repeat[-2].startswith("reidgen train --method snr --source synth-plaza --seed 0 --recipe recipe.toml")
+    assert all(f"    {line}\n" in text for line in repeat)
     assert str(run.folder.parents[3]) not in text and "proves nobody's identity" in text
 
 
@@ -174,7 +177,7 @@ def test_a_start_from_somebodys_file_is_warned_of_and_folders_of_plugins_are_not
     folder = tmp_path / "my secret project"
     made = f"reidgen evaluate a/b --target night --plugin '{folder / 'own.py'}' --plugin package.parts --results again"
     monkeypatch.setattr(card_module, "repeat_run", lambda *given: [made])
-    (said,) = card_module.commands(run, run.folder.parents[2])[:1]
+    said = card_module.commands(run, run.folder.parents[2])[-1]
     assert said == "reidgen evaluate a/b --target night --plugin own.py --plugin package.parts --results again"
 
 

@@ -370,3 +370,10 @@ def test_a_ctrl_c_while_an_object_is_freed_is_neither_shown_nor_lost(
         del freed
         time.sleep(5)
     assert capsys.readouterr().err == ""
+
+
+def test_a_name_with_colons_is_no_emoji() -> None:
+    console = terminal._console(stderr=False)
+    with console.capture() as printed:
+        console.print("[bold]:smile:[/]", markup=True)
+    assert printed.get() == ":smile:\n"

@@ -19,7 +19,7 @@ from reidgen.integrity import with_check
 from reidgen.recipe import Recipe
 from reidgen.robustness.subject import clustered_error
 from reidgen.runs import Run, now
-from reidgen.tables.explain import repeat_run
+from reidgen.tables.explain import ready, repeat_run
 
 WIDTH = 1.96  # standard errors on each side of a 95 % interval
 # Words of a licence -> what it forbids.
@@ -126,10 +126,16 @@ def commands(run: Run, results: Path) -> list[str]:
     rows, name = run.own_rows(), f"{run.folder.resolve().parent.name}/{run.folder.resolve().name}"
     plain = rows[rows["test"] == "plain"]
     if rows.empty:
-        row = {"test": "plain", "model": "", "method": run.method().label, "source": run.recipe().source}
-        return _here(repeat_run({**row, "seed": run.recipe().seed}, name, [], results)[:1], run)
+        row: dict[Any, Any] = {
+            "test": "plain",
+            "model": "",
+            "method": run.method().label,
+            "source": run.recipe().source,
+        }
+        row |= {"seed": run.recipe().seed, "commit": run.facts().get("commit", "")}
+        return ready(row, []) + _here(repeat_run(row, name, [], results)[:1], run)
     first = (plain if len(plain) else rows).iloc[0].to_dict()
-    return _here(repeat_run(first, name, list(rows["target"]), results), run)
+    return ready(first, rows["target"]) + _here(repeat_run(first, name, list(rows["target"]), results), run)
 
 
 def _here(lines: list[str], run: Run) -> list[str]:

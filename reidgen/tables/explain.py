@@ -4,7 +4,7 @@ text.
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +161,8 @@ def _repeat(counted: pd.DataFrame, results: Path) -> str:
 
     Whatever stands in the rows is quoted for a shell.
     """
-    first, lines = counted.iloc[0], list[str]()
-    if commit := first["commit"]:
-        changed = "   # some files had been changed" if commit.endswith("+") else ""
-        lines.append(shlex.join(["git", "checkout", commit.removesuffix("+")]) + changed)
-    own = [] if first["model"] else [name.removesuffix("-all") for name in first["source"].split("+")]
-    names = dict.fromkeys([*own, *counted["target"]])
-    lines.append(shlex.join(["reidgen", "prepare", *names]))
-    gone = False
+    first, gone = counted.iloc[0], False
+    lines = ready(first.to_dict(), counted["target"])
     for run, block in counted.groupby("run", sort=False):
         gone |= not first["model"] and not Run(results / "runs" / str(run)).recipe_file.is_file()
         lines += repeat_run(block.iloc[0].to_dict(), str(run), list(block["target"]), results)
@@ -177,6 +171,16 @@ def _repeat(counted: pd.DataFrame, results: Path) -> str:
         text += "\nrun folders are gone, so settings other than these are not known here; "
         text += f"the new ones must end in {first['hash']}"
     return text
+
+
+def ready(row: Mapping[Any, Any], targets: Iterable[str]) -> list[str]:
+    """Return the commands before those of `repeat_run`: for a row's code, and for the data of source and targets."""
+    lines = []
+    if commit := row["commit"]:
+        changed = "   # some files had been changed" if commit.endswith("+") else ""
+        lines.append(shlex.join(["git", "checkout", commit.removesuffix("+")]) + changed)
+    own = [] if row["model"] else [name.removesuffix("-all") for name in row["source"].split("+")]
+    return [*lines, shlex.join(["reidgen", "prepare", *dict.fromkeys([*own, *targets])])]
 
 
 def repeat_run(row: Mapping[Any, Any], run: str, targets: Sequence[str], results: Path) -> list[str]:

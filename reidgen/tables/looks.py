@@ -286,7 +286,7 @@ def _width(cell: str) -> int:
     """Return the columns of a terminal that a cell of Rich's markup takes."""
     from rich.text import Text
 
-    return max(line.cell_len for line in Text.from_markup(cell).split("\n", allow_blank=True))
+    return max(line.cell_len for line in Text.from_markup(cell, emoji=False).split("\n", allow_blank=True))
 
 
 def headings(targets: Iterable[str]) -> dict[str, str]:
