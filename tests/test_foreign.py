@@ -321,7 +321,7 @@ def test_in_tables_models_stand_apart_from_runs(file: Path, run: Run, small_data
     undeclared = theirs[theirs["source"] == "undeclared"]
     assert (undeclared["target"] != "mean of unseen").all()
     text = table.markdown()
-    assert "from elsewhere, declared: synth-plaza" in text and "from elsewhere, training not declared" in text
+    assert "from elsewhere (declared: synth-plaza)" in text and "from elsewhere (training not declared)" in text
     assert "--trained-on NAME" in text and f"squares@{opened(file).digest[:8]}" in text
     assert "the runs of this table differ in" not in text
 

@@ -12,6 +12,7 @@ from reidgen.methods import METHODS
 from reidgen.report.plots import bars, curves, heat_map, styles
 
 NASTY = 'a <b> & $x_1$ "q" 行人'
+FOLDED_NASTY = ['a <b> & $x_1$ "q"', "行人"]  # 17 columns and 4
 STYLE = styles(["Baseline", "SNR", NASTY])
 
 
@@ -64,6 +65,30 @@ def test_bars_of_all_methods_fit_on_a_phone() -> None:
     assert float(parse(svg).get("width", "0")) <= 390 - 2 * 16
 
 
+LONG = ["osnet_x0_25_msmt17@61b26041", "n" * 60, "SNR (distance=euclidean, triplets=semi-hard)", "行人重识别模型" * 5]
+
+
+def test_long_names_take_lines_and_no_width_from_bars_or_cells() -> None:
+    """A plot with long names is as wide as one with names of a line, and each line of a name stands at its bar."""
+    short = ["u" * 17, "a", "b", "c"]
+    values = {"value": 50.0, "low": 40.0, "high": 60.0, "text": "50.0"}
+    drawn = [
+        bars(pd.DataFrame(values, index=names), limits=(0, 100), style=styles(names), label="mAP", alt="x")
+        for names in (short, LONG)
+    ]
+    assert filled(drawn[0], "#7d8790")[0] == pytest.approx(filled(drawn[1], "#7d8790")[0], rel=1e-3)
+    lines = [text for text in texts(drawn[1]) if text not in texts(drawn[0])]
+    assert "".join(lines).replace(" ", "") == "".join(LONG).replace(" ", "")
+    assert lines[:2] == ["osnet_x0_25_", "msmt17@61b26041"] and lines[2] == "n" * 17
+    assert len(lines) == 2 + 4 + 4 + 5  # of two columns each, eight of the last name's signs fill a line
+    grids = [pd.DataFrame([[10.0, 90.0]] * 4, index=names, columns=["duke", "a" * 60]) for names in (short, LONG)]
+    maps = [heat_map(grid, framed=grid > 95, limits=(10, 90), alt="x") for grid in grids]
+    cells = [filled(svg, "#00224e") for svg in maps]
+    assert cells[0][0][0] == pytest.approx(cells[1][0][0], rel=1e-3)
+    assert cells[1][1][1] > 2 * cells[0][1][1]  # four lines high
+    assert max(float(parse(svg).get("width", "0")) for svg in (*drawn, *maps)) <= 390 - 2 * 16
+
+
 def test_the_same_input_gives_the_same_text_and_ids_differ_between_drawings() -> None:
     first, again = drawings(), drawings()
     assert first == again
@@ -73,7 +98,7 @@ def test_the_same_input_gives_the_same_text_and_ids_differ_between_drawings() ->
 
 def test_heat_map_colours_and_names_every_cell_that_has_a_number() -> None:
     svg = drawings()["heat"]
-    assert texts(svg) == ["duke", "market", "Baseline", NASTY, "10.0", "20.0", "90.0"]
+    assert texts(svg) == ["duke", "market", "Baseline", *FOLDED_NASTY, "10.0", "20.0", "90.0"]
     low, high = "#00224e", "#fee838"  # the ends of cividis
     assert len(filled(svg, low)) == 1 and len(filled(svg, high)) == 1
     frames = [node for node in parse(svg).iter("path") if "fill: none; stroke: #0" in node.get("style", "")]
@@ -86,7 +111,7 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert lengths[1] / lengths[0] == pytest.approx(3, rel=1e-3) and lengths[2] / lengths[0] == pytest.approx(
         0.5, rel=1e-3
     )
-    assert {"10.0", "30.0 †", "−5.0", "mAP in %", NASTY} <= set(texts(svg))
+    assert {"10.0", "30.0 †", "−5.0", "mAP in %", *FOLDED_NASTY} <= set(texts(svg))
 
 
 def test_a_bar_without_an_interval_has_no_whisker() -> None:

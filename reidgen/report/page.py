@@ -6,9 +6,10 @@
 This module collects, `plots` draws, the template lays out.
 """
 
+import re
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -16,8 +17,8 @@ from reidgen.files import write_text
 from reidgen.methods import FIRST
 from reidgen.report.plots import styles
 from reidgen.report.sections import Behind, for_curves, make_sections, mean_first, score
-from reidgen.runs import provenance, read_rows
-from reidgen.tables.choose import CELL, GROUP, group_names
+from reidgen.runs import ELSEWHERE, UNDECLARED, provenance, read_rows
+from reidgen.tables.choose import CELL, GROUP, TRAINED, group_names, trained_on
 from reidgen.tables.compare import MEAN, Table, make_table
 from reidgen.tables.explain import repeat_run
 from reidgen.tables.formats import difference, mark, marks_legend, p_value
@@ -25,7 +26,12 @@ from reidgen.tables.identities import read_identities, run_names
 from reidgen.tables.paper import in_order
 from reidgen.tables.settings import read_settings
 from reidgen.tables.statistics import LEVEL
+from reidgen.teststeps import PLAIN
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+Key = tuple[Any, ...]  # of a group: its source, backbone, recipe's hash and test
 LEGEND = (
     "mAP in %, below it Rank-1 in %; bold: the best mAP of a column; ±: standard deviation over seeds; "
     "seen: the source's own cameras, not in the mean"
@@ -57,6 +63,7 @@ def make_report(results: Path, *, images: bool = False) -> Path:
     sections = make_sections(table.cells, runs, results, style, curves_of=drawn, images=images)
     template = resources.files("reidgen.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {"breakable": _breakable, "sentence": _sentence}
     text = page.from_string(template).render(
         facts=_facts(table.cells, rows),
         headlines=headlines(table),
@@ -71,6 +78,7 @@ def make_report(results: Path, *, images: bool = False) -> Path:
         first=FIRST,
         literature=table.literature,
         style={name: style[name] for name in drawn},
+        longest=max(map(len, table.cells["title"])),
         mean=MEAN,
         runs=[_birth_certificate(*run) for run in runs],
         made=provenance(),
@@ -81,39 +89,66 @@ def make_report(results: Path, *, images: bool = False) -> Path:
 
 
 def headlines(table: Table) -> list[tuple[str, str]]:
-    """Return for each group the main finding in a sentence, and the sentences that say how sure it is.
+    """Return for each source, backbone and recipe the main finding in a sentence, and what is to be known of it.
 
+    The finding is that of the plain test, or else of the first; the others' highest mAP stands behind it.
     Methods are compared by the mean mAP over the unseen targets that all of them have. A difference is called
     significant only by the table's test over people; without one, and between the first two, the spread over seeds is
     named, and what is unknown.
     """
     names = group_names(table.cells)
-    return [
-        _headline(names[tuple(key)], cells, table.means.get(tuple(key), []))
-        for key, cells in table.cells.groupby(GROUP, sort=False)
-    ]
+    found = []
+    for _, trained in table.cells.groupby(TRAINED, sort=False):
+        tests = {tuple(key): cells for key, cells in trained.groupby(GROUP, sort=False)}
+        main = next((key for key in tests if key[-1] == PLAIN), next(iter(tests)))
+        headline, sure = _headline(names[main], tests[main], table.means.get(main, []))
+        found.append((headline, " ".join(filter(None, (sure, _other_tests(main, tests, table.means))))))
+    return found
+
+
+def _by_mean(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of the mean of unseen, the highest mAP first."""
+    return cells[cells["target"] == MEAN].sort_values("mAP", ascending=False, kind="stable")
+
+
+def _other_tests(main: Key, tests: dict[Key, pd.DataFrame], means: dict[Key, list[str]]) -> str:
+    """Return the highest mAP of the tests that are not the main one, in few words; "" where there is none."""
+    first, said = _by_mean(tests[main])["title"].head(1).tolist(), []
+    for key, cells in tests.items():
+        best = _by_mean(cells).head(1).to_dict("records")
+        if key == main or not best:
+            continue
+        words = f"{key[-1]} {best[0]['mAP']:.1f}"
+        words += f" by {best[0]['title']}" if [best[0]["title"]] != first else ""
+        targets = means[key]
+        where = targets[0] if len(targets) == 1 else f"the mean of {len(targets)} unseen targets"
+        said.append(words + (f" on {where}" if targets != means.get(main) else ""))
+    return f"The highest mAP with other test steps: {', '.join(said)}." if said else ""
 
 
 def _headline(name: str, cells: pd.DataFrame, targets: list[str]) -> tuple[str, str]:
-    means = cells[cells["target"] == MEAN].sort_values("mAP", ascending=False, kind="stable")
-    if cells["seen"].all():
+    means = _by_mean(cells)
+    source, backbone = cells[["source", "backbone"]].iloc[0]
+    trained = _sentence(trained_on(name)) + (":" if backbone == ELSEWHERE else ",")
+    if source == UNDECLARED:
         return (
-            f"Trained on {name}, the methods were measured on its own cameras only.",
-            "Nothing unseen to compare yet.",
+            f"{trained} no target is known to be unseen.",
+            "To declare what a model was trained on, evaluate it again with --trained-on NAME.",
         )
+    if cells["seen"].all():
+        return f"{trained} the methods were measured on its own cameras only.", "Nothing unseen to compare yet."
     if means.empty:
         return (
-            f"Trained on {name}, the methods were measured on no unseen set of the catalogue.",
+            f"{trained} the methods were measured on no unseen set of the catalogue.",
             "Own crops enter a mean where they are asked for: reidgen table --target NAME,NAME",
         )
     best = means.iloc[0]
     where = "the one unseen target" if len(targets) == 1 else f"the mean of {len(targets)} unseen targets"
     if len(means) == 1:
-        others = cells["method"].nunique() > 1
-        lacks = "No other method was measured on it." if len(targets) == 1 else "No other method was measured on them."
+        lacks = f"No other method was measured on {'it' if len(targets) == 1 else 'them'}."
         return (
-            f"Trained on {name}, {best['title']} reaches {best['mAP']:.1f} mAP on {where}.",
-            lacks if others else "There is no other method to compare it with.",
+            f"{trained} {best['title']} reaches {best['mAP']:.1f} mAP on {where}.",
+            lacks if cells["method"].nunique() > 1 else "",
         )
     base = means[means["method"] == "baseline"]
     above = "."
@@ -130,7 +165,7 @@ def _headline(name: str, cells: pd.DataFrame, targets: list[str]) -> tuple[str, 
         said[-1] += f": {'more' if gap > both else 'no more'} than the two spreads together." if pd.notna(both) else "."
     if min(best["seeds"], second["seeds"]) == 1:
         said.append("With one seed, nobody knows how much another seed would change.")
-    headline = f"Trained on {name}, {best['title']} has the highest mAP on {where}: {best['mAP']:.1f}{above}"
+    headline = f"{trained} {best['title']} has the highest mAP on {where}: {best['mAP']:.1f}{above}"
     return headline, " ".join(said)
 
 
@@ -149,12 +184,21 @@ def _facts(cells: pd.DataFrame, rows: pd.DataFrame) -> dict[str, str]:
     """Return what was compared, heading -> words."""
     days = sorted(rows["date"].str[:10])
     targets = [target for target in cells["target"].drop_duplicates() if target != MEAN]
+    trained = cells[["source", "backbone"]].drop_duplicates().itertuples(index=False, name=None)
+    sources = dict.fromkeys(_as_told(source, backbone) for source, backbone in trained)
     return {
         "Methods": ", ".join(cells["title"].drop_duplicates()),
-        "Trained on": ", ".join(cells["source"].drop_duplicates()),
+        "Trained on": ", ".join(sources),
         "Measured on": ", ".join(targets),
         "Runs": f"{rows['folder'].nunique()} ({len(rows):,} rows), {' to '.join(dict.fromkeys((days[0], days[-1])))}",
     }
+
+
+def _as_told(source: str, backbone: str) -> str:
+    """Return a source, and whether it is only declared to be one."""
+    if source == UNDECLARED:
+        return "not declared"
+    return f"{source} (as declared)" if backbone == ELSEWHERE else source
 
 
 def _blocks(table: Table, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -177,8 +221,9 @@ def _blocks(table: Table, rows: pd.DataFrame) -> list[dict[str, Any]]:
             first = next(iter(line.values()))
             lines.append((first["title"], first["group"], line))
         shown = {target for *_, line in lines for target in line}
-        columns = {target: heading for target, heading in mean_first(table.columns()).items() if target in shown}
-        blocks.append({"source": name, "columns": columns, "seen": table.seen(name), "lines": lines})
+        columns = [target for target in mean_first(targets) if target in shown]
+        seen = table.seen(name)
+        blocks.append({"trained": trained_on(name), "columns": columns, "seen": seen, "lines": lines})
     return blocks
 
 
@@ -209,6 +254,18 @@ def _birth_certificate(run: dict[str, Any], folder: Path, targets: list[str]) ->
     """Return where a run came from, and the command that repeats it."""
     repeat = " && ".join(repeat_run(run, "/".join(folder.parts[-2:]), targets, folder.parents[2]))
     return {**run, "targets": targets, "repeat": repeat, "alike": f"{run['group']} {run['method']}"}
+
+
+def _sentence(text: str) -> str:
+    """Return a text with a capital letter in front."""
+    return text[:1].upper() + text[1:]
+
+
+def _breakable(name: str) -> "Markup":
+    """Return a name for a page, which may break a line behind the signs that stand between the words of names."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(re.split(r"(?<=[_@+=,.:/])", name))
 
 
 def _names(values: "pd.Series[Any]") -> str:

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,10 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 3.5  # inches; at 100 px an inch a plot fits on a phone as it is
+WIDTH = 3.3  # inches; at 100 px an inch a plot fits on a phone as it is
+LINE = 0.15  # inches from one line of a name to the next
+FOLDED = 17  # columns of a line of a name, as a terminal counts them; a bar begins where such a line ends
+SLANTED = 24  # the same, of the name of a column
 Style = tuple[str, str]  # a colour and a line style ("solid", "dashed", "dotted"), by the names that CSS has too
 
 _COLOURS = ("#7d8790", "#2f7ed8", "#d9730d", "#1f9d78", "#a463c9", "#d64550", "#a68a0d", "#2496b5")
@@ -67,7 +70,9 @@ def heat_map(values: pd.DataFrame, *, framed: pd.DataFrame, limits: tuple[float,
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    rows, columns = values.shape
+    rows = _along(values.index, columns=FOLDED, least=0.27, line=LINE)
+    slope = 40  # degrees; lines of a slanted name are as far apart as those of a level one
+    columns = _along(values.columns, columns=SLANTED, least=0.44, line=LINE / np.sin(np.radians(slope)))
 
     def draw(axes: "Axes") -> None:
         numbers = values.to_numpy(float)
@@ -76,45 +81,49 @@ def heat_map(values: pd.DataFrame, *, framed: pd.DataFrame, limits: tuple[float,
             colour = colormaps["cividis"]((number - limits[0]) / max(limits[1] - limits[0], 1e-9))
             luminance = np.dot(np.power(colour[:3], 2.2), (0.21, 0.72, 0.07))
             ink = "#000000" if luminance > 0.18 else "#ffffff"  # there both have the same contrast
-            axes.add_patch(Rectangle((column, row), 0.97, 0.95, color=colour, linewidth=0))
+            x, y, wide, high = columns.starts[column], rows.starts[row], columns.sizes[column], rows.sizes[row]
+            axes.add_patch(Rectangle((x, y), wide - 0.015, high - 0.015, color=colour, linewidth=0))
             if framed.iat[row, column]:
-                axes.add_patch(Rectangle((column + 0.06, row + 0.1), 0.85, 0.75, fill=False, edgecolor=ink))
-            axes.text(column + 0.485, row + 0.49, f"{number:.1f}", ha="center", va="center", color=ink)
-        axes.set(xlim=(0, columns), ylim=(rows, 0))
-        axes.set_xticks(
-            np.arange(columns) + 0.485, list(values.columns), rotation=40, ha="right", rotation_mode="anchor"
-        )
-        axes.set_yticks(np.arange(rows) + 0.49, list(values.index))
+                inner = (x + 0.025, y + 0.025), wide - 0.065, high - 0.065
+                axes.add_patch(Rectangle(*inner, fill=False, edgecolor=ink))
+            axes.text(x + wide / 2, y + high / 2, f"{number:.1f}", ha="center", va="center", color=ink)
+        axes.set(xlim=(0, columns.total), ylim=(rows.total, 0))
+        axes.set_xticks(*columns.ticks, rotation=slope, ha="right", rotation_mode="anchor")
+        axes.set_yticks(*rows.ticks)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
 
-    return _svg(draw, (0.44 * columns + 0.3, 0.27 * rows + 0.1), alt)
+    return _svg(draw, (columns.total, rows.total), alt)
 
 
 def bars(values: pd.DataFrame, *, limits: tuple[float, float], style: dict[str, Style], label: str, alt: str) -> str:
     """Return one bar for each row, from 0 to `value`, with a whisker from `low` to `high` where they are numbers.
 
-    values: index: the names, drawn from above; columns: value, low, high, and `text`, which stands at the bar's end.
+    values: index: the names, drawn from above, a long one in several lines; columns: value, low, high, and `text`,
+    which stands at the bar's end.
     limits: the lowest and highest end of all bars and whiskers that share this scale, 0 among them.
     style: name -> Style; only the colour counts. label: what the axis shows, with its unit.
     """
 
+    names = _along(values.index, columns=FOLDED, least=0.24, line=LINE)
+
     def draw(axes: "Axes") -> None:
-        place = np.arange(len(values))[::-1]
-        axes.barh(place, values["value"], height=0.62, color=[style[name][0] for name in values.index], alpha=0.85)
+        place = names.starts + names.sizes / 2
+        axes.barh(place, values["value"], height=LINE, color=[style[name][0] for name in values.index], alpha=0.85)
         axes.hlines(place, values["low"], values["high"], color=_INK, linewidth=1.1)
         ends = values[["value", "low", "high"]].assign(zero=0.0)
         span = limits[1] - limits[0] or 1.0
         for y, right, text in zip(place, ends.max(axis=1), values["text"], strict=True):
             axes.text(right + 0.02 * span, y, text, va="center", fontsize=8)
         axes.axvline(0, color=_INK, linewidth=0.6)
-        axes.set_xlim(limits[0] - 0.02 * span if limits[0] < 0 else 0.0, limits[1] + 0.28 * span)
-        axes.set_yticks(place, list(values.index))
+        axes.set_xlim(limits[0] - 0.02 * span if limits[0] < 0 else 0.0, limits[1] + 0.34 * span)
+        axes.set_ylim(names.total + 0.08, -0.08)
+        axes.set_yticks(*names.ticks)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(label)
 
-    return _svg(draw, (WIDTH - 1.25, 0.24 * len(values) + 0.2), alt)
+    return _svg(draw, (WIDTH - 1.3, names.total + 0.16), alt)
 
 
 def curves(
@@ -138,7 +147,48 @@ def curves(
         if top:
             axes.set_ylim(0, top)
 
-    return _svg(draw, (WIDTH - 0.7, 1.9), alt)
+    return _svg(draw, (WIDTH - 0.5, 1.9), alt)
+
+
+class _Along(NamedTuple):
+    """Names along an axis, in inches: where the place of each starts, its size, and where which lines of them stand."""
+
+    starts: "np.ndarray[Any, Any]"
+    sizes: "np.ndarray[Any, Any]"
+    total: float
+    ticks: tuple[list[float], list[str]]
+
+
+def _along(names: Iterable[str], *, columns: int, least: float, line: float) -> _Along:
+    """Return the places of names whose lines have at most so many columns and are `line` apart, each `least` in size.
+
+    Every line is a tick of its own, so that the page's font, whatever its widths, ends it at the axis.
+    """
+    folded = [fold(name, columns) for name in names]
+    sizes = np.array([max(least, line * len(lines) + 0.06) for lines in folded])
+    starts = np.cumsum(sizes) - sizes
+    at, texts = list[float](), list[str]()
+    for middle, lines in zip(starts + sizes / 2, folded, strict=True):
+        at += [float(middle + line * (number - (len(lines) - 1) / 2)) for number in range(len(lines))]
+        texts += lines
+    return _Along(starts, sizes, float(sizes.sum()), (at, texts))
+
+
+def fold(name: str, columns: int) -> list[str]:
+    """Return a name in lines of at most so many columns, broken behind spaces and signs where that is possible.
+
+    >>> fold("osnet_x0_25_msmt17@61b26041", 17)
+    ['osnet_x0_25_', 'msmt17@61b26041']
+    """
+    from rich.cells import cell_len, chop_cells
+
+    lines = [""]
+    for word in re.findall(r"[^\s_@+=,.:/-]*[\s_@+=,.:/-]*", name):
+        if cell_len(lines[-1] + word.rstrip()) <= columns:
+            lines[-1] += word
+        else:
+            lines += chop_cells(word, columns)
+    return [line.strip() for line in lines if line.strip()] or [name]
 
 
 def _svg(draw: Callable[["Axes"], None], size: tuple[float, float], alt: str) -> str:

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -22,9 +22,8 @@ from reidgen.integrity import passes_check
 from reidgen.methods import FIRST
 from reidgen.report.plots import Style, bars, curves, heat_map
 from reidgen.runs import Run, is_there
-from reidgen.tables.choose import GROUP, group_names
+from reidgen.tables.choose import GROUP, group_names, trained_on
 from reidgen.tables.formats import mark, marks_legend, signed
-from reidgen.tables.looks import headings
 from reidgen.tables.paper import MEAN
 
 RANKS = 20  # of the CMC curves
@@ -127,18 +126,18 @@ def _heat_maps(cells: pd.DataFrame) -> Section:
     cells = cells.assign(group=[names[key] for key in cells[GROUP].itertuples(index=False, name=None)])
     by, rows = ("title", "group") if len(names) > 1 else ("group", "title")
     limits = float(cells["mAP"].min()), float(cells["mAP"].max())
-    columns = mean_first(headings(cells["target"]))
+    columns = mean_first(cells["target"])
     panels = []
     for name, part in cells.groupby(by, sort=False):
         values = part.pivot(index=rows, columns="target", values="mAP")
-        values = values.reindex(index=part[rows].unique(), columns=list(columns))
+        values = values.reindex(index=part[rows].unique(), columns=columns)
         seen = part.pivot(index=rows, columns="target", values="seen").reindex_like(values) == 1
         lines = (
             f"{row} " + ", ".join(f"{target} {value:.1f}" for target, value in line.dropna().items())
             for row, line in values.iterrows()
         )
         alt = f"Heat map of mAP in percent, {name}: {'; '.join(lines)}"
-        drawing = heat_map(values.rename(columns=columns), framed=seen, limits=limits, alt=alt)
+        drawing = heat_map(values, framed=seen, limits=limits, alt=alt)
         panels.append(Panel(str(name), drawing))
     text = "mAP in %, one colour scale for all; framed: the source's own cameras (seen)."
     return Section("heat", "Where it works", text, "", panels)
@@ -152,7 +151,7 @@ def _scores(cells: pd.DataFrame, style: dict[str, Style]) -> Section:
     panels = []
     for place in _places(values):
         words = ", ".join(f"{cell['title']} {score(cell)}" for _, cell in place.cells.iterrows())
-        alt = f"Bars: mAP in percent, trained on {place.group}, measured on {place.target}: {words}"
+        alt = f"Bars: mAP in percent, {trained_on(place.group)}, measured on {place.target}: {words}"
         drawing = bars(place.bars, limits=place.limits, style=style, label="mAP in %", alt=alt)
         panels.append(Panel(f"{place.group} → {place.target}", drawing))
     text = "mAP in %, one scale for all of a source; the whisker is one standard deviation over seeds to each side, "
@@ -173,7 +172,7 @@ def _differences(cells: pd.DataFrame, style: dict[str, Style]) -> Section:
         words = ", ".join(
             f"{name} {row['text']} ({row['low']:+.1f} to {row['high']:+.1f})" for name, row in place.bars.iterrows()
         )
-        alt = f"Bars: mAP above Baseline in points, trained on {place.group}, measured on {place.target}: {words}"
+        alt = f"Bars: mAP above Baseline in points, {trained_on(place.group)}, measured on {place.target}: {words}"
         drawing = bars(place.bars, limits=place.limits, style=style, label="mAP above Baseline, points", alt=alt)
         panels.append(Panel(f"{place.group} → {place.target}", drawing))
     what = ["mAP above Baseline in points, one scale for all of a source", "the whisker is the 95 % interval"]
@@ -196,15 +195,14 @@ def _cmc(runs: list[Behind], style: dict[str, Style]) -> Section:
     panels = []
     if parts:
         mean = pd.concat(parts).groupby(["group", "title", "target"], sort=False).mean()
-        columns = headings(mean.index.get_level_values("target"))
         for (source, target), part in mean.groupby(["group", "target"], sort=False):
             lines = {str(title): 100 * line for title, line in part.droplevel(["group", "target"]).iterrows()}
             words = ", ".join(
                 f"{name} {line[1]:.1f} at rank 1, {line[10]:.1f} at rank 10" for name, line in lines.items()
             )
-            alt = f"CMC curves in percent, trained on {source}, measured on {target}: {words}"
+            alt = f"CMC curves in percent, {trained_on(str(source))}, measured on {target}: {words}"
             drawn = curves(lines, style=style, labels=("rank", "queries matched in %"), alt=alt, top=100)
-            panels.append(Panel(f"{source} → {columns[str(target)]}", drawn))
+            panels.append(Panel(f"{source} → {target}", drawn))
     text = f"The share of queries that find their person among the nearest 1 to {RANKS} images; "
     text += "mean over splits, then seeds."
     if without:
@@ -363,7 +361,7 @@ def _address(file: Path, digest: str | None) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """The cells of one chart of bars: a group and the heading of a target, and the scale it shares with its group."""
+    """The cells of one chart of bars: a group and a target, and the scale it shares with its group."""
 
     group: str
     target: str
@@ -386,12 +384,12 @@ def _places(cells: pd.DataFrame) -> list[_Place]:
     for key, block in cells.groupby(GROUP, sort=False):
         ends = block[["value", "low", "high"]]
         limits = min(0.0, float(ends.min().min())), max(0.0, float(ends.max().max()))
-        for target, heading in mean_first(headings(block["target"])).items():
-            places.append(_Place(names[tuple(key)], heading, block[block["target"] == target], limits))
+        for target in mean_first(block["target"]):
+            places.append(_Place(names[tuple(key)], target, block[block["target"] == target], limits))
     means = [place for place in places if place.target == MEAN]
     return means if means and len(places) > MANY else places
 
 
-def mean_first(columns: dict[str, str]) -> dict[str, str]:
-    """Return the columns of a table, target -> heading, with the mean of unseen in front."""
-    return dict(sorted(columns.items(), key=lambda column: column[0] != MEAN))
+def mean_first(targets: Iterable[str]) -> list[str]:
+    """Return the different targets in their order, with the mean of unseen in front."""
+    return sorted(dict.fromkeys(targets), key=lambda target: target != MEAN)

@@ -22,6 +22,7 @@ from reidgen.teststeps import PLAIN, same_way
 GROUP = ["source", "backbone", "hash", "test"]
 TRAINED = GROUP[:3]
 CELL = [*GROUP, "method", "target"]
+FROM_ELSEWHERE = "from elsewhere"  # begins the name of a group of such models; no source has a space in its name
 Settings = Mapping[str, Mapping[str, Any]]  # hash of a recipe -> its settings, where a run folder still holds them
 
 
@@ -304,7 +305,16 @@ def group_names(table: pd.DataFrame, within: list[str] = GROUP) -> dict[tuple[An
 
 def elsewhere_name(source: str) -> str:
     """Return what the group of the models from elsewhere is called that were trained on a source, as declared."""
-    return f"from elsewhere, {'training not declared' if source == UNDECLARED else f'declared: {source}'}"
+    return f"{FROM_ELSEWHERE} ({'training not declared' if source == UNDECLARED else f'declared: {source}'})"
+
+
+def trained_on(name: str) -> str:
+    """Return a group's name as part of a sentence: what its models were trained on.
+
+    >>> trained_on("market, tiny"), trained_on(elsewhere_name("market"))
+    ('trained on market, tiny', 'models from elsewhere (declared: market)')
+    """
+    return f"models {name}" if name.startswith(FROM_ELSEWHERE) else f"trained on {name}"
 
 
 def names_together(table: pd.DataFrame, keys: Iterable[tuple[Any, ...]]) -> str:

@@ -186,7 +186,7 @@ def beside_paper(cells: pd.DataFrame, name: str = "") -> list[Note]:
 
     cells: with the columns paper_mAP and backbone. name: of the table that they are laid out as.
     """
-    others = sorted(set(cells["source"]) - set(cells["source"][papers.has_source(cells["source"])]))
+    others = sorted(set(cells["source"]) - {UNDECLARED} - set(cells["source"][papers.has_source(cells["source"])]))
     notes = [Note(f"{', '.join(others)}: the paper has no numbers for this source")] if others else []
     if name and name not in PAPER_TABLES:
         notes.append(Note(f"the paper has no table {name}; its numbers here are from its other tables"))
