@@ -139,7 +139,7 @@ def _over_targets(runs: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> pd.
     """Return for each run that has all targets of its group's mean the mean over them."""
     counts = [
         key in means and target in means[key].targets and (method, seed) in means[key].whole
-        for *key_, method, target, seed in runs[[*CELL, "seed"]].itertuples(index=False, name=None)
+        for *key_, method, target, seed in each(runs, *CELL, "seed")
         for key in [tuple(key_)]
     ]
     over = {**dict.fromkeys(METRICS, "mean"), "splits": "sum"}
