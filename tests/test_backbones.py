@@ -234,6 +234,15 @@ class SmallViT(VisionTransformer):
     patch, layers, heads, width = 8, 2, 2, 16
 
 
+def test_a_vision_transformer_is_exported_for_any_number_of_images() -> None:
+    network = SmallViT(size=(32, 16)).eval()
+    sides = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(network, (torch.rand(3, 3, 32, 16),), dynamic_shapes=sides, strict=False)
+    images = torch.rand(5, 3, 32, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(images), network(images))
+
+
 def theirs_of(side: int) -> vision_transformer.VisionTransformer:
     torch.manual_seed(0)
     return vision_transformer.VisionTransformer(side, 8, 2, 2, 16, 64, num_classes=5).eval()

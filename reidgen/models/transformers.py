@@ -50,7 +50,7 @@ class VisionTransformer(Backbone):
             height, width = (side * self.patch for side in self.grid)
             raise ValueError(f"this network was built for {height}x{width}; got {tuple(images.shape[2:])}")
         patches_BTD = patches_BDHW.flatten(2).transpose(1, 2)
-        tokens_BTD = torch.cat([self.class_token.expand(len(images), -1, -1), patches_BTD], dim=1)
+        tokens_BTD = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches_BTD], dim=1)
         token_BD: Tensor = self.encoder(tokens_BTD)[:, 0]
         return token_BD
 
