@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reidgen.contracts import Network, build_test_step
-from reidgen.data.images import as_shown, decode, resized
+from reidgen.data.images import as_shown, decode, is_alone, resized
 from reidgen.devices import choose_device
 from reidgen.errors import DataError, RecipeError
 from reidgen.evaluation import BATCH, embed, load_network
@@ -62,8 +62,7 @@ class NetworkExtractor:
         brought to the network's size as `reidgen evaluate` does it.
         Raises DataError for a file that is no image, an array of another form, and a single image without a list.
         """
-        alone = not isinstance(images, Iterable) or isinstance(images, str | Path | Image.Image)
-        if alone or (isinstance(images, np.ndarray) and images.ndim < 4):
+        if is_alone(images):
             raise DataError("embed takes several images, so give a list, also of one: embed([image])")
         waiting, parts = iter(images), [np.empty((0, self.dim), dtype=np.float32)]
         while batch := list(islice(waiting, BATCH)):

@@ -118,10 +118,8 @@ def views(names: Sequence[str], results: Path) -> list[str]:
         "wandb": f"wandb sync {runs}/*/*/wandb/offline-run-*",
         "mlflow": f"mlflow ui --backend-store-uri {shlex.quote(str(results / 'mlruns'))}",
     }
-    shown = [
-        f"what is trained and evaluated from now on is followed there; to see it: {commands[name]}" for name in names
-    ]
-    return [f"--log {name}: {line}" for name, line in zip(names, shown, strict=True)]
+    what = "what is trained and evaluated from now on is followed there; to see it"
+    return [f"--log {name}: {what}: {commands[name]}" for name in names]
 
 
 def check_followers(names: Sequence[str]) -> None:

@@ -107,8 +107,9 @@ def embed(
         note(f"left out, as they cannot be read: {len(made.broken):,} images ({made.listed}): {few}{more}")
     if made.copies:
         path, first = next(iter(made.copies.items()))
-        many = f"{len(made.copies):,} images have" if len(made.copies) > 1 else "1 image has"
-        note(f"{many} the very bytes of another, such as {shown(path)} of {shown(first)}")
+        have = "has" if len(made.copies) == 1 else "have"
+        copies = many(len(made.copies), "image")
+        note(f"{copies} {have} the very bytes of another, such as {shown(path)} of {shown(first)}")
     note(_cameras(collection.crops))
     note(f"next: reidgen search {out} --query IMAGE")
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,6 +91,13 @@ def file_of(root: Path, path: str) -> Path:
         raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
         return root / os.fsdecode(raw)
     return file
+
+
+def is_alone(images: object) -> bool:
+    """Tell whether this is one image, a path, a PIL image or an array, where several are looked for."""
+    if isinstance(images, np.ndarray):
+        return images.ndim < 4
+    return isinstance(images, str | Path) or not isinstance(images, Iterable)
 
 
 def as_shown(image: Image.Image) -> Image.Image:

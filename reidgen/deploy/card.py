@@ -103,7 +103,7 @@ def results_of(run: Run) -> list[dict[str, Any]]:
         for name, column, values in (("mAP", "mAP", own["ap"]), ("rank1", "rank1", hits)):
             mean, error = 100 * float(part[column].mean()), 100 * _error(values, own["pid"])
             low, high = max(mean - WIDTH * error, 0.0), min(mean + WIDTH * error, 100.0)
-            scores[name] = {"value": round(mean, 6), "low": _number(low), "high": _number(high)}
+            scores[name] = {"value": _number(mean), "low": _number(low), "high": _number(high)}
         found.append(
             {"target": target, "test": test, "seen": bool(part["seen"].any()), "splits": len(part), "queries": len(own)}
             | scores
@@ -126,13 +126,9 @@ def commands(run: Run, results: Path) -> list[str]:
     rows, name = run.own_rows(), f"{run.folder.resolve().parent.name}/{run.folder.resolve().name}"
     plain = rows[rows["test"] == "plain"]
     if rows.empty:
-        row: dict[Any, Any] = {
-            "test": "plain",
-            "model": "",
-            "method": run.method().label,
-            "source": run.recipe().source,
-        }
-        row |= {"seed": run.recipe().seed, "commit": run.facts().get("commit", "")}
+        recipe, commit = run.recipe(), run.facts().get("commit", "")
+        row = {"test": "plain", "model": "", "method": run.method().label, "source": recipe.source, "commit": commit}
+        row |= {"seed": str(recipe.seed)}
         return ready(row, []) + _here(repeat_run(row, name, [], results)[:1], run)
     first = (plain if len(plain) else rows).iloc[0].to_dict()
     return ready(first, rows["target"]) + _here(repeat_run(first, name, list(rows["target"]), results), run)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reidgen.data.collection import Collection
-from reidgen.data.images import decode, file_of
+from reidgen.data.images import decode, file_of, is_alone
 from reidgen.data.naming import shown
 from reidgen.errors import DataError
 from reidgen.escapes import no_formula
@@ -91,8 +91,7 @@ def embed_pictures(
     They are called as their path, or else `image 1`, `image 2`, ...; those in memory are nobody's very picture.
     Raises DataError when the network is another one, an image is none, or there is no image.
     """
-    alone = not isinstance(images, Iterable) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    given: list[Picture] = [images] if alone else list(images)  # type: ignore[list-item, arg-type]
+    given: list[Picture] = [images] if is_alone(images) else list(images)  # type: ignore[list-item, arg-type]
     if not given:
         raise DataError("there is no query image")
     named = [isinstance(image, str | Path) for image in given]

@@ -76,10 +76,12 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, _, value = word.partition("=")
         key, value = key.strip().lower(), value.strip()
-        if key in EXAMPLES and not value:
-            raise WeightsError(f"--input {word}: it has no value; for example: --input {EXAMPLES[key]}")
         if key not in EXAMPLES:
-            raise WeightsError(f"--input {word}: {unknown('key', key, EXAMPLES)}; for example: --input size=256x128")
+            raise WeightsError(
+                f"--input {word}: {unknown('key', key, EXAMPLES)}; for example: --input {EXAMPLES['size']}"
+            )
+        if not value:
+            raise WeightsError(f"--input {word}: it has no value; for example: --input {EXAMPLES[key]}")
         said[key] = value if key == "output" else value.lower()
     found: dict[str, Any] = {key: said[key] for key in ("layout", "order", "output") if key in said}
     for key, known in {"layout": LAYOUTS, "order": ORDERS}.items():
