@@ -458,14 +458,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="what does not fit is left out, and said")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny sizes")
-    parser.add_argument("--only", default="", help="the parts whose name begins so, as: training")
+    parser.add_argument("--only", default="", help="the parts whose names begin so, as: limits,training")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.rehearse:
         speed.SECONDS, speed.MATRIX_CPU, speed.COPY_BYTES = 0.0, 64, 1000
     device = choose_device("cpu" if given.rehearse else given.device)
     proof = Proof(given.folder, TINY if given.rehearse else FULL, device, given.minutes)
-    proof.run([part for part in parts_of(proof) if part.name.startswith(given.only)])
+    proof.run([part for part in parts_of(proof) if part.name.startswith(tuple(given.only.split(",")))])
     print(proof.page())
 
 
