@@ -132,7 +132,6 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, source: Source, run: Run, device: torch.device) -> None:
         self.recipe, self.source, self.run, self.device = recipe, source, run, device
-        torch.backends.cudnn.benchmark = True  # every batch has the same shape
         self.row = recipe.row
         self.per_epoch = batches_per_epoch(recipe, len(source.label_N))
         self.steps = self.per_epoch * recipe.epochs

@@ -2,12 +2,14 @@
 
 import functools
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from reidgen.data import prepare as prepare_module
 from reidgen.files import sha256_file
@@ -16,6 +18,8 @@ from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run
 from reidgen.synth.domains import draw_domain
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read where Triton is imported: kernels then run on a CPU
 pd.options.mode.string_storage = "python"  # as `read_csv` has it: half as long again with pyarrow's
 SMALL = RECIPES["quick"].change(
     name="small", height=48, identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0

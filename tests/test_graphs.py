@@ -370,7 +370,7 @@ def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # sums of the same kernels, some of which add in no fixed order
+FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # of the same kernels, some of which add in no fixed order
 
 
 @pytest.mark.gpu
@@ -390,9 +390,12 @@ FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # sums of the same kernels, so
 def test_a_graph_equals_eager_steps_on_a_gpu(
     method: str, other: dict[str, str], noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten steps, resumed after the fifth; losses, network, prototypes and optimizer."""
+    """Ten steps, resumed after the fifth; losses, network, prototypes and optimizer. Two eager runs differ too where
+    sums have no fixed order; a graph may be that far from either, several times over.
+    """
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     recipe = RECIPE.change(method=method, **other)
-    dtype = recipe.dtype
+    near = FROM_EAGER[recipe.dtype]
     first = trainer(recipe, noise, tmp_path, "cuda")
     steps(first, 5)
     assert first.work.replay is not None and first.eager == ""
@@ -401,11 +404,13 @@ def test_a_graph_equals_eager_steps_on_a_gpu(
     steps(graph, 5)
     assert graph.work.replay is not None and graph.eager == ""
     monkeypatch.setenv("REIDGEN_GRAPHS", "0")
-    eager = trainer(recipe, noise, device="cuda")
-    steps(eager, 10)
-    assert eager.work.recorder is None
-    torch.testing.assert_close(graph.sums, eager.sums, rtol=10 * FROM_EAGER[dtype], atol=FROM_EAGER[dtype])
-    assert apart(eager.network.state_dict(), graph.network.state_dict()) < FROM_EAGER[dtype]
+    eager, again = (trainer(recipe, noise, device="cuda") for _ in range(2))
+    for one in (eager, again):
+        steps(one, 10)
+        assert one.work.recorder is None
+    for state in (lambda one: {"sums": one.sums}, lambda one: one.network.state_dict()):
+        spread = apart(state(eager), state(again))
+        assert spread < 10 * near and apart(state(eager), state(graph)) < max(near, 5 * spread)
 
 
 @pytest.mark.gpu

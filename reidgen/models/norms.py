@@ -5,6 +5,9 @@ Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction
 `reidgen.models.mixing` and `reidgen.models.gates`.
 """
 
+import functools
+import logging
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -15,6 +18,8 @@ from torch.nn import functional
 from reidgen.contracts import Look, Module
 from reidgen.errors import RecipeError
 from reidgen.parallel import average, count
+
+log = logging.getLogger("reidgen")
 
 
 class Pooled(NamedTuple):
@@ -39,7 +44,10 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         images, channels, height, width = map_BCHW.shape
-        if map_BCHW.is_cuda or not map_BCHW.is_contiguous():
+        if kernels := kernels_for(map_BCHW):
+            mean_BC, variance_BC = kernels.moments(map_BCHW)
+            inverse_BC = torch.rsqrt(variance_BC + eps)
+        elif map_BCHW.is_cuda or not map_BCHW.is_contiguous():
             variance_BC, mean_BC = torch.var_mean(wide(map_BCHW), dim=(2, 3), correction=0)
             inverse_BC = torch.rsqrt(variance_BC + eps)
         else:  # what Group Norm of single channels finds on its way; on a CPU var_mean takes several times as long
@@ -57,6 +65,8 @@ class _Moments(torch.autograd.Function):
         values = map_BCHW.shape[2] * map_BCHW.shape[3]
         factor_BC = -of_inverse * inverse_BC**3 / values
         shift_BC = of_mean / values - factor_BC * mean_BC
+        if kernels := kernels_for(map_BCHW):
+            return kernels.affine(map_BCHW, factor_BC, shift_BC, of_map), None
         return torch.addcmul(spread(shift_BC), map_BCHW, spread(factor_BC)).add_(of_map).to(of_map.dtype), None
 
 
@@ -66,6 +76,9 @@ class _ScaleAndShift(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Tensor:
         ctx.save_for_backward(map_BCHW, factor_BC)
+        if kernels := kernels_for(map_BCHW):
+            scaled: Tensor = kernels.affine(map_BCHW, factor_BC, shift_BC)
+            return scaled
         out = torch.empty_like(map_BCHW)
         return torch.addcmul(spread(shift_BC), map_BCHW, spread(factor_BC), out=out)
 
@@ -74,12 +87,38 @@ class _ScaleAndShift(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         map_BCHW, factor_BC = ctx.saved_tensors
         (grad,) = grads
+        if kernels := kernels_for(map_BCHW):
+            of_map, of_factor, of_shift = kernels.scaled_grads(grad, map_BCHW, factor_BC)
+            return of_map, of_factor, of_shift
         if not any(ctx.needs_input_grad[1:]):
             return grad * spread(factor_BC).to(grad.dtype), None, None
         product = wide(grad) * map_BCHW
         of_factor, of_shift = product.sum((2, 3)), grad.sum((2, 3), dtype=product.dtype)
         of_map = product if grad.dtype == product.dtype else torch.empty_like(grad)
         return torch.mul(grad, spread(factor_BC), out=of_map), of_factor, of_shift
+
+
+def kernels_for(map_BCHW: Tensor) -> ModuleType | None:
+    """Return `reidgen.models.kernels` for a map on a GPU that they can read; torch.compile makes its own."""
+    lies = map_BCHW.is_contiguous(memory_format=torch.channels_last)
+    if not (map_BCHW.is_cuda and lies and map_BCHW.dtype != torch.float64) or torch.compiler.is_compiling():
+        return None
+    return _kernels()
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    try:
+        from reidgen.models import kernels
+
+        kernels.moments(torch.ones(1, 1, 1, 1, device="cuda"))
+    except Exception as error:  # no Triton, no C compiler, an old GPU: PyTorch's own operators do the same work
+        log.warning(
+            "normalization goes on with PyTorch's operators, slower: Triton cannot compile here (%s)",
+            (str(error).splitlines() or [type(error).__name__])[0],
+        )
+        return None
+    return kernels
 
 
 def wide(map_BCHW: Tensor) -> Tensor:
