@@ -71,7 +71,7 @@ def through(module: torch.nn.Module, given: Tensor) -> list[Tensor]:
     given = given.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     out = module(given)
     (out * torch.linspace(-1, 1, out.numel(), device=PLACE).reshape(out.shape)).sum().backward()
-    return [out, given.grad, *(one.grad for one in module.parameters() if one.grad is not None)]  # type: ignore[list-item]
+    return [out.detach(), given.grad, *(one.grad for one in module.parameters() if one.grad is not None)]  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("make", [norms.InstanceNorm2d, norms.SNR, norms.SwitchableNorm2d, norms.SNRConv])
