@@ -598,7 +598,7 @@ def test_the_first_step_on_a_gpu_equals_that_on_the_cpu(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of PyTorch's own modules, as it compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # PyTorch's own, as it compiles
 def test_compiled_training_on_a_gpu_equals_the_uncompiled(
     small_data: Path, small_recipe: Recipe, tmp_path: Path
 ) -> None:
