@@ -566,10 +566,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     if whole is False:
         raise RunError(f"{not_as_written(path)}; {_remedy(path)}")
     try:
-        with pd.option_context("mode.string_storage", "python"):  # with pyarrow's, a table takes half as long again
-            rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
-            missing = {name: value for name, value in ADDED.items() if name not in rows}
-            rows = rows.assign(**missing)[list(COLUMNS)]
+        rows = _parsed(path, sha256_file(path)).copy(deep=False)
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, KeyError) as error:
@@ -579,6 +576,17 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not whole and {*rows["version"]} != {UNSEALED}:
         raise RunError(f"{without_seal(path)}; {_remedy(path)}")
     return rows
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(path: Path, digest: str) -> pd.DataFrame:
+    """Return the rows of a file of that SHA-256, unproven. The last file is kept: a table reads its own rows.csv, and
+    again before it would write it.
+    """
+    with pd.option_context("mode.string_storage", "python"):  # with pyarrow's, a table takes half as long again
+        rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
+    missing = {name: value for name, value in ADDED.items() if name not in rows}
+    return rows.assign(**missing)[list(COLUMNS)]
 
 
 def tie_notes(rows: pd.DataFrame) -> list[str]:
@@ -634,7 +642,7 @@ def _unreadable(path: Path, error: OSError) -> RunError:
 def read_rows(results: Path) -> pd.DataFrame:
     """Return the rows of every run below `results`, and those of its rows.csv whose run folders are gone."""
     files = [results / "rows.csv", *below_runs(results, "results.csv")]
-    frames = [frame for frame in map(_agreeing, files) if len(frame)]
+    frames = [frame for frame in map(_agreeing, files[::-1]) if len(frame)][::-1]  # rows.csv last, see `_parsed`
     if not frames:
         return read_csv(results / "rows.csv")
     cell = ["source", *KEY, "method", "row", "backbone", "seed", "hash", "version", "data", "source_data"]

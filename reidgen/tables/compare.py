@@ -89,12 +89,13 @@ def make_table(
     """
     _check(rows, name, against)
     shown, peers, left_out = _choose(rows, name=name, narrow=narrow, selection=selection, settings=settings)
-    means = means_of(shown, asked=selection.every or bool(selection.targets))
+    runs = shown.drop_duplicates([*CELL, "seed"])  # one row for all splits
+    means = means_of(runs, asked=selection.every or bool(selection.targets))
     cells = average(shown, means)
     kept, not_best = _best(cells, best)
     if name not in ("", "main") and cells.groupby(GROUP)["target"].nunique().eq(2).all():
         cells = cells[cells["target"] != MEAN]  # the mean of one says nothing
-    said = left_out + notes.notes_on(shown, means) + (notes.lacking_methods(shown, name) if name else [])
+    said = left_out + notes.notes_on(shown, runs, means) + (notes.lacking_methods(shown, name) if name else [])
     if paper:
         cells = _beside_paper(cells, means)
         said += notes.beside_paper(cells, name)

@@ -18,11 +18,14 @@ MANY = 6  # runs in one command
 MADE_WITH = {"device": "device", "threads": "threads", "torch": "torch", "version": "reidgen", "commit": "commit"}
 
 
-def notes_on(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Note]:
-    """Return what to know about comparable rows: unlike machines, seeds and splits, gaps, queries without a match."""
+def notes_on(rows: pd.DataFrame, runs: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> list[Note]:
+    """Return what to know about comparable rows: unlike machines, seeds and splits, gaps, queries without a match.
+
+    runs: the first of the rows of each run and target, whatever its split.
+    """
     notes = [*_steps(rows), *_elsewhere(rows), *_made_with(rows[rows["model"] == ""])]
     names = group_names(rows)
-    for key, block in rows.groupby(GROUP):
+    for key, block in runs.groupby(GROUP):
         notes += _seeds(names[key], block)
         if key in means:
             notes += _gaps(names[key], block, means[key])
@@ -67,9 +70,9 @@ def _made_with(rows: pd.DataFrame) -> list[Note]:
     """
     differs = []
     for column, words in MADE_WITH.items():
-        values = rows[column].mask(rows[column].isin([0, ""]), "not known").astype(str)
-        if values.nunique() > 1:
-            differs.append(f"{words} ({', '.join(sorted(values.unique()))})")
+        values = {str(value) if value else "not known" for value in rows[column].unique()}
+        if len(values) > 1:
+            differs.append(f"{words} ({', '.join(sorted(values))})")
     return [Note(f"the runs of this table differ in {'; '.join(differs)}")] if differs else []
 
 
