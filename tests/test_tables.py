@@ -179,8 +179,8 @@ def test_the_mean_is_over_the_targets_that_all_methods_share() -> None:
 def test_one_more_evaluation_of_one_run_takes_the_mean_from_nobody() -> None:
     """`evaluate snr --target pku`, for one of six runs: the means of all six stay as they were."""
     rows = [
-        row(m, t, seed=s, mAP=0.2 + s / 100)
-        for m in ("baseline", "in", "snr")
+        row(m, t, seed=s, mAP=0.2 + s / 100, mINP=n / 10)
+        for n, m in enumerate(("baseline", "in", "snr"))
         for t in ("duke", "viper")
         for s in (0, 1)
     ]
@@ -222,7 +222,8 @@ def test_the_mean_is_over_seeds_that_have_all_targets() -> None:
 def test_own_crops_and_relatives_enter_no_mean_unless_asked_for() -> None:
     """cuhk03's two sets show the same people: bench's choice, the catalogue's first, counts. `mycams` is in no catalogue."""
     scores = {"duke": 0.2, "cuhk03-np-labelled": 0.7, "cuhk03-np-detected": 0.4, "mycams": 0.9}
-    rows = frame(*(row(m, t, mAP=mAP) for m in ("baseline", "snr") for t, mAP in scores.items()))
+    methods = {"baseline": 0.1, "snr": 0.2}
+    rows = frame(*(row(m, t, mAP=mAP, mINP=mINP) for m, mINP in methods.items() for t, mAP in scores.items()))
     table = make_table(rows)
     assert cell(table, "snr", MEAN)["mAP"] == 30  # (20 + 40) / 2
     assert [note.text for note in table.notes] == [
@@ -352,6 +353,15 @@ def test_runs_that_differ_in_machine_are_said_in_one_line() -> None:
     older = make_table(frame(row("snr", "duke", threads=0), row("baseline", "duke", threads=2)))
     assert said(older.notes) == ["the runs of this table differ in threads (2, not known)"]
     assert "threads 2;" in older.caption and not make_table(frame(row("snr", "duke"))).notes
+
+
+def test_methods_with_the_very_same_numbers_are_named_once() -> None:
+    scores = [(test, target, 0.3 + 0.1 * n) for test in ("plain", "bn") for n, target in enumerate(["duke", "pku"])]
+    rows = [row(m, t, mAP=mAP, test=test) for m in ("in", "dualnorm") for test, t, mAP in scores]
+    rows += [row("snr", t, mAP=mAP + 1e-6 * (t == "pku"), test=test) for test, t, mAP in scores]
+    same = "market (plain, bn): dualnorm and in have the same numbers to the last digit (on this backbone they may be"
+    assert [note for note in said(make_table(frame(*rows)).notes) if "same numbers" in note] == [f"{same} one network)"]
+    assert not any("same numbers" in note for note in said(make_table(frame(*rows[4:])).notes))
 
 
 def test_versions_of_a_method_do_not_mix() -> None:

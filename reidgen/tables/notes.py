@@ -9,8 +9,8 @@ import pandas as pd
 from reidgen.methods import PAPER_TABLES
 from reidgen.runs import ELSEWHERE, UNDECLARED
 from reidgen.tables import paper as papers
-from reidgen.tables.average import Mean
-from reidgen.tables.choose import GROUP, Note, distinct, each, group_names
+from reidgen.tables.average import METRICS, Mean
+from reidgen.tables.choose import GROUP, Note, distinct, each, group_names, names_together
 from reidgen.tables.identities import run_names
 from reidgen.teststeps import PLAIN, TEST_STEPS, names_in
 
@@ -29,7 +29,7 @@ def notes_on(rows: pd.DataFrame, runs: pd.DataFrame, means: dict[tuple[Any, ...]
         notes += _seeds(names[key], block)
         if key in means:
             notes += _gaps(names[key], block, means[key])
-    return [*notes, *_splits(rows, names), *_unmatched(rows)]
+    return [*notes, *_same(rows), *_splits(rows, names), *_unmatched(rows)]
 
 
 def _steps(rows: pd.DataFrame) -> list[Note]:
@@ -156,6 +156,25 @@ def _evaluate(runs: list[str], target: str, test: str) -> str:
 
 def _take_in(targets: list[str]) -> str:
     return f"to take such in, name all targets, as in: --target {','.join(targets)}"
+
+
+def _same(rows: pd.DataFrame) -> list[Note]:
+    """Return a note where methods have the same numbers to the last digit, in several rows that differ."""
+    numbers = rows.groupby([*GROUP, "method"])[[*METRICS]].agg(["sum", "std", "size"]).round(9)
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for (*group, method), *values in numbers[numbers["mAP", "std"] > 0].itertuples(name=None):
+        alike.setdefault((tuple(group), *values), []).append(method)
+    groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+    for (group, *_), methods in alike.items():
+        groups.setdefault(tuple(methods), []).append(group)
+    return [
+        Note(
+            f"{names_together(rows, keys)}: {' and '.join(methods)} have the same numbers to the last digit",
+            "on this backbone they may be one network",
+        )
+        for methods, keys in groups.items()
+        if len(methods) > 1
+    ]
 
 
 def _splits(rows: pd.DataFrame, names: dict[tuple[Any, ...], str]) -> list[Note]:
