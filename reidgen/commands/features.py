@@ -228,7 +228,7 @@ def search(
         recall = answer.recall._asdict() if answer.recall else None
         document({"queries": len(queries.names), "by": by, "recall": recall, "hits": answer.hits.to_dict("records")})
     else:
-        _print_hits(answer)
+        _print_hits(answer, by)
     for path, what in queries.broken.items():
         note(f"left out: {shown(path)}: {what}")
     note(f"{len(opened):,} images, {how(answer)}; distance: squared Euclidean of unit vectors, 0 to 4")
@@ -236,15 +236,16 @@ def search(
         note(f"written: {made}")
 
 
-def _print_hits(answer: "Answer") -> None:
+def _print_hits(answer: "Answer", by: str) -> None:
     from reidgen.features.page import where_of
 
     groups = list(answer.hits.groupby("query", sort=False))
     for name, hits in groups[:PRINTED]:
-        result(f"{shown(str(name))}:")
-        for hit in hits.to_dict("records"):
-            words = {str(key): value for key, value in hit.items()}
-            told = [shown(hit["path"]), where_of(words), "the same picture" if hit["same"] else ""]
-            result(f"{hit['rank']:>5}  {hit['distance']:.4f}  {', '.join(filter(None, told))}")
+        for camera, some in hits.groupby("camera", sort=False) if by == "camera" else [("", hits)]:
+            result(f"{shown(str(name))}{f', camera {shown(str(camera))}' if camera else ''}:")
+            for hit in some.to_dict("records"):
+                words = {str(key): value for key, value in hit.items()}
+                told = [shown(hit["path"]), where_of(words), "the same picture" if hit["same"] else ""]
+                result(f"{hit['rank']:>5}  {hit['distance']:.4f}  {', '.join(filter(None, told))}")
     if len(groups) > PRINTED:
         note(f"{len(groups) - PRINTED:,} more queries; --out FILE.csv or --page FILE.html holds all")
