@@ -566,7 +566,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     if whole is False:
         raise RunError(f"{not_as_written(path)}; {_remedy(path)}")
     try:
-        rows = _parsed(path, sha256_file(path)).copy(deep=False)
+        rows = _parsed(path, sha256_file(path)).copy()
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, KeyError) as error:

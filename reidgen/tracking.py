@@ -82,6 +82,7 @@ class MLflow:
     """A run of MLflow; its number is kept in the run's folder, so that a run which goes on is the same one."""
 
     def __init__(self, run: Run, recipe: Recipe, epoch: int) -> None:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # which MLflow 3 refuses without
         import mlflow
 
         self.mlflow: Any = mlflow

@@ -336,12 +336,15 @@ def test_wandb_and_mlflow_are_called_as_their_packages_say(
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     mlflow.__spec__ = object()
     names = ["wandb", "mlflow"]
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "")
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
     run = train(SMALL, data=small_data, results=tmp_path, device="cpu", log=names, report=quiet)
     first = list(calls)
     values = ["train/cross_entropy", "train/images_per_s", "train/loss", "train/lr", "train/snr", "train/triplet"]
     for step in (1, 2):
         assert ("wandb", step, values) in first and ("mlflow", step, values) in first
     assert first[0][:3] == ("wandb begins", "offline", "allow") and first[-2:] == [("wandb ends",), ("mlflow ends",)]
+    assert os.environ["MLFLOW_ALLOW_FILE_STORE"] == "true"  # MLflow 3 keeps no files without
     assert ("mlflow at", (tmp_path / "mlruns").as_uri()) in first and ("mlflow begins", "run_name") in first
     calls.clear()
     tracking.follow_results(names, run, SMALL, _rows())

@@ -369,6 +369,11 @@ def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return float((first - second).norm() / first.norm())
 
 
+def weights(made: Trainer) -> dict[str, Tensor]:
+    """Return a copy of all that is trained."""
+    return {str(number): parameter.detach().clone() for number, parameter in enumerate(made.parameters)}
+
+
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # of the same kernels, some of which add in no fixed order
 
@@ -390,13 +395,15 @@ FROM_EAGER = {"float32": 1e-3, "bfloat16": 1e-2}  # of the same kernels, some of
 def test_a_graph_equals_eager_steps_on_a_gpu(
     method: str, other: dict[str, str], noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten steps, resumed after the fifth; losses, network, prototypes and optimizer. Two eager runs differ too where
-    sums have no fixed order; a graph may be that far from either, several times over.
+    """Ten steps, resumed after the fifth: losses, and how far from the eager network beside how far that has come. A
+    rate that stands still from the recording on, say, is 0.4 of the way off; where sums have no fixed order, eager runs
+    differ too.
     """
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     recipe = RECIPE.change(method=method, **other)
     near = FROM_EAGER[recipe.dtype]
     first = trainer(recipe, noise, tmp_path, "cuda")
+    start = weights(first)
     steps(first, 5)
     assert first.work.replay is not None and first.eager == ""
     first._save()
@@ -404,13 +411,11 @@ def test_a_graph_equals_eager_steps_on_a_gpu(
     steps(graph, 5)
     assert graph.work.replay is not None and graph.eager == ""
     monkeypatch.setenv("REIDGEN_GRAPHS", "0")
-    eager, again = (trainer(recipe, noise, device="cuda") for _ in range(2))
-    for one in (eager, again):
-        steps(one, 10)
-        assert one.work.recorder is None
-    for state in (lambda one: {"sums": one.sums}, lambda one: one.network.state_dict()):
-        spread = apart(state(eager), state(again))
-        assert spread < 10 * near and apart(state(eager), state(graph)) < max(near, 5 * spread)
+    eager = trainer(recipe, noise, device="cuda")
+    steps(eager, 10)
+    assert eager.work.recorder is None
+    assert apart({"sums": eager.sums}, {"sums": graph.sums}) < 10 * near
+    assert apart(weights(eager), weights(graph)) < 0.2 * apart(weights(eager), start)
 
 
 @pytest.mark.gpu

@@ -461,3 +461,13 @@ def test_a_pipe_in_the_place_of_a_log_or_a_recipe_is_not_waited_for(run: Run, tm
     with pytest.raises(RunError, match="is missing or damaged"):
         run.training_log()
     assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
+
+
+def test_a_file_is_read_anew_when_it_has_changed_and_its_rows_are_the_readers_own(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    write_rows(path, ROWS)
+    first = read_csv(path)
+    first.loc[0, "mAP"] = 0.0
+    assert read_csv(path)["mAP"].tolist() == ROWS["mAP"].tolist()
+    write_rows(path, ROWS.assign(mAP=[0.25, 0.5]))
+    assert read_csv(path)["mAP"].tolist() == [0.25, 0.5]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reidgen.models import norms
 
-pytest.importorskip("triton", reason="Triton comes with PyTorch for GPUs, on Linux and Windows alone")
+pytest.importorskip("triton", reason="Triton comes with PyTorch on Linux alone")
 SHAPES = [(2, 5, 7, 3), (1, 70, 16, 9), (3, 33, 1, 1), (1, 64, 23, 13)]  # odd ones, one position, several programs
 NEAR = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}  # of what is rounded to the map's dtype
 PLACE = "cuda" if torch.cuda.is_available() else "cpu"  # where conftest asks for the interpreter
@@ -51,6 +51,8 @@ def test_kernels_equal_float64(kernels: ModuleType, shape: tuple[int, ...], dtyp
     assert out.dtype == dtype and near(out, wide * times + plus, NEAR[dtype])
     assert near(kernels.affine(map_BCHW, factor), wide * times, NEAR[dtype])
     assert near(kernels.affine(map_BCHW, factor, shift, grad), wide * times + plus + slope, NEAR[dtype])
+    laid = shift.to(dtype)[:, :, None, None].expand(shape)  # a gradient without a layout of its own
+    assert near(kernels.affine(map_BCHW, factor, shift, laid), wide * times + plus + laid.double(), NEAR[dtype])
     of_map, products, sums = kernels.scaled_grads(grad, map_BCHW, factor)
     assert near(of_map, slope * times, NEAR[dtype])
     assert near(products, (slope * wide).sum((2, 3)), 1e-5) and near(sums, slope.sum((2, 3)), 1e-5)
@@ -63,7 +65,19 @@ def test_a_large_mean_costs_no_variance(kernels: ModuleType) -> None:
     map_BCHW = (torch.randn(1, 4, 20, 10) + 1e4).to(PLACE).contiguous(memory_format=torch.channels_last)
     _, variance = kernels.moments(map_BCHW)
     assert near(variance, torch.var(map_BCHW.double(), (2, 3), correction=0), 1e-4)
-    assert (kernels.moments(torch.full((1, 4, 5, 5), 7.1, device=PLACE))[1] == 0).all()
+    assert (kernels.moments(torch.full((1, 4, 5, 5), 7.1, device=PLACE))[1] < 1e-10).all()
+    spiked = torch.randn(1, 4, 64, 32).to(PLACE).contiguous(memory_format=torch.channels_last)
+    spiked[..., 0, 0] = 1e3
+    assert near(kernels.moments(spiked)[1], torch.var(spiked.double(), (2, 3), correction=0), 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of NumPy, with which the interpreter works
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(kernels: ModuleType, bad: float) -> None:
+    map_BCHW = torch.randn(1, 3, 6, 5).to(PLACE).contiguous(memory_format=torch.channels_last)
+    map_BCHW[0, 1, 4, 2] = bad
+    mean, variance = kernels.moments(map_BCHW)
+    assert torch.isfinite(mean).tolist() == torch.isfinite(variance).tolist() == [[True, False, True]]
 
 
 def through(module: torch.nn.Module, given: Tensor) -> list[Tensor]:
@@ -88,20 +102,40 @@ def test_modules_are_the_same_with_and_without_kernels(
         assert float((found - wanted).norm()) <= 1e-4 * (1 + float(wanted.norm()))
 
 
-def test_without_a_gpu_pytorch_does_it_and_a_failure_is_said_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+class OnGPU(Tensor):
+    """A tensor of the CPU that says it lies on a GPU."""
+
+    is_cuda = True
+
+
+def test_which_maps_the_kernels_are_taken_for(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(norms, "_kernels", lambda *which: asked.append(which) or kernels)
+    plain = torch.zeros(2, 3, 4, 5)
+    last = plain.contiguous(memory_format=torch.channels_last)
+    assert norms.kernels_for(last) is None and not asked  # a CPU's
+    for refused in (plain, last.double()):
+        assert norms.kernels_for(refused.as_subclass(OnGPU)) is None and not asked
+    assert norms.kernels_for(last.as_subclass(OnGPU)) is kernels
+    assert norms.kernels_for(last.bfloat16().as_subclass(OnGPU)) is kernels
+    assert [dtype for _, dtype in asked] == [torch.float32, torch.bfloat16]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert norms.kernels_for(last.as_subclass(OnGPU)) is None
+
+
+@pytest.mark.parametrize("name", ["moments", "affine", "scaled_grads"])
+def test_kernels_that_do_not_work_are_said_once_and_left(
+    name: str, kernels: ModuleType, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert norms.kernels_for(torch.zeros(1, 3, 4, 4)) is None
+    place = torch.device(PLACE)
+    norms._kernels.cache_clear()
+    assert norms._kernels(place, torch.bfloat16) is kernels
 
     def broken(*what: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nmore")
 
-    from reidgen.models import kernels
-
-    monkeypatch.setattr(kernels, "moments", broken)
-    monkeypatch.setattr(torch, "ones", lambda *size, device: None)
-    norms._kernels.cache_clear()
+    monkeypatch.setattr(kernels, name, broken)
     with caplog.at_level(logging.WARNING, logger="reidgen"):
-        assert norms._kernels() is None and norms._kernels() is None
+        assert norms._kernels(place, torch.float32) is None and norms._kernels(place, torch.float32) is None
     norms._kernels.cache_clear()
-    assert caplog.text.count("Triton cannot compile here (Failed to find C compiler.)") == 1
+    assert caplog.text.count("Triton cannot work here (Failed to find C compiler.)") == 1

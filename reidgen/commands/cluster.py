@@ -72,7 +72,7 @@ def print_status(cells: "Sequence[Cell]", results: Path, again: "Sequence[str]")
 
 
 def _print_states(found: "Sequence[State]") -> None:
-    """Print the cells at which somebody is, and of queued ones their jobs."""
+    """Print the cells at which somebody is; the queued ones are counted, and stand with their jobs in --json."""
     from rich.table import Table
 
     from reidgen.status import RUNNING

@@ -12,18 +12,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TYPES = (torch.float16, torch.bfloat16, torch.float32)
 POSITIONS, CHANNELS, WARPS = 128, 64, 4  # of a map that one program has in hand at a time
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _moments(map_ptr, mean_ptr, variance_ptr, positions, channels, P: tl.constexpr, C: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Mean and biased variance over the positions, by sums of what each value is above the first."""
+    """Mean and biased variance over the positions, by sums of what each value is above the mean of the first P."""
     image = tl.program_id(0).to(tl.int64)
     channel_C = tl.program_id(1) * C + tl.arange(0, C)
     inside_C = channel_C < channels
     start_C = map_ptr + image * positions * channels + channel_C
-    first_C = tl.load(start_C, mask=inside_C, other=0.0).to(tl.float32)
+    position_P = tl.arange(0, P)
+    mask_PC = (position_P < positions)[:, None] & inside_C[None, :]
+    first_PC = tl.load(start_C[None, :] + position_P[:, None] * channels, mask=mask_PC, other=0.0).to(tl.float32)
+    first_C = tl.sum(first_PC, 0) / tl.minimum(positions, P)
     sum_PC = tl.zeros((P, C), tl.float32)
     square_PC = tl.zeros((P, C), tl.float32)
     for at in range(0, positions, P):
@@ -37,7 +39,7 @@ def _moments(map_ptr, mean_ptr, variance_ptr, positions, channels, P: tl.constex
     number_C = image * channels + channel_C
     tl.store(mean_ptr + number_C, first_C + above_C, mask=inside_C)
     variance_C = tl.sum(square_PC, 0) / positions - above_C * above_C
-    tl.store(variance_ptr + number_C, tl.maximum(variance_C, 0.0), mask=inside_C)
+    tl.store(variance_ptr + number_C, tl.maximum(variance_C, 0.0, propagate_nan=tl.PropagateNan.ALL), mask=inside_C)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -103,18 +103,23 @@ def kernels_for(map_BCHW: Tensor) -> ModuleType | None:
     lies = map_BCHW.is_contiguous(memory_format=torch.channels_last)
     if not (map_BCHW.is_cuda and lies and map_BCHW.dtype != torch.float64) or torch.compiler.is_compiling():
         return None
-    return _kernels()
+    return _kernels(map_BCHW.device, map_BCHW.dtype)
 
 
 @functools.cache
-def _kernels() -> ModuleType | None:
+def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """Return the kernels where all of them work: which numbers they know depends on the GPU, too."""
     try:
         from reidgen.models import kernels
 
-        kernels.moments(torch.ones(1, 1, 1, 1, device="cuda"))
+        map_BCHW, one_BC = torch.ones(1, 1, 1, 1, device=device, dtype=dtype), torch.ones(1, 1, device=device)
+        kernels.moments(map_BCHW)
+        for shift, more in ((one_BC, None), (one_BC, map_BCHW)):
+            kernels.affine(map_BCHW, one_BC, shift, more)
+        kernels.scaled_grads(map_BCHW, map_BCHW, one_BC)
     except Exception as error:  # no Triton, no C compiler, an old GPU: PyTorch's own operators do the same work
         log.warning(
-            "normalization goes on with PyTorch's operators, slower: Triton cannot compile here (%s)",
+            "normalization goes on with PyTorch's operators, slower: Triton cannot work here (%s)",
             (str(error).splitlines() or [type(error).__name__])[0],
         )
         return None
