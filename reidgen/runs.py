@@ -524,7 +524,7 @@ def find_run(name: str, results: Path) -> Run:
         or "none yet; run: reidgen train"
     )
     if matching:
-        raise RunError(f"several runs are called {name!r} in {results}; say which with its source: {listed}")
+        raise RunError(f"several runs are called {name!r} in {results}; say which with more of its name: {listed}")
     raise RunError(f"no run is called {name!r} in {results}; there: {listed}")
 
 

@@ -1,10 +1,12 @@
 """Export: what is written embeds as PyTorch does, says what it is, and is not kept where it differs; the card."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, quiet
@@ -32,9 +34,11 @@ OFTEN = {("a-sn", "tiny"), ("snr-conv", "tiny"), ("bin", "tiny")}
 
 @pytest.fixture(scope="module")
 def run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return a trained SNR."""
+    """Return a trained SNR, evaluated on one target."""
     assert SMALL.method == "snr"
-    return train(SMALL, data=small_data, results=tmp_path_factory.mktemp("results"), device="cpu", report=quiet)
+    made = train(SMALL, data=small_data, results=tmp_path_factory.mktemp("results"), device="cpu", report=quiet)
+    evaluate(made, "synth-night", data=small_data, device="cpu", report=quiet)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,7 @@ def exported(run: Run, small_data: Path, tmp_path_factory: pytest.TempPathFactor
 def test_an_exported_run_judged_as_a_model_has_its_own_map(
     run: Run, exported: export_module.Exported, small_data: Path, tmp_path: Path
 ) -> None:
-    own = evaluate(run, "synth-night", data=small_data, device="cpu", report=quiet)
+    own = run.own_rows()
     model = open_model(str(exported.file), device="cpu")  # all that it needs stands in the file
     folder = model.run(tmp_path)
     rows = judge(folder, lambda: model.judged(folder), "synth-night", data=small_data, report=quiet)
@@ -158,6 +162,30 @@ def test_the_command_writes_a_card_that_says_first_what_the_data_forbid(
     assert repeat[-2].startswith("reidgen train --method snr --source synth-plaza --seed 0 --recipe recipe.toml")
     assert all(f"    {line}\n" in text for line in repeat)
     assert str(run.folder.parents[3]) not in text and "proves nobody's identity" in text
+
+
+def test_a_run_that_was_evaluated_on_nothing_has_a_card_and_damaged_results_leave_no_file(
+    run: Run, exported: export_module.Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Run(tmp_path / "runs" / run.folder.parent.name / run.folder.name)
+    shutil.copytree(run.folder, fresh.folder, ignore=shutil.ignore_patterns("results.csv*", "per_query*"))
+    made = []
+    monkeypatch.setattr(export_module, "export", lambda *given, **options: made.append(given) or exported)
+    words = ["export", str(fresh.folder), "--out", str(tmp_path / "a.onnx"), "--results", str(tmp_path)]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0 and len(made) == 1, found.output
+    text = exported.file.with_suffix(".card.md").read_text()
+    assert "It has been evaluated on nothing yet" in text and "reidgen train --method snr" in text
+    shutil.copy(run.results, fresh.results)
+    broken = CliRunner().invoke(app, words)
+    assert broken.exit_code == 1 and len(made) == 1, broken.output
+
+
+def test_a_card_repeats_every_test_that_it_shows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run.own_rows()
+    both = pd.concat([rows.assign(test="flip"), rows.assign(test="plain")], ignore_index=True)
+    monkeypatch.setattr(Run, "own_rows", lambda run: both)
+    assert " --test plain,flip " in card_module.commands(run, run.folder.parents[2])[-1]
 
 
 def test_withdrawn_and_research_only_sources_are_warned_of_first() -> None:

@@ -193,6 +193,8 @@ def test_a_file_that_takes_bytes_gets_bytes(tmp_path: Path) -> None:
         ({"kind": TensorProto.UINT8}, ("mean=0.5", "deviation=0.5"), "leave out --input mean and deviation"),
         ({}, ("mean=0.485,0.456,0.406",), r"comes without a deviation, .* add --input deviation=R,G,B, or deviation=1"),
         ({}, ("deviation=0.5",), "comes without a mean, .* or mean=0 where there is none"),
+        ({}, ("mean=imagenet", "mean=0.5"), "--input mean is given twice, as imagenet and as 0.5"),
+        ({}, ("mean=imagenet,order=bgr",), "--input mean=imagenet,order=bgr: give order with an --input of its own"),
         ({}, ("mean",), "--input mean: it has no value; for example: --input mean=imagenet"),
         ({"kind": TensorProto.UINT8}, ("range=1",), "leave out --input range"),
     ],
@@ -352,7 +354,7 @@ def test_what_was_declared_last_of_a_file_counts(file: Path, small_data: Path, t
         table = make_table(dated)
         assert set(table.cells["source"]) == {last} and len(table.rows) == 1
         (note,) = [note for note in table.notes if "left out" in note.text]
-        assert note.text == f"1 row of {rows['method'][0]} left out, {said}"
+        assert note.text == f"1 row of {rows['method'][0]} left out, {said}; its latest declaration counts"
         declares = " --trained-on msmt17" if last == "msmt17" else ""
         assert f"reidgen evaluate --model FILE{declares} --target synth-night" in note.hint
 

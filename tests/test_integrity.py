@@ -471,3 +471,14 @@ def test_a_file_is_read_anew_when_it_has_changed_and_its_rows_are_the_readers_ow
     assert read_csv(path)["mAP"].tolist() == ROWS["mAP"].tolist()
     write_rows(path, ROWS.assign(mAP=[0.25, 0.5]))
     assert read_csv(path)["mAP"].tolist() == [0.25, 0.5]
+
+
+def test_rows_whose_run_folder_is_gone_are_said_beside_those_that_have_one(run: Run) -> None:
+    results = run.folder.parents[2]
+    rows = read_rows(results)
+    write_rows(results / "rows.csv", pd.concat([rows, rows.assign(seed=7)]))
+    words = ["table", "--results", str(results)]
+    said = CliRunner().invoke(app, words).output
+    assert f"note: {len(rows)} rows of 1 run whose folders are not here: market/snr-tiny-s7-" in said
+    shutil.rmtree(results / "runs")
+    assert "whose folders are not here" not in CliRunner().invoke(app, words).output  # a published folder has none

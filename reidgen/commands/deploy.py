@@ -38,10 +38,11 @@ def export(
     from reidgen.runs import find_run
 
     found, out = find_run(run, results), out.expanduser()
-    from reidgen.deploy.card import facts_of_card, write_card
+    from reidgen.deploy.card import facts_of_card, results_of, write_card
     from reidgen.deploy.export import export as run_export
     from reidgen.deploy.hub import write_hub
 
+    results_of(found)  # damaged ones are said before anything is written
     if format == "hub":
         exported = write_hub(found, out, pixels=pixels, resize=resize, data=data, results=results)
         cards = [out / "README.md", out / "config.json"]

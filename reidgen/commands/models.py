@@ -37,6 +37,9 @@ def open_and_say(
 
     opened = open_model(name, weights=weights, inputs=inputs or (), trained_on=trained_on, device=device)
     note(f"{opened.label}: {opened.form}; {opened.network.dim} features; {opened.kind}, {opened.runtime}")
+    told = {word.partition("=")[0].strip().lower() for word in inputs or ()}
+    if weights and (assumed := [key for key in ("size", "mean") if key not in told]):
+        note(f"{opened.label}: a torch file does not say its {' and '.join(assumed)}, assumed as above (--input)")
     if opened.sources and judged:
         note(f"{opened.label}: trained on {opened.source}, as {'its file says' if opened.made else 'declared'}")
     elif judged:

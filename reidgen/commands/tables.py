@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +10,14 @@ import typer
 
 from reidgen.commands.options import Json, Plugin, Quiet, Results, read_seeds
 from reidgen.errors import EmptyTableError, ReidgenError
+from reidgen.escapes import many
 from reidgen.terminal import MANNER, document, note, one_sentence, out, result
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-    from reidgen.tables.choose import Selection
+    from reidgen.tables.choose import Note, Selection
     from reidgen.tables.literature import Literature
     from reidgen.tables.looks import Table
 
@@ -227,7 +228,23 @@ def _make(
         selection=selection,
         settings=read_settings(results, rows),
     )
-    return made, rows, identities
+    return replace(made, notes=[*made.notes, *_gone(results, made.rows)]), rows, identities
+
+
+def _gone(results: Path, rows: "pd.DataFrame") -> "list[Note]":
+    """Return a note where some rows' run folders are there and others' are not: somebody may have removed these."""
+    from reidgen.tables.choose import Note, count_rows
+    from reidgen.tables.identities import run_names
+
+    names = run_names(rows)
+    gone = {name for name in names.unique() if not (results / "runs" / name).is_dir()}
+    if not gone or len(gone) == names.nunique():  # a published folder has none
+        return []
+    few = ", ".join(sorted(gone)[:3]) + (", ..." if len(gone) > 3 else "")
+    what = f"{count_rows(names.isin(gone))} of {many(len(gone), 'run')} whose folders are not here: {few}"
+    return [
+        Note(what, f"they stand in {results / 'rows.csv'}; to leave them out, remove it: what has a folder is kept")
+    ]
 
 
 def _selection(target: str, methods: str, recipe: str, backbone: str, seeds: str, test: str) -> "Selection":

@@ -93,9 +93,13 @@ def warnings_of(sources: list[dict[str, Any]], facts: dict[str, Any], weights: s
 
 
 def results_of(run: Run) -> list[dict[str, Any]]:
-    """Return mAP and Rank-1 in percent on every target and test, with 95 % intervals over query identities."""
-    rows, queries = run.own_rows(), run.queries()
-    found = []
+    """Return mAP and Rank-1 in percent on every target and test, with 95 % intervals over query identities.
+
+    Raises RunError where the results are damaged.
+    """
+    if (rows := run.own_rows()).empty:
+        return []
+    queries, found = run.queries(), []
     for (target, test), part in rows.groupby(["target", "test"], sort=True):
         own = queries[(queries["target"] == target) & (queries["test"] == test) & (queries["first_match"] > 0)]
         hits = (own["first_match"] == 1).astype("float64")
@@ -124,13 +128,13 @@ def _number(value: float) -> float | None:
 def commands(run: Run, results: Path) -> list[str]:
     """Return the commands that train the run again, by the recipe as recipe.toml, and evaluate it on its targets."""
     rows, name = run.own_rows(), f"{run.folder.resolve().parent.name}/{run.folder.resolve().name}"
-    plain = rows[rows["test"] == "plain"]
+    tests = sorted(rows["test"].unique(), key=lambda test: (test != "plain", test))
     if rows.empty:
         recipe, commit = run.recipe(), run.facts().get("commit", "")
         row = {"test": "plain", "model": "", "method": run.method().label, "source": recipe.source, "commit": commit}
         row |= {"seed": str(recipe.seed)}
         return ready(row, []) + _here(repeat_run(row, name, [], results)[:1], run)
-    first = (plain if len(plain) else rows).iloc[0].to_dict()
+    first = rows.iloc[0].to_dict() | {"test": ",".join(tests)}
     return ready(first, rows["target"]) + _here(repeat_run(first, name, list(rows["target"]), results), run)
 
 

@@ -72,7 +72,7 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
     >>> read_words(["size=256x128", "mean=imagenet"])["deviation"]
     (0.229, 0.224, 0.225)
     """
-    said = {}
+    said = dict[str, str]()
     for word in words:
         key, _, value = word.partition("=")
         key, value = key.strip().lower(), value.strip()
@@ -80,6 +80,10 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
             raise WeightsError(
                 f"--input {word}: {unknown('key', key, EXAMPLES)}; for example: --input {EXAMPLES['size']}"
             )
+        if key in said:
+            raise WeightsError(f"--input {key} is given twice, as {said[key]} and as {value}; give it once")
+        if others := [other for other in EXAMPLES if f",{other}=" in value.replace(" ", "")]:
+            raise WeightsError(f"--input {word}: give {others[0]} with an --input of its own")
         if not value:
             raise WeightsError(f"--input {word}: it has no value; for example: --input {EXAMPLES[key]}")
         said[key] = value if key == "output" else value.lower()

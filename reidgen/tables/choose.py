@@ -201,7 +201,7 @@ def _declared_last(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Note]]:
     for (method, before), block in others.groupby(["method", "source"]):
         now = str(latest[method])
         said = "when nothing was declared of it" if before == UNDECLARED else f"when declared as trained on {before}"
-        what = f"{count_rows(block['row'].notna())} of {method} left out, judged {said}"
+        what = f"{count_rows(block['row'].notna())} of {method} left out, judged {said}; its latest declaration counts"
         again = [] if now == UNDECLARED else ["--trained-on", now]
         targets = ",".join(distinct(block["target"]))
         command = " ".join(["reidgen evaluate --model FILE", *again, "--target", targets])
