@@ -309,10 +309,15 @@ def test_embeddings_of_two_networks_are_never_mixed(tmp_path: Path) -> None:
     parts.mkdir()
     (parts / "000000-left.npz").write_bytes(out.read_bytes())  # an interrupted call of the first network
     (parts / "000001-torn.npz").write_bytes(out.read_bytes()[:500])
-    other = Means(digest="cd" * 32)
+    other, kept = Means(digest="cd" * 32), out.read_bytes()
+    refused = r"f.npz holds embeddings of another network, synth/means; give another --out, or remove it"
+    with pytest.raises(DataError, match=refused):
+        embedded(folder, out, other, said=said)
+    assert out.read_bytes() == kept and not other.calls
+    out.unlink()
     assert embedded(folder, out, other, said=said).new == 12 and other.calls == [12]
     assert open_features(out).info["digest"] == "cd" * 32 and not parts.exists()
-    assert said == [f"{out} holds embeddings of another network, synth/means; all images are embedded anew"]
+    assert not said
 
 
 def test_a_file_that_another_process_writes_is_left_alone(tmp_path: Path) -> None:
@@ -409,8 +414,9 @@ def test_the_command_says_what_it_did(run: Run, tmp_path: Path) -> None:
         vectors(out)[:2], model.embed([folder / "p0" / "c1_0.jpg", folder / "p0" / "c1_1.jpg"]), atol=1e-5
     )
     flipped = CliRunner().invoke(app, [*words, "--test", "flip"])
-    assert flipped.output.startswith(f"{out} holds embeddings of another network, {name}; all images are embedded anew")
-    assert open_features(out).info["test"] == "flip"
+    assert flipped.exit_code == 1 and f"{out} holds embeddings of another network, {name}; give" in flipped.output
+    assert CliRunner().invoke(app, [*words, "--test", "flip", "--out", tmp_path / "flip.npz"]).exit_code == 0
+    assert open_features(tmp_path / "flip.npz").info["test"] == "flip" and open_features(out).info["test"] == "plain"
 
 
 def test_evaluate_counts_the_tested_images_that_have_the_bytes_of_another(tmp_path: Path) -> None:

@@ -71,20 +71,21 @@ def embed_images(
 ) -> Made:
     """Embed all crops of a collection into a feature file, see `store.Features`, and return what was done.
 
-    What the file, or an interrupted call, holds of this network is kept where an image's bytes are the same; of another
-    network, or another test, nothing is, and `say` tells so. Memory holds two windows of pixels (1,024 images each) and
+    What the file, or an interrupted call, holds of this network is kept where an image's bytes are the same; a file of
+    another network, or another test, is refused. Memory holds two windows of pixels (1,024 images each) and
     the names of all images. Processes decode where there are many images, while the network works: on one core an image
     of 128x64 takes 0.7 ms, where embedding it takes 1.3 ms (tiny, 64x32), 35 ms (MobileNetV2, 256x128) or 126 ms
     (ResNet-50), so that a CPU wins little by it and a GPU much. Images that cannot be read are left out and listed in
-    OUT.broken.csv. What the file held of other images is left out, and `say` tells so too.
+    OUT.broken.csv. What the file held of other images is left out, and `say` tells so.
     said: how the user named the crops, kept in the file.
-    Raises DataError when no image can be read, `out` is no name or a file of something else; BusyError when another
+    Raises DataError when no image can be read, `out` is no name or a file of something else or of
+    another network; BusyError when another
     process writes it; ReidgenError.
     """
     check_name(out)
     parts = out.with_name(f".{out.name}.parts")
     with _held(parts, out):
-        old = _old(out, model.info["digest"], say)
+        old = _old(out, model.info["digest"])
         kept = _Kept(model, parts, old)
         found, broken = list[tuple[str, str]](), dict[str, str]()
         for done, window in _ahead(collection, model.info, kept.place):
@@ -181,8 +182,8 @@ def _held(parts: Path, out: Path) -> Iterator[None]:
         raise DataError(f"cannot write in {parts.parent}: {error.strerror or error}") from error
 
 
-def _old(out: Path, digest: str, say: Callable[[str], None]) -> Features | None:
-    """Return the feature file that is there, None where there is none or it is of another network."""
+def _old(out: Path, digest: str) -> Features | None:
+    """Return the feature file that is there, None where there is none. Raises DataError for one of another network."""
     if not out.exists():
         return None
     old = open_features(out)
@@ -190,8 +191,9 @@ def _old(out: Path, digest: str, say: Callable[[str], None]) -> Features | None:
         old.check()
         return old
     test = "" if old.info["test"] == "plain" else f" ({old.info['test']})"
-    say(f"{out} holds embeddings of another network, {old.info['name']}{test}; all images are embedded anew")
-    return None
+    raise DataError(
+        f"{out} holds embeddings of another network, {old.info['name']}{test}; give another --out, or remove it"
+    )
 
 
 def _parts(folder: Path, digest: str) -> list[Features]:
