@@ -72,15 +72,14 @@ def embed_images(
     """Embed all crops of a collection into a feature file, see `store.Features`, and return what was done.
 
     What the file, or an interrupted call, holds of this network is kept where an image's bytes are the same; a file of
-    another network, or another test, is refused. Memory holds two windows of pixels (1,024 images each) and
-    the names of all images. Processes decode where there are many images, while the network works: on one core an image
+    another network, or another test, is refused. Memory holds two windows of pixels (1,024 images each) and the names
+    of all images. Processes decode where there are many images, while the network works: on one core an image
     of 128x64 takes 0.7 ms, where embedding it takes 1.3 ms (tiny, 64x32), 35 ms (MobileNetV2, 256x128) or 126 ms
     (ResNet-50), so that a CPU wins little by it and a GPU much. Images that cannot be read are left out and listed in
     OUT.broken.csv. What the file held of other images is left out, and `say` tells so.
     said: how the user named the crops, kept in the file.
-    Raises DataError when no image can be read, `out` is no name or a file of something else or of
-    another network; BusyError when another
-    process writes it; ReidgenError.
+    Raises DataError when no image can be read, `out` is no name, or a file of something else or of another network;
+    BusyError when another process writes it; ReidgenError.
     """
     check_name(out)
     parts = out.with_name(f".{out.name}.parts")
