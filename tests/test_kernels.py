@@ -1,7 +1,11 @@
 """The Triton kernels against float64, and where they are taken: on a GPU, or without one by Triton's interpreter."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -78,6 +82,34 @@ def test_what_is_not_finite_stays_so(kernels: ModuleType, bad: float) -> None:
     map_BCHW[0, 1, 4, 2] = bad
     mean, variance = kernels.moments(map_BCHW)
     assert torch.isfinite(mean).tolist() == torch.isfinite(variance).tolist() == [[True, False, True]]
+
+
+COMPILED = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from reidgen.models import kernels
+
+one = {"positions": 1, "channels": 1}  # which Triton takes for constants, as where it is tried
+for kernel, constants in (
+    (kernels._moments, {}), (kernels._moments, one), (kernels._scaled_grads, {}), (kernels._affine, {"SHIFT": 1, "MORE": 0}),
+    (kernels._affine, {"SHIFT": 1, "MORE": 1}),
+):
+    constants = {"P": kernels.POSITIONS, "C": kernels.CHANNELS} | constants
+    kinds = {"positions": "i32", "channels": "i32"} | dict.fromkeys(constants, "constexpr")
+    maps = ("map_ptr", "more_ptr", "grad_ptr", "out_ptr")
+    signature = {name: kinds.get(name, "*bf16" if name in maps else "*fp32") for name in kernel.arg_names}
+    source = ASTSource(kernel, signature, constants)
+    made = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4, "enable_fp_fusion": True})
+    assert made.asm["cubin"]
+"""
+
+
+def test_kernels_are_compiled_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
+    known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = [sys.executable, "-W", "ignore", "-c", COMPILED]
+    done = subprocess.run(run, env={**known, "TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def through(module: torch.nn.Module, given: Tensor) -> list[Tensor]:

@@ -121,7 +121,7 @@ def scaled_grads(grad_BCHW: Tensor, map_BCHW: Tensor, factor_BC: Tensor) -> tupl
     return out, product_BC, sum_BC
 
 
-_BLOCK = {"P": POSITIONS, "C": CHANNELS, "num_warps": WARPS}
+_BLOCK = {"P": POSITIONS, "C": CHANNELS, "num_warps": WARPS, "enable_fp_fusion": True}  # said, as its default moves
 
 
 def _place(map_BCHW: Tensor) -> torch.cuda.device_of:
