@@ -84,6 +84,17 @@ def test_what_is_not_finite_stays_so(kernels: ModuleType, bad: float) -> None:
     assert torch.isfinite(mean).tolist() == torch.isfinite(variance).tolist() == [[True, False, True]]
 
 
+def test_a_factor_without_a_gradient_costs_no_look_at_the_map(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    map_BCHW, grad, factor, shift = drawn((2, 5, 7, 3), torch.float32)
+    monkeypatch.setattr(norms, "kernels_for", lambda map_BCHW: kernels)
+    monkeypatch.setattr(kernels, "scaled_grads", pytest.fail)
+    map_BCHW.requires_grad_()
+    norms.scale_and_shift(map_BCHW, factor, shift).backward(grad)
+    assert map_BCHW.grad is not None and near(map_BCHW.grad, grad.double() * factor[:, :, None, None].double(), 2e-6)
+
+
 COMPILED = """
 from triton import compile
 from triton.backends.compiler import GPUTarget

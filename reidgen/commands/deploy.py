@@ -44,12 +44,12 @@ def export(
 
     results_of(found)  # damaged ones are said before anything is written
     if format == "hub":
-        exported = write_hub(found, out, pixels=pixels, resize=resize, data=data, results=results)
+        exported, facts = write_hub(found, out, pixels=pixels, resize=resize, data=data, results=results)
         cards = [out / "README.md", out / "config.json"]
     else:
         exported = run_export(found, out, format=format, pixels=pixels, resize=resize, data=data)
-        cards = write_card(found, exported, results)
-    facts = facts_of_card(found, exported, results)
+        facts = facts_of_card(found, exported, results)
+        cards = write_card(exported, facts)
     if json:
         document(facts)
     else:

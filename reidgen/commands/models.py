@@ -34,11 +34,12 @@ def open_and_say(
     judged: say also what it was trained on, which tells what a number means.
     """
     from reidgen.foreign import open_model
+    from reidgen.models.inputs import read_words
 
     opened = open_model(name, weights=weights, inputs=inputs or (), trained_on=trained_on, device=device)
     note(f"{opened.label}: {opened.form}; {opened.network.dim} features; {opened.kind}, {opened.runtime}")
-    told = {word.partition("=")[0].strip().lower() for word in inputs or ()}
-    if weights and (assumed := [key for key in ("size", "mean") if key not in told]):
+    asked = read_words(inputs or ())
+    if weights and (assumed := [word for word, key in (("size", "height"), ("mean", "mean")) if key not in asked]):
         note(f"{opened.label}: a torch file does not say its {' and '.join(assumed)}, assumed as above (--input)")
     if opened.sources and judged:
         note(f"{opened.label}: trained on {opened.source}, as {'its file says' if opened.made else 'declared'}")

@@ -236,9 +236,11 @@ def _gone(results: Path, rows: "pd.DataFrame") -> "list[Note]":
     from reidgen.tables.choose import Note, count_rows
     from reidgen.tables.identities import run_names
 
+    if not (results / "runs").is_dir():  # a published folder has none
+        return []
     names = run_names(rows)
     gone = {name for name in names.unique() if not (results / "runs" / name).is_dir()}
-    if not gone or len(gone) == names.nunique():  # a published folder has none
+    if not gone or len(gone) == names.nunique():
         return []
     few = ", ".join(sorted(gone)[:3]) + (", ..." if len(gone) > 3 else "")
     what = f"{count_rows(names.isin(gone))} of {many(len(gone), 'run')} whose folders are not here: {few}"

@@ -179,9 +179,8 @@ def _header(facts: dict[str, Any]) -> str:
     return f"---\n{made.to_yaml()}\n---\n"
 
 
-def write_card(run: Run, exported: Exported, results: Path) -> list[Path]:
+def write_card(exported: Exported, facts: dict[str, Any]) -> list[Path]:
     """Write the card beside an exported file, NAME.card.md and NAME.card.json, and return both."""
-    facts = facts_of_card(run, exported, results)
     page, data = (exported.file.with_suffix(f".card{end}") for end in (".md", ".json"))
     write_text(page, markdown(facts))
     write_text(data, json.dumps(with_check(facts), indent=1, ensure_ascii=False) + "\n")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from reidgen.deploy.card import facts_of_card, markdown
 from reidgen.deploy.export import FORMATS, Exported, export
@@ -13,9 +14,11 @@ from reidgen.runs import Run
 FILES = {"weights": "model.safetensors", "recipe_file": "recipe.toml", "row_file": "row.json"}
 
 
-def write_hub(run: Run, out: Path, *, pixels: str, resize: bool, data: Path, results: Path) -> Exported:
+def write_hub(
+    run: Run, out: Path, *, pixels: str, resize: bool, data: Path, results: Path
+) -> tuple[Exported, dict[str, Any]]:
     """Write a folder with README.md (a card with a YAML header), config.json, model.onnx and model.safetensors, with
-    the recipe and row that tell what network these weights are of.
+    the recipe and row that tell what network these weights are of; return what was exported, and what the card says.
 
     Raises ReidgenError where huggingface-hub is not installed, RunError for a folder that holds something, and what
     `export` raises.
@@ -36,4 +39,4 @@ def write_hub(run: Run, out: Path, *, pixels: str, resize: bool, data: Path, res
         shutil.copyfile(run.sound_weights() if part == "weights" else getattr(run, part), out / name)
     write_text(out / "config.json", json.dumps(facts["model"], indent=1, ensure_ascii=False) + "\n")
     write_text(out / "README.md", markdown(facts, hub=True))
-    return exported
+    return exported, facts

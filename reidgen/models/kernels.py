@@ -1,8 +1,9 @@
 """The reductions and multiply-adds of `reidgen.models.norms` as Triton kernels, for maps in channels-last layout.
 
 PyTorch's own operators copy a bfloat16 map to float32 before they reduce it, and reach a fraction of a GPU's bandwidth
-where every image and channel has a number of its own; each function here reads every map that it is given once and
-writes at most one. Sums are float32, in a fixed order, so the same map has the same bits at every call.
+where every image and channel has a number of its own; each function here reads every map that it is given once
+(`moments` its first positions twice) and writes at most one. Sums are float32, in a fixed order, so the same map has
+the same bits at every call.
 Shapes: B images, C channels, H x W positions; maps float16, bfloat16 or float32 (B, C, H, W), numbers float32 (B, C).
 Imported only where maps lie on a GPU, see `norms.kernels_for`: Triton comes with PyTorch for these, not for a CPU's.
 """

@@ -87,11 +87,13 @@ class _ScaleAndShift(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         map_BCHW, factor_BC = ctx.saved_tensors
         (grad,) = grads
+        if not any(ctx.needs_input_grad[1:]):  # then the map need not be read
+            if kernels := kernels_for(grad):
+                return kernels.affine(grad, factor_BC), None, None
+            return grad * spread(factor_BC).to(grad.dtype), None, None
         if kernels := kernels_for(map_BCHW):
             of_map, of_factor, of_shift = kernels.scaled_grads(grad, map_BCHW, factor_BC)
             return of_map, of_factor, of_shift
-        if not any(ctx.needs_input_grad[1:]):
-            return grad * spread(factor_BC).to(grad.dtype), None, None
         product = wide(grad) * map_BCHW
         of_factor, of_shift = product.sum((2, 3)), grad.sum((2, 3), dtype=product.dtype)
         of_map = product if grad.dtype == product.dtype else torch.empty_like(grad)
