@@ -14,6 +14,7 @@ import torch
 from reidgen.data import prepare as prepare_module
 from reidgen.files import sha256_file
 from reidgen.integrity import seal_of, text_digest, with_check
+from reidgen.models import tiny
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run
 from reidgen.synth.domains import draw_domain
@@ -98,6 +99,14 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_recipe() -> Recipe:
     """Six steps on the small data."""
     return SMALL
+
+
+@pytest.fixture
+def thin_tiny() -> Iterator[None]:
+    """The backbone `tiny` with fewer channels: half the time per step, for what does not depend on its width."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "WIDTHS", (16, 16, 32, 32))
+        yield
 
 
 @pytest.fixture(autouse=True)
