@@ -4,12 +4,14 @@ import functools
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor, nn
 
 from reidgen.data import prepare as prepare_module
 from reidgen.files import sha256_file
@@ -107,6 +109,27 @@ def thin_tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "WIDTHS", (16, 16, 32, 32))
         yield
+
+
+DRAWN: dict[object, Tensor] = {}
+
+
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the start of a tensor of one shape once: to draw a ResNet-50 takes longer than to train it for a step."""
+
+    def once(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def start(tensor: Tensor, *args: Any, **named: Any) -> Tensor:
+            key = (draw.__name__, tensor.shape, args, tuple(named.items()))
+            if key not in DRAWN:
+                DRAWN[key] = draw(tensor, *args, **named).detach().clone()
+            with torch.no_grad():
+                return tensor.copy_(DRAWN[key])
+
+        return start
+
+    for name in ("kaiming_uniform_", "kaiming_normal_"):
+        monkeypatch.setattr(nn.init, name, once(getattr(nn.init, name)))
 
 
 @pytest.fixture(autouse=True)

@@ -60,14 +60,15 @@ def vectors(file: Path) -> np.ndarray:
 OFTEN = {(method, name) for name in CHANNELS for method in (METHODS if name == "tiny" else networks())}
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize(("method", "backbone"), every_pair(OFTEN))
 def test_evaluate_embed_and_load_give_the_same_embedding(
     method: str, backbone: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    network = build_network(METHODS[method], backbone, classes=6, size=(SMALL.height, SMALL.width)).eval()
+    recipe = SMALL.change(method=method, backbone=backbone, height=32, width=16)
+    network = build_network(METHODS[method], backbone, classes=6, size=recipe.size).eval()
     monkeypatch.setattr(extractor, "load_network", lambda run, device: network)  # its weights are another test's
-    recipe = SMALL.change(method=method, backbone=backbone)
     run = run_of(recipe, results=tmp_path, digest="00000000")
     run.folder.mkdir(parents=True)
     run.recipe_file.write_text(recipe.to_toml())

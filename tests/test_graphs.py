@@ -221,7 +221,7 @@ def test_the_reason_is_kept_in_the_run(
 @pytest.mark.usefixtures("thin_tiny")
 def test_nothing_is_recorded_with_torch_compile(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # inductor's import is dear
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     made = trainer(RECIPE.change(method="snr", compile=True), noise)
     assert made.work.recorder is None and made.eager == ""
 

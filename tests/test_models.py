@@ -2,13 +2,12 @@
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models as torchvision_models
 
 from reidgen.backbones import BACKBONES
@@ -54,27 +53,6 @@ def every_pair(often: set[tuple[str, str]]) -> list[Any]:
 
 def _is_placed(part: Part) -> bool:
     return any(place >= 0 for place in part.places)
-
-
-DRAWN: dict[object, Tensor] = {}
-
-
-@pytest.fixture
-def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the start of a tensor of one shape once: to draw a ResNet-50 takes longer than to train it for a step."""
-
-    def once(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def start(tensor: Tensor, *args: Any, **named: Any) -> Tensor:
-            key = (draw.__name__, tensor.shape, args, tuple(named.items()))
-            if key not in DRAWN:
-                DRAWN[key] = draw(tensor, *args, **named).detach().clone()
-            with torch.no_grad():
-                return tensor.copy_(DRAWN[key])
-
-        return start
-
-    for name in ("kaiming_uniform_", "kaiming_normal_"):
-        monkeypatch.setattr(nn.init, name, once(getattr(nn.init, name)))
 
 
 @pytest.mark.usefixtures("drawn_once")
