@@ -132,6 +132,13 @@ def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(nn.init, name, once(getattr(nn.init, name)))
 
 
+@pytest.fixture
+def no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave weights as they are made: those of networks without memory hold nothing, and to draw them takes long."""
+    for name in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "xavier_uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test reaches this machine only."""

@@ -105,11 +105,9 @@ def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -
     assert embedding.std(dim=0).max() > 1e-4, "the embedding is constant"
 
 
+@pytest.mark.usefixtures("no_start")
 @pytest.mark.parametrize("backbone", [name for name in PLACED if "-x" not in name])  # OSNet's widths are one code
-def test_each_row_puts_its_modules_where_it_says(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("kaiming_uniform_", "kaiming_normal_"):  # without memory, idle
-        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-
+def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
     @functools.cache
     def modules(method: str) -> list[nn.Module]:
         with torch.device("meta"):
