@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import typer.testing
 from torch import Tensor, nn
 
 from reidgen.data import prepare as prepare_module
@@ -23,6 +25,12 @@ from reidgen.synth.domains import draw_domain
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read where Triton is imported: kernels then run on a CPU
+# A shell's background job ignores Ctrl-C and `nohup` a hang-up; tests send both, to themselves and to their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# The commands' parameters do not change between two calls in one process; to read them takes 30 ms.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 pd.options.mode.string_storage = "python"  # as `read_csv` has it: half as long again with pyarrow's
 SMALL = RECIPES["quick"].change(
     name="small", height=48, identities=4, images=2, epochs=2, batches_per_epoch=3, warmup_epochs=0.0
