@@ -137,8 +137,8 @@ class Proof:
             except Exception as error:  # whatever it is, the other parts go on
                 state, why = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             self._done(part, state, time.monotonic() - began, why)
-            gc.collect()
-            if self.device.type == "cuda":
+            if self.device.type == "cuda":  # its memory is dear, and a trainer goes only when its cycles are looked for
+                gc.collect()
                 torch.cuda.empty_cache()
         write_text(self.folder / "README.md", self.page())
 
@@ -238,18 +238,19 @@ def limit_rows(proof: Proof) -> Rows:
 @contextlib.contextmanager
 def way_of(way: str, *, rehearse: bool) -> Iterator[None]:
     """Work with graphs, without, or with torch.compile; a rehearsal replays by hand and compiles nothing."""
-    recorders = training.recorder_for
+    recorders, compile_ = training.recorder_for, torch.compile
     before = os.environ.pop("REIDGEN_GRAPHS", None)
     if way != "graphs":
         os.environ["REIDGEN_GRAPHS"] = "0"
     elif rehearse:
         training.recorder_for = lambda device: graphs.Rehearsal()
-    stance = torch.compiler.set_stance("force_eager" if rehearse else "default")
+    if rehearse:  # without the compiler's import, of two seconds
+        torch.compile = functools.partial(compile_, backend="eager")
     try:
-        with stance:
+        with torch.compiler.set_stance("force_eager" if rehearse else "default"):
             yield
     finally:
-        training.recorder_for = recorders
+        training.recorder_for, torch.compile = recorders, compile_
         os.environ.pop("REIDGEN_GRAPHS", None)
         if before is not None:
             os.environ["REIDGEN_GRAPHS"] = before
