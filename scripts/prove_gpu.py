@@ -238,19 +238,18 @@ def limit_rows(proof: Proof) -> Rows:
 @contextlib.contextmanager
 def way_of(way: str, *, rehearse: bool) -> Iterator[None]:
     """Work with graphs, without, or with torch.compile; a rehearsal replays by hand and compiles nothing."""
-    recorders, compile_ = training.recorder_for, torch.compile
+    recorders = training.recorder_for
     before = os.environ.pop("REIDGEN_GRAPHS", None)
     if way != "graphs":
         os.environ["REIDGEN_GRAPHS"] = "0"
     elif rehearse:
         training.recorder_for = lambda device: graphs.Rehearsal()
-    if rehearse:  # without the compiler's import, of two seconds
-        torch.compile = functools.partial(compile_, backend="eager")
+    stance = torch.compiler.set_stance("force_eager" if rehearse else "default")
     try:
-        with torch.compiler.set_stance("force_eager" if rehearse else "default"):
+        with stance:
             yield
     finally:
-        training.recorder_for, torch.compile = recorders, compile_
+        training.recorder_for = recorders
         os.environ.pop("REIDGEN_GRAPHS", None)
         if before is not None:
             os.environ["REIDGEN_GRAPHS"] = before
