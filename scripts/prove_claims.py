@@ -36,6 +36,7 @@ epochs = 4
 """
 METHODS, SEEDS, CELLS = "baseline,in,snr,ibn", 6, 24
 PROCESSES = (2, 4)
+PAUSE = (0.2, 3.0)  # seconds between two kills
 
 
 def start(words: list[str], log: Path, out: Path) -> int:
@@ -66,8 +67,8 @@ def prove(processes: int, kills: int, words: list[str], work: Path, expected: by
     alive, killed = {start(words, log, out) for _ in range(processes)}, 0
     began = time.monotonic()
     while alive:
-        ends = time.monotonic() + chance.uniform(0.2, 3.0)
-        while time.monotonic() < ends:
+        ends = time.monotonic() + chance.uniform(*PAUSE)
+        while alive and time.monotonic() < ends:
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended in alive:
                 alive.discard(ended)

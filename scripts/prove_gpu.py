@@ -137,8 +137,8 @@ class Proof:
             except Exception as error:  # whatever it is, the other parts go on
                 state, why = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             self._done(part, state, time.monotonic() - began, why)
-            gc.collect()
-            if self.device.type == "cuda":
+            if self.device.type == "cuda":  # its memory is dear, and a trainer goes only when its cycles are looked for
+                gc.collect()
                 torch.cuda.empty_cache()
         write_text(self.folder / "README.md", self.page())
 

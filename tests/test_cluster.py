@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import warm
 from conftest import SMALL, grid_toml, quiet
 from typer.testing import CliRunner
 
@@ -38,12 +39,10 @@ def planned(data: Path, results: Path, methods: list[str], seeds: int = 1, **cha
 
 
 def test_two_benches_on_one_folder_train_each_cell_once(tmp_path: Path) -> None:
-    """A short run of scripts/prove_claims.py, which forks from a process without other threads."""
-    code = "import prove_claims; prove_claims.PROCESSES = (2,); prove_claims.METHODS = 'baseline,in'; "
-    code += "prove_claims.CELLS = 2; prove_claims.SEEDS = 1; prove_claims.main()"
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path), "2"], cwd=SCRIPTS, capture_output=True,
-                           text=True, check=False, timeout=300)  # fmt: skip
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    """A short run of scripts/prove_claims.py."""
+    short = "prove_claims.PROCESSES = (2,); prove_claims.METHODS = 'baseline,in'; prove_claims.CELLS = 2; "
+    short += "prove_claims.SEEDS = 1; prove_claims.PAUSE = (0.05, 0.3); prove_claims.RECIPE += 'height = 32\\n'"
+    warm.proof(tmp_path, "prove_claims", short, "2")
     rows = pd.read_csv(tmp_path / "claims.csv")
     assert rows["kills"].tolist() == [2] and rows["trained twice"].tolist() == [0]
 

@@ -1,11 +1,10 @@
 """What may go wrong on the way: a process killed at any moment, a full disk, a folder that cannot be written."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import warm
 from conftest import quiet
 
 from reidgen import training
@@ -13,16 +12,11 @@ from reidgen.errors import ReidgenError, RunError
 from reidgen.recipe import Recipe
 from reidgen.training import train
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
 
 def test_killed_at_random_moments_training_and_the_grid_end_with_the_same_bits(tmp_path: Path) -> None:
-    """A short run of scripts/prove_safety.py, which forks from a process without other threads."""
-    small = 'prove_safety.KILLS = 2; prove_safety.RECIPE += "height = 32\\nimages = 2\\n"'
-    code = f"import prove_safety; {small}; prove_safety.main()"
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=SCRIPTS, capture_output=True, text=True,
-                           check=False, timeout=300)  # fmt: skip
-    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    """A short run of scripts/prove_safety.py."""
+    short = 'prove_safety.KILLS = 2; prove_safety.RECIPE += "height = 32\\nimages = 2\\nwidth = 16\\n"'
+    warm.proof(tmp_path, "prove_safety", short)
     rows = pd.read_csv(tmp_path / "safety.csv")
     assert rows["what"].tolist() == ["train", "bench"] and (rows["kills"] >= 2).all()
 

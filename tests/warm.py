@@ -14,6 +14,17 @@ from pathlib import Path
 
 from reidgen.pool import unwarned
 
+PROOF = """
+import functools, os, random, sys
+from pathlib import Path
+sys.path.insert(0, {scripts!r})
+from reidgen.data import prepare
+from reidgen.synth.domains import draw_domain
+prepare.draw_domain = functools.partial(draw_domain, processes=1)  # processes take longer to start than to draw
+import {name}
+{settings}
+sys.exit({name}.main())
+"""
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The optimizer of every training imports torch._dynamo, for two seconds.
 _CONTEXT.set_forkserver_preload(["reidgen.cli", "reidgen.grid", "reidgen.tables.compare", "torch._dynamo"])
@@ -56,6 +67,19 @@ class Command:
         """Send a signal."""
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
+
+
+def proof(folder: Path, name: str, settings: str, *words: object) -> None:
+    """Run a short form of a script in scripts/, in a process without other threads, which may fork; it must end well.
+
+    settings: lines of Python after its import.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scripts = str(Path(__file__).parents[1] / "scripts")
+    script = folder / "short.py"
+    script.write_text(PROOF.format(name=name, scripts=scripts, settings=settings))
+    command = Command(folder, folder, *words, script=script)
+    assert command.ended() == 0, command.out.read_text()[-2000:] + command.err.read_text()[-2000:]
 
 
 def ranks(folder: Path, script: Path, *words: object, count: int = 2) -> list[Command]:
