@@ -421,9 +421,9 @@ def report(request: pytest.FixtureRequest, reference: Path, tmp_path_factory: py
 
 
 @pytest.fixture(scope="module", params=[(1280, False), (390, True)], ids=["wide-light", "narrow-dark"])
-def opened(request: pytest.FixtureRequest, report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def opened(request: pytest.FixtureRequest, report: Path) -> Iterator[Page]:
     width, dark = request.param
-    with Page(tmp_path_factory.mktemp("chromium"), width=width, dark=dark) as chromium:
+    with Page(width=width, dark=dark) as chromium:
         chromium.open(report)
         yield chromium
 
@@ -483,7 +483,7 @@ def test_text_is_readable_on_its_ground(opened: Page, selector: str) -> None:
 def test_tables_sort_by_click_and_by_key(reference: Path, tmp_path: Path) -> None:
     cells = pd.read_csv(REFERENCE / "table.csv")
     by_score = list(cells[cells["target"] == "synth-night"].sort_values("mAP", ascending=False)["mAP"])
-    with Page(tmp_path / "chromium") as chromium:
+    with Page() as chromium:
         chromium.open(reference)
         column = (
             "[...document.querySelector('.sortable').tBodies[0].rows].map(r => parseFloat(r.cells[5].dataset.value))"
@@ -533,7 +533,7 @@ def test_all_panels_of_a_source_have_one_scale(eight: Path) -> None:
 @needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_mean_stays_in_view_and_marks_shift_no_digit(eight: Path, width: int, tmp_path: Path) -> None:
-    with Page(tmp_path / "chromium", width=width) as chromium:
+    with Page(width=width) as chromium:
         chromium.open(eight)
         rows = "[...document.querySelector('#tables table').tBodies[0].rows]"
         heads = chromium.run("[...document.querySelectorAll('#tables thead th')].map(h => h.textContent.trim())")
@@ -554,7 +554,7 @@ def test_the_mean_stays_in_view_and_marks_shift_no_digit(eight: Path, width: int
 
 @needs_chromium
 def test_missing_numbers_stay_below_and_a_number_marks_its_runs(tmp_path: Path) -> None:
-    with Page(tmp_path / "chromium") as chromium:
+    with Page() as chromium:
         chromium.open(evil_results(tmp_path / "results"))
         heads = chromium.run("[...document.querySelector('.sortable').tHead.rows[0].cells].map(c => c.textContent)")
         column = heads.index(f"b{EVIL}")
@@ -604,7 +604,7 @@ def test_groups_and_published_numbers_stand_in_the_page(thirty: Path, reference:
 @needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_groups_filter_by_key_and_go_where_numbers_sort(thirty: Path, width: int, tmp_path: Path) -> None:
-    with Page(tmp_path / "chromium", width=width) as chromium:
+    with Page(width=width) as chromium:
         chromium.open(thirty)
         assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
         rows = "[...document.querySelectorAll('#tables tbody tr')].filter(r => r.checkVisibility())"
