@@ -167,7 +167,7 @@ def test_a_long_name_of_a_target_takes_lines_of_a_heading(opened: Page) -> None:
 
 
 @needs_chromium
-def test_a_name_of_usual_length_stays_on_a_line_where_there_is_room(report: Path, tmp_path: Path) -> None:
+def test_a_name_of_usual_length_stays_on_a_line_where_there_is_room(report: Path) -> None:
     with Page(width=1280) as chromium:
         chromium.open(report)
         lines = """(name => {
