@@ -41,7 +41,7 @@ def planned(data: Path, results: Path, methods: list[str], seeds: int = 1, **cha
 def test_two_benches_on_one_folder_train_each_cell_once(tmp_path: Path) -> None:
     """A short run of scripts/prove_claims.py."""
     short = "prove_claims.PROCESSES = (2,); prove_claims.METHODS = 'baseline,in'; prove_claims.CELLS = 2; "
-    short += "prove_claims.SEEDS = 1; prove_claims.PAUSE = (0.05, 0.3); prove_claims.RECIPE += 'height = 32\\n'"
+    short += "prove_claims.SEEDS = 1; prove_claims.PAUSE = (0.1, 0.8); prove_claims.RECIPE += 'height = 32\\n'"
     warm.proof(tmp_path, "prove_claims", short, "2")
     rows = pd.read_csv(tmp_path / "claims.csv")
     assert rows["kills"].tolist() == [2] and rows["trained twice"].tolist() == [0]

@@ -245,7 +245,7 @@ def test_the_page_says_nothing_of_runs_and_holds_nothing_that_is_run(page: Path,
 @pytest.fixture(params=[(1280, False), (390, True)], ids=["wide-light", "narrow-dark"])
 def opened(request: pytest.FixtureRequest, page: Path, tmp_path: Path) -> Iterator[Page]:
     width, dark = request.param
-    with Page(tmp_path / "chromium", width=width, height=800, dark=dark) as chromium:
+    with Page(width=width, height=800, dark=dark) as chromium:
         chromium.ask("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
         chromium.open(page)
         yield chromium
@@ -297,7 +297,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_saves_all_the_same(page: Path,
     forbidden = (
         "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError'); }})"
     )
-    with Page(tmp_path / "chromium") as chromium:
+    with Page() as chromium:
         chromium.ask("Page.addScriptToEvaluateOnNewDocument", source=forbidden)
         chromium.open(page)
         chromium.press("2")

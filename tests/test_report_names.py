@@ -113,8 +113,8 @@ def test_a_target_has_one_name_on_the_page(report: Path, tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module", params=[1280, 768, 390, 320])
-def opened(request: pytest.FixtureRequest, report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with Page(tmp_path_factory.mktemp("chromium"), width=request.param) as chromium:
+def opened(request: pytest.FixtureRequest, report: Path) -> Iterator[Page]:
+    with Page(width=request.param) as chromium:
         chromium.open(report)
         yield chromium
 
@@ -167,8 +167,8 @@ def test_a_long_name_of_a_target_takes_lines_of_a_heading(opened: Page) -> None:
 
 
 @needs_chromium
-def test_a_name_of_usual_length_stays_on_a_line_where_there_is_room(report: Path, tmp_path: Path) -> None:
-    with Page(tmp_path / "chromium", width=1280) as chromium:
+def test_a_name_of_usual_length_stays_on_a_line_where_there_is_room(report: Path) -> None:
+    with Page(width=1280) as chromium:
         chromium.open(report)
         lines = """(name => {
           const heads = [...document.querySelectorAll('#tables tbody th')], range = document.createRange();

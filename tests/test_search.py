@@ -434,9 +434,9 @@ FOCUS_RETURNS = """new Promise(done => { let tries = 500; const look = () => {
 
 
 @pytest.fixture(scope="module", params=[(1280, False), (390, True)], ids=["wide-light", "narrow-dark"])
-def opened(request: pytest.FixtureRequest, page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def opened(request: pytest.FixtureRequest, page: Path) -> Iterator[Page]:
     width, dark = request.param
-    with Page(tmp_path_factory.mktemp("chromium"), width=width, dark=dark) as chromium:
+    with Page(width=width, dark=dark) as chromium:
         chromium.open(page)
         yield chromium
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -38,12 +39,20 @@ def save(results: Path, rows: pd.DataFrame) -> Path:
     return results
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods, two seeds, with marks and intervals."""
+    folder = tmp_path_factory.mktemp("simulated") / "results"
     rows, identities = simulate(targets={"duke": 1, "viper": 1}, seeds=2)
-    save(tmp_path, rows)
-    keep_identities(tmp_path, identities)
+    save(folder, rows)
+    keep_identities(folder, identities)
+    return folder
+
+
+@pytest.fixture
+def results(simulated: Path, tmp_path: Path) -> Path:
+    """A copy of it, to write into."""
+    shutil.copytree(simulated, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -82,13 +82,9 @@ def make_sections(
     that have lines in plots of curves.
     Raises RunError when a file of a run is damaged.
     """
-    return [
-        _heat_maps(cells),
-        _scores(cells, style),
-        _differences(cells, style),
-        *_curves(runs, style, curves_of),
-        *_pictures(results, images=images),
-    ]
+    pictures = list(_pictures(results, images=images))  # before the plots, which take long: one may be damaged
+    plots = [_heat_maps(cells), _scores(cells, style), _differences(cells, style), *_curves(runs, style, curves_of)]
+    return [*plots, *pictures]
 
 
 def _curves(runs: list[Behind], style: dict[str, Style], shown: Collection[str]) -> Iterator[Section]:

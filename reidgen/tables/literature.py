@@ -223,7 +223,8 @@ def beside(cells: pd.DataFrame, means: dict[tuple[Any, ...], list[str]]) -> Lite
     every = published()
     kin = {name: meant(name) for name in pd.concat([cells["source"], cells["target"]]).unique()}
     pairs = {(kin[source], kin[target]) for source, target in zip(cells["source"], cells["target"], strict=True)}
-    keys = [(meant(source), target) for source, target in zip(every["source"], every["target"], strict=True)]
+    sources = every["source"].map({name: meant(name) for name in every["source"].unique()})
+    keys = list(zip(sources, every["target"], strict=True))
     pairs -= {(source, MEAN) for source, _ in pairs}
     for (source, *_), targets in means.items():
         here = {target for one, target in keys if one == kin.get(source) and target != MEAN}
