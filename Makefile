@@ -11,7 +11,7 @@ demo: setup
 	$(BIN)/reidgen prepare synth
 	$(BIN)/reidgen bench --source synth --methods main --seeds 1
 
-# A process per core, a file of tests in one of them, each with one thread.
+# A process per core and one more, a file of tests in one of them, each with one thread.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: setup
