@@ -27,6 +27,7 @@ from reidgen.runs import Run
 from reidgen.steps import Flip
 from reidgen.training import Trainer, train
 
+pytestmark = pytest.mark.usefixtures("thin_tiny")
 STEPS = 20
 RECIPE = RECIPES["quick"].change(
     identities=3, images=2, height=32, width=16, batches_per_epoch=8, epochs=4, warmup_epochs=2.0, source="synth-plaza"
@@ -96,7 +97,6 @@ class Counting(Rehearsal):
         return replay
 
 
-@pytest.mark.usefixtures("thin_tiny")
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_on_fixed_tensors_give_the_bits_of_plain_steps(
     method: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -120,7 +120,6 @@ def test_steps_on_fixed_tensors_give_the_bits_of_plain_steps(
     assert_same_bits(state(second), state(plain))
 
 
-@pytest.mark.usefixtures("thin_tiny")
 @pytest.mark.parametrize(
     "change",
     [
@@ -143,7 +142,6 @@ def test_so_do_other_settings(change: dict[str, object], noise: Source, monkeypa
     assert_same_bits(state(static), state(plain))
 
 
-@pytest.mark.usefixtures("thin_tiny")
 def test_what_a_step_reads_lies_at_one_place(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay would see nothing else: the tensors of the first step are those of the last, with other numbers."""
     monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
@@ -176,7 +174,6 @@ class Counter(Module):
         return map_BCHW
 
 
-@pytest.mark.usefixtures("thin_tiny")
 def test_a_part_that_does_not_say_so_is_never_recorded(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     counting = Counting()
     monkeypatch.setattr(training, "recorder_for", lambda device: counting)
@@ -188,7 +185,6 @@ def test_a_part_that_does_not_say_so_is_never_recorded(noise: Source, monkeypatc
     assert graphs.incapable([torch.nn.Identity()]).startswith("Identity does not say")
 
 
-@pytest.mark.usefixtures("thin_tiny")
 def test_a_recording_that_fails_falls_back_and_says_why(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(Rehearsal):
         def record(self, work: Work) -> Work:
@@ -218,7 +214,6 @@ def test_the_reason_is_kept_in_the_run(
     assert run.facts()["eager"].startswith("Tiny does not say")
 
 
-@pytest.mark.usefixtures("thin_tiny")
 def test_nothing_is_recorded_with_torch_compile(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "recorder_for", lambda device: Rehearsal())
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
@@ -234,7 +229,6 @@ def test_the_environment_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert graphs.recorder_for(torch.device("cuda")) is None
 
 
-@pytest.mark.usefixtures("thin_tiny")
 @pytest.mark.parametrize("flipped", [False, True])
 def test_embedding_by_full_batches_equals_that_by_batches_as_they_come(
     flipped: bool, noise: Source, monkeypatch: pytest.MonkeyPatch
@@ -322,7 +316,6 @@ def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.
     assert asked[-1] == "replay" and graphs.FAILED == []
 
 
-@pytest.mark.usefixtures("thin_tiny")
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_a_rate_in_a_tensor_trains_as_a_number_does(
     kind: str, noise: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from reidgen.models import norms
 from reidgen.runs import Run
 from reidgen.training import Trainer
 
+pytestmark = pytest.mark.usefixtures("thin_tiny")
 FORBIDDEN = {
     "_local_scalar_dense",  # .item(), int(), float(), if
     "is_nonzero",
@@ -96,7 +97,6 @@ def found_in_a_step(recipe: Any, source: Source) -> list[str]:
     return inside
 
 
-@pytest.mark.usefixtures("thin_tiny")
 @pytest.mark.parametrize("method", METHODS)
 def test_no_row_asks_for_values(method: str, noise: Source) -> None:  # noqa: F811
     assert found_in_a_step(RECIPE.change(method=method), noise) == []
@@ -115,7 +115,7 @@ def test_no_row_asks_for_values(method: str, noise: Source) -> None:  # noqa: F8
     ],
     ids=lambda change: " ".join(map(str, change.values())) if "backbone" in change else " ".join(change),
 )
-@pytest.mark.usefixtures("thin_tiny", "drawn_once")
+@pytest.mark.usefixtures("drawn_once")
 def test_no_setting_and_no_backbone_does(change: dict[str, Any], noise: Source) -> None:  # noqa: F811
     recipe = RECIPE.change(**{"method": "baseline", "weights": "none"} | change)
     assert found_in_a_step(recipe, sized(noise, recipe.height, recipe.width)) == []
@@ -164,7 +164,7 @@ def _format(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
 
 
-@pytest.mark.usefixtures("thin_tiny", "pretended_gpu")
+@pytest.mark.usefixtures("pretended_gpu")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_needs_nothing_of_the_host_on_a_pretended_gpu(method: str, noise: Source) -> None:  # noqa: F811
     """Augmentation, forward, losses, after_step and embedding in bfloat16. What backward asks for is looked at above; of the fused
@@ -200,7 +200,7 @@ def plain(recipe: Any, source: Source) -> Groups:
     return found[0]
 
 
-@pytest.mark.usefixtures("thin_tiny", "pretended_gpu")
+@pytest.mark.usefixtures("pretended_gpu")
 def test_the_pretended_gpu_refuses_the_host(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     real = norms.SNR.forward
     cases: list[tuple[str, Callable[[Tensor], Tensor]]] = [

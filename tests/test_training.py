@@ -30,12 +30,7 @@ from reidgen.registry import get_backbone
 from reidgen.runs import Run
 from reidgen.training import train
 
-
-@pytest.fixture(autouse=True)
-def _thin(request: pytest.FixtureRequest) -> None:
-    """What a GPU computes is compared at the width that was measured there; nothing else here depends on the width."""
-    if "gpu" not in request.keywords:
-        request.getfixturevalue("thin_tiny")
+pytestmark = pytest.mark.usefixtures("thin_tiny")
 
 
 @pytest.fixture

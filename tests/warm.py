@@ -15,7 +15,7 @@ from pathlib import Path
 from reidgen.pool import unwarned
 
 PROOF = """
-import functools, os, random, sys
+import functools, sys
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
 from reidgen.data import prepare

@@ -83,8 +83,13 @@ def make_sections(
     Raises RunError when a file of a run is damaged.
     """
     pictures = list(_pictures(results, images=images))  # before the plots, which take long: one may be damaged
-    plots = [_heat_maps(cells), _scores(cells, style), _differences(cells, style), *_curves(runs, style, curves_of)]
-    return [*plots, *pictures]
+    return [
+        _heat_maps(cells),
+        _scores(cells, style),
+        _differences(cells, style),
+        *_curves(runs, style, curves_of),
+        *pictures,
+    ]
 
 
 def _curves(runs: list[Behind], style: dict[str, Style], shown: Collection[str]) -> Iterator[Section]:

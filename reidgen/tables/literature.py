@@ -221,10 +221,9 @@ def beside(cells: pd.DataFrame, means: dict[tuple[Any, ...], list[str]]) -> Lite
     over the targets of the protocol. cells, means: of a Table; not modified.
     """
     every = published()
-    kin = {name: meant(name) for name in pd.concat([cells["source"], cells["target"]]).unique()}
+    kin = {name: meant(name) for name in pd.concat([cells["source"], cells["target"], every["source"]]).unique()}
     pairs = {(kin[source], kin[target]) for source, target in zip(cells["source"], cells["target"], strict=True)}
-    sources = every["source"].map({name: meant(name) for name in every["source"].unique()})
-    keys = list(zip(sources, every["target"], strict=True))
+    keys = list(zip(every["source"].map(kin), every["target"], strict=True))
     pairs -= {(source, MEAN) for source, _ in pairs}
     for (source, *_), targets in means.items():
         here = {target for one, target in keys if one == kin.get(source) and target != MEAN}
