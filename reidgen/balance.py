@@ -3,7 +3,9 @@
 Shapes: B images, two views of each: rows 0..B-1 are the first view, B..2B-1 the second; D features, K identities.
 f: the neck's output, L2-normalised. Source of all: Cho et al., "Generalizable Person Re-identification via Balancing
 Alignment and Uniformity", NeurIPS 2024, and the authors' code [A]. Their published models are the best of three epochs
-by the mAP on the target; here, as for every row, the last epoch counts.
+by the mAP on the target; here, as for every row, the last epoch counts. They train with GeM, a hinge of 0.3 and batches
+of 256 (recipe `modern`); the recipes `paper` and `quick` have other pooling and triplets, and smaller batches, of which
+the nearest prototypes are as many as the batch.
 """
 
 from collections.abc import Callable
@@ -102,7 +104,8 @@ class DomainUniformity(_TwoViews):
 
     A prototype starts as the normalised mean of the untrained network's embeddings of the identity, and follows each
     image of the first view, in order: c <- normalise(momentum c + (1 - momentum) f). Prototypes lie in the checkpoint.
-    Fewer than B others count as if the rest were infinitely far, as with the authors.
+    Where the source has fewer than B others, prototypes of other sources count in their place as infinitely far (0), as
+    many as there are; of a single source the mean is then over all others.
     """
 
     prototype_KD: Tensor

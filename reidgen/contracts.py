@@ -73,20 +73,22 @@ class Module(nn.Module):
 
     draw(step) -> tensors on the CPU, of the same shapes at every step: they lie in `self.drawn`, on the device, in the
       training forward pass that follows. What is drawn per row must be drawn for all N rows and cut to `step.own`.
+    keeps_signs: True where nothing negative comes out if nothing negative goes in: then the map behind the last stage
+      can still be pooled by `gem`.
     offers (of a module at a place, not of a norm): the name of what `self.offered` holds after a training forward pass:
       a tuple (named or not) of float tensors (n, ...) with gradients, for a loss that reads that name; it is gathered
       over the ranks.
     take_over(norm): called when the module replaces a BatchNorm2d whose weights are loaded. Here: all that has the same
       name and shape is copied (weight, bias, running statistics).
     look(map_BCHW) -> what `reidgen show` draws; here nothing.
-    running_mean, running_var, momentum: what a norm knows of its inputs, kept in training as torch's BatchNorm2d does
-    it;
+    running_mean, running_var, momentum: what a norm knows of its inputs, kept in training as torch's BatchNorm2d does;
       by these names the test step `bn` finds it and estimates it anew.
     rates: by the name of a parameter of its own, how many times the others' learning rate it has; such a parameter has
       no weight decay. after_step(): called after every step of the optimizer; here nothing.
     """
 
     capturable: ClassVar[bool] = False
+    keeps_signs: ClassVar[bool] = False
     offers: ClassVar[str] = ""
     rates: Mapping[str, float] = MappingProxyType({})
     drawn: tuple[Tensor, ...] = ()

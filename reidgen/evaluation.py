@@ -247,7 +247,7 @@ def judge(
             for word in alike:  # each is written as soon as it is there: one that fails costs the others nothing
                 rows, queries = [], []
                 for split, images in splits:
-                    numbers, per_query = _rank_split(images, acting[word])
+                    numbers, per_query = rank_split(images, acting[word])
                     rows.append({**common, "test": word, "split": split, **numbers})
                     queries.append(per_query.assign(split=split))
                 tables[word] = pd.DataFrame(rows)[list(COLUMNS)].astype(COLUMNS)
@@ -414,16 +414,16 @@ def sides_of(part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor) 
     """Return both sides of one split's rows, in their order, given the embeddings of `paths`, which are sorted."""
     query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
 
-    def pick(rows: pd.DataFrame) -> Tensor:
-        numbers = torch.from_numpy(np.searchsorted(paths, rows["path"].to_numpy(dtype=str)))
-        return embedding_ND[numbers.to(embedding_ND.device)]
+    rows = pd.concat([query, gallery])
+    numbers = torch.from_numpy(np.searchsorted(paths, rows["path"].to_numpy(dtype=str)))
+    own_ND = embedding_ND[numbers.to(embedding_ND.device)]  # both sides in one piece: `rerank` needs them so
 
     def column(rows: pd.DataFrame, name: str) -> Tensor:
         return torch.tensor(rows[name].to_numpy(), dtype=torch.int64)
 
     return Sides(
-        query_QD=pick(query),
-        gallery_GD=pick(gallery),
+        query_QD=own_ND[: len(query)],
+        gallery_GD=own_ND[len(query) :],
         pid_Q=column(query, "pid"),
         pid_G=column(gallery, "pid"),
         camid_Q=column(query, "camid"),
@@ -431,13 +431,18 @@ def sides_of(part: pd.DataFrame, paths: NDArray[np.str_], embedding_ND: Tensor) 
     )
 
 
-def _rank_split(images: Images, steps: Mapping[str, Sequence[TestStep]]) -> tuple[dict[str, float], pd.DataFrame]:
+def rank_split(images: Images, steps: Mapping[str, Sequence[TestStep]]) -> tuple[dict[str, float], pd.DataFrame]:
+    """Return the numbers of one split in a way to test, and those of each query.
+
+    Memory: beside the images' embeddings one more copy, of both sides, and what the steps and `rank` hold.
+    """
     part, embedding_ND = images.part, images.embedding_ND
     query, gallery = part[part["part"] == "query"], part[part["part"] == "gallery"]
     for step in steps["embeddings"]:
         with blaming():
             embedding_ND = _alike(step.embeddings(embedding_ND, images.camid_N), embedding_ND, step)
     sides = sides_of(part, images.paths, embedding_ND)
+    del embedding_ND  # what the steps made, as large as the sides
     with blaming():
         others = [step.distances(sides.query_QD, sides.gallery_GD) for step in steps["distances"]]
         ranking = rank(**sides._asdict(), distances=others[0] if others else None)

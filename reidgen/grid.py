@@ -21,7 +21,7 @@ from reidgen.models.network import check_recipe
 from reidgen.planning import Cell, plan_cells
 from reidgen.pool import spread
 from reidgen.recipe import Recipe
-from reidgen.runs import Progress, Run, read_csv, tie_notes
+from reidgen.runs import Progress, Run, percent, read_csv, tie_notes
 from reidgen.status import FailedElsewhereError, failure_mark, forget_failure, note_failure, note_refused, read_failure
 from reidgen.tables.average import means_of
 from reidgen.teststeps import PLAIN, Way
@@ -313,6 +313,6 @@ def _means(rows: pd.DataFrame, *, asked: bool) -> str:
     counted = [target for mean in means_of(rows, asked=asked).values() for target in mean.targets]
     unseen = means[(means["seen"] == 0) & means["target"].isin(counted)]["mAP"]
     known = means[means["seen"] == 1]
-    seen = ", ".join(f"{target} {100 * value:.1f}" for target, value in zip(known["target"], known["mAP"], strict=True))
-    mean = f"mean of {len(unseen)} unseen {100 * unseen.mean():.1f}" if len(unseen) else "no unseen target"
+    seen = ", ".join(f"{target} {percent(value)}" for target, value in zip(known["target"], known["mAP"], strict=True))
+    mean = f"mean of {len(unseen)} unseen {percent(unseen.mean())}" if len(unseen) else "no unseen target"
     return f"{f'{seen} (seen), ' if seen else ''}{mean}"

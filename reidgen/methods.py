@@ -33,6 +33,7 @@ CIRCLE = Part(
     source="instead of the triplet loss, where the recipe says so; Sun et al., CVPR 2020; fast-reid [A]",
     params={"margin": 0.25, "gamma": 128.0},
 )
+SHARED = (CROSS_ENTROPY, TRIPLET, CIRCLE)  # what every method is trained with, as the recipe has it
 
 IN = Part(
     name="in",
@@ -233,8 +234,8 @@ _ROWS = [
     Method(
         name="dualnorm",
         title="DualNorm",
-        source="IN after stages 1, 2, 3, before the ReLU, on ResNets; Jia et al., BMVC 2019 [A]; theirs on MobileNetV2 "
-        "has IN for the stem's BN and after every block of stages 1 to 3",
+        source="IN after stages 1, 2, 3, before the ReLU, on ResNets; Jia et al., BMVC 2019 [A], who train with cross "
+        "entropy alone and SGD; theirs on MobileNetV2 has IN for the stem's BN and after every block of stages 1 to 3",
         modules=[IN.at(1, 2, 3, before_relu=True)],
         tables=("placement",),
     ),
@@ -297,7 +298,7 @@ _ROWS = [
     Method(
         name="mixstyle",
         title="MixStyle",
-        source="after stages 1 and 2, in training; Zhou et al., ICLR 2021 [A]",
+        source="after stages 1 and 2, in training; Zhou et al., ICLR 2021 [A], who train with softmax alone and SGD",
         modules=[MIXSTYLE.at(1, 2)],
         group="mixing",
     ),
@@ -311,7 +312,7 @@ _ROWS = [
     Method(
         name="efdmix",
         title="EFDMix",
-        source="after stages 1 and 2, in training; Zhang et al., CVPR 2022 [A]",
+        source="after stages 1 and 2, in training; Zhang et al., CVPR 2022 [A], who train as MixStyle's do",
         modules=[EFDMIX.at(1, 2)],
         group="mixing",
     ),
@@ -326,7 +327,8 @@ _ROWS = [
         Method(
             name=name,
             title=title,
-            source=f"{what}; Cho et al., NeurIPS 2024 [A]; two views: a step costs two forward passes",
+            source=f"{what}; Cho et al., NeurIPS 2024 [A], trained there as in the recipe modern and published "
+            "from the best of three epochs on the target; two views: a step costs two forward passes",
             modules=[IN.but(affine=False).at(1, 2, 3)],
             losses=losses,
             views=2,

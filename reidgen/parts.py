@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -94,8 +94,7 @@ class Part:
         Raises RecipeError when there is no such parameter (the nearest is named) or the value is of another kind.
         """
         key = f"{self.name}.{parameter}"
-        if parameter not in self.params:
-            raise RecipeError(f"--set {key}: {unknown(f'parameter of {self.name}', parameter, sorted(self.params))}")
+        check_parameter(key, [self])
         return self.but(**{parameter: _like(self.params[parameter], value, key)})
 
     def facts(self) -> dict[str, Any]:
@@ -212,11 +211,10 @@ class Method:
         row, changed = self, list[str]()
         for key, value in settings.items():
             part_name, _, parameter = key.partition(".")
-            own = {name for part in self.parts if part.name == part_name for name in part.params}
+            own = [part for part in self.parts if part.name == part_name]
             if not own:
                 continue
-            if parameter not in own:
-                raise RecipeError(f"--set {key}: {unknown(f'parameter of {part_name}', parameter, sorted(own))}")
+            check_parameter(key, own)
             before = row
 
             def change(
@@ -230,6 +228,16 @@ class Method:
                 several = len({part.name for part in self.parts}) > 1
                 changed.append(f"{f'{part_name}.' if several else ''}{parameter}={words_of(value)}")
         return dataclasses.replace(row, changed=tuple(sorted((*self.changed, *changed))))
+
+
+def check_parameter(key: str, parts: Iterable[Part]) -> None:
+    """Raise RecipeError where none of some parts of one name has the parameter of a setting "part.parameter"."""
+    part, _, parameter = key.partition(".")
+    known = sorted({name for one in parts for name in one.params})
+    if not known:
+        raise RecipeError(f"--set {key}: the part {part} has no parameters; leave it out")
+    if parameter not in known:
+        raise RecipeError(f"--set {key}: {unknown(f'parameter of {part}', parameter, known)}")
 
 
 def is_value(value: object) -> bool:

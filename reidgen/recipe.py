@@ -20,7 +20,7 @@ from reidgen.catalogue import DEFAULT_SYNTH
 from reidgen.errors import RecipeError, unknown
 from reidgen.files import read_regular
 from reidgen.methods import CIRCLE, CROSS_ENTROPY, METHODS, TRIPLET
-from reidgen.parts import Method, Part, Value
+from reidgen.parts import Method, Part, Value, check_parameter
 from reidgen.registry import get_backbone, get_method, load_plugins
 from reidgen.teststeps import TEST_STEPS
 
@@ -329,13 +329,14 @@ def _refuse_two_words(name: str | None, asked: Mapping[str, Any]) -> None:
 def idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> list[str]:
     """Return a sentence for each setting that changes none of the methods, as they lack the part.
 
-    Raises RecipeError for a setting of a part that no known method has.
+    Raises RecipeError for a setting of a part that no known method has, or of a parameter that such parts lack.
     """
-    said = []
+    said, parts = [], [part for row in METHODS.values() for part in row.parts]
     for key, _ in settings:
         name = key.partition(".")[0]
-        if name not in (known := {part.name for row in METHODS.values() for part in row.parts}):
+        if name not in (known := {part.name for part in parts}):
             raise RecipeError(f"--set {key}: {unknown('part', name, sorted(known))}")
+        check_parameter(key, [part for part in parts if part.name == name])
         if not any(part.name == name for method in methods for part in get_method(method).parts):
             said.append(f"note: --set {key} changes nothing of {', '.join(methods)}")
     return said

@@ -406,13 +406,16 @@ def select_methods(words: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def words_for_methods() -> list[str]:
+    """Return every word that `select_methods` knows."""
+    tables = dict.fromkeys(table for row in METHODS.values() for table in row.tables)
+    return [*METHODS, *tables, *GROUPS, "ablations", "all"]
+
+
 def _method_of(word: str) -> Method:
     """Return a method, as `get_method`; the nearest word of an unknown one may be a group's or a table's."""
     if word not in METHODS:
         _load_installed()
     if word not in METHODS:
-        words = [*METHODS, *dict.fromkeys(table for row in METHODS.values() for table in row.tables), *GROUPS]
-        raise RecipeError(
-            f"{unknown('method', word, [*words, 'ablations', 'all'])} (one from a plug-in needs --plugin FILE)"
-        )
+        raise RecipeError(f"{unknown('method', word, words_for_methods())} (one from a plug-in needs --plugin FILE)")
     return METHODS[word]

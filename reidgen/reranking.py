@@ -64,7 +64,7 @@ def rerank(
     Cost: the product O(N^2 D), in blocks; kept are the K nearest and the rows of v, tens to hundreds of numbers an
     image.
     """
-    features_ND = torch.cat([query_QD, gallery_GD]).float()
+    features_ND = _in_one(query_QD, gallery_GD).float()
     queries, half = len(query_QD), round(k1 / 2)
     near = _neighbours(features_ND, sorted({k1 + 1, half + 1, k2}), block_bytes)
     norm_N = features_ND.square().sum(dim=1)
@@ -89,6 +89,15 @@ def rerank(
         return found_BG
 
     return distances
+
+
+def _in_one(query_QD: Tensor, gallery_GD: Tensor) -> Tensor:
+    """Return both sides in one tensor (N, D): a view where the gallery lies right behind the queries, else a copy."""
+    sides = query_QD, gallery_GD
+    one = len({(side.untyped_storage().data_ptr(), side.dtype, side.stride()) for side in sides}) == 1
+    if one and query_QD.is_contiguous() and gallery_GD.storage_offset() == query_QD.storage_offset() + query_QD.numel():
+        return query_QD.as_strided((len(query_QD) + len(gallery_GD), query_QD.shape[1]), query_QD.stride())
+    return torch.cat(sides)
 
 
 def _squared(own_BD: Tensor, norm_B: Tensor, other_ND: Tensor, norm_N: Tensor) -> Tensor:

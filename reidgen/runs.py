@@ -683,6 +683,15 @@ def provenance() -> dict[str, str]:
     return {"version": __version__, "commit": commit}
 
 
+def percent(fraction: float) -> str:
+    """Return a score in percent with one decimal, the same one wherever it is shown.
+
+    >>> percent(0.6125), f"{100 * 0.6125:.1f}"
+    ('61.2', '61.3')
+    """
+    return f"{round(100 * fraction, 6):.1f}"
+
+
 def now() -> str:
     """Return the present time in UTC, to the second, as ISO 8601."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -23,6 +23,7 @@ from reidgen.recipe import Recipe
 from reidgen.runs import Progress, Run
 from reidgen.training import Trainer
 
+FEW = 32  # images at a time that show a CPU's pace
 SECONDS, SLOW = 1.0, 5.0  # how long each thing is repeated, and what takes too long for that
 MATRIX, MATRIX_CPU = 8192, 2048  # rows of the square matrices of the product, on an accelerator and on a CPU
 COPY_BYTES = 256 << 20
@@ -97,15 +98,17 @@ def speed(kinds: Sequence[Recipe], *, device: str = "auto", report: Progress) ->
 
 def pace(recipe: Recipe, *, device: str) -> tuple[float, float]:
     """Return how many images a second this machine trains and embeds with a recipe, measured on noise
-    for some seconds.
+    for some seconds: on a CPU with a few images at a time, which are as fast there as many.
     """
     place, recipe = choose_device(device), recipe.change(weights="none", source="synth-plaza", compile=False)
+    if place.type == "cpu":
+        recipe = recipe.change(identities=min(recipe.identities, max(2, FEW // recipe.images)))
     trainer = Trainer(recipe, noise(recipe), Run(Path("none")), place)
     pixels, images_B = trainer.source.packs[0], np.arange(recipe.batch)
     images_BHWC = trainer.source.read(images_B).to(place)
     trainer.network.train()
     training = recipe.batch / seconds(lambda: trainer.learn(images_BHWC, images_B), place)
-    network, rows_N = trainer.network.eval(), np.arange(min(len(pixels), 256))
+    network, rows_N = trainer.network.eval(), np.arange(min(len(pixels), FEW if place.type == "cpu" else BATCH))
 
     def run() -> Tensor:
         return embed(network, pixels, rows_N=rows_N, dtype=recipe.dtype, report=lambda what, done, total: None)

@@ -25,6 +25,7 @@ from reidgen.synth.domains import draw_domain
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read where Triton is imported: kernels then run on a CPU
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, as `_one_thread` has it here
 # A shell's background job ignores Ctrl-C and `nohup` a hang-up; tests send both, to themselves and to their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import vision_transformer
+from torchvision.models import resnet50, vision_transformer
 
 from reidgen.backbones import BACKBONES
 from reidgen.contracts import Backbone
@@ -221,6 +221,34 @@ def test_ibn_a_takes_the_authors_names_and_is_resnet_where_in_becomes_bn(tmp_pat
             block.bn1.IN = half.eval()
     with torch.no_grad():
         torch.testing.assert_close(body(images), plain(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_row_ibn_a_of_torchvisions_weights_is_resnet50_where_in_becomes_bn(tmp_path: Path, no_start: None) -> None:
+    torch.manual_seed(0)
+    theirs = resnet50()
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0, (2 / module.weight[0].numel()) ** 0.5)
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                nn.init.uniform_(tensor, 0.2, 0.5)  # type: ignore[arg-type]
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    words = {"classes": 2, "weights": str(tmp_path / "weights.pth")}
+    plain, ours = (build_network(METHODS[name], "resnet50", **words).eval() for name in ("baseline", "ibn-a"))  # type: ignore[arg-type]
+    images = torch.randn(2, 3, 64, 32)
+    norms, replaced = dict(plain.backbone.named_modules()), 0
+    with torch.no_grad():
+        assert not torch.allclose(ours.backbone(images), plain.backbone(images), rtol=0.1)
+        for name, module in list(ours.backbone.named_modules()):
+            if name.endswith("bn1.IN"):
+                half, whole = nn.BatchNorm2d(module.num_features).eval(), norms[name.removesuffix(".IN")]
+                half.load_state_dict({**module.state_dict(), **{
+                    key: getattr(whole, key)[: module.num_features] for key in ("running_mean", "running_var")
+                }}, strict=False)  # fmt: skip
+                ours.backbone.get_submodule(name.removesuffix(".IN")).IN = half
+                replaced += 1
+        torch.testing.assert_close(ours.backbone(images), plain.backbone(images))
+    assert replaced == 13
 
 
 def test_ibn_a_stands_first_in_every_block_of_stages_1_to_3() -> None:

@@ -347,6 +347,17 @@ def test_a_dry_run_says_what_lacks_and_writes_nothing(
     assert lines[2] == "pixel caches: all there" and "1 to train, 1 evaluation;" in lines[3]
 
 
+def test_a_row_that_means_nothing_is_refused_before_a_dry_run_measures(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reidgen.forecast.pace", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "small.toml").write_text(grid_toml(SMALL.change(pooling="gem")))
+    words = ["bench", "--recipe", tmp_path / "small.toml", "--methods", "baseline,snr", "--target", "synth-night"]
+    words += ["--data", small_data, "--results", tmp_path / "r", "--dry-run"]
+    refused = CliRunner().invoke(app, list(map(str, words)))
+    assert refused.exit_code == 1 and refused.stderr.startswith("error: snr: pooling = gem needs a map")
+
+
 def test_a_protocol_runs_the_cells_that_are_prepared(small_data: Path, tmp_path: Path) -> None:
     protocol = Protocol(
         name="mine",

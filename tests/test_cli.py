@@ -165,7 +165,7 @@ def test_help_table_and_status_never_import_torch(small_data: Path, tmp_path: Pa
         (["evaluate", "x", "--target", "market", "--test", "flip+flip"], "--test flip+flip names flip twice"),
         (["evaluate", "x", "--target", "market", "--set", "snr.gates=2"], "--set snr.gates: --test names no step snr"),
         (["table", "stress", "--test", "flip"], "--test do not go with stress, whose rows are of plain tests"),
-        (["methods", "rerang"], "unknown method 'rerang'"),
+        (["methods", "rerang"], "unknown name 'rerang'; did you mean 'rerank'?"),
         (["train", "--source", "markt"], "unknown data set 'markt'; did you mean 'market'?"),
         (["train", "--source", "market"], "market is not prepared"),
         (["train"], "run: reidgen prepare synth-plaza"),

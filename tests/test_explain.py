@@ -87,7 +87,8 @@ def test_what_a_user_would_type(cell: str, head: str, tmp_path: Path) -> None:
         ("snr mall duke", "no cell of the table is 'snr mall duke'; say METHOD SOURCE TARGET, one of: baseline market"),
         ("snr duke", "several cells are 'snr duke'; say METHOD SOURCE TARGET, one of: snr market duke"),
         ("", "no cell of the table is ''; say"),
-        ("a b c d", "no cell of the table is 'a b c d'; say"),
+        ("a b c d", "no cell of the table is 'a b c d': nothing in it is called 'a', 'b', 'c', 'd'; say"),
+        ("foo duke", "no cell of the table is 'foo duke': nothing in it is called 'foo'; say"),
     ],
 )
 def test_unclear_cells_are_errors_that_list_them(cell: str, says: str, tmp_path: Path) -> None:

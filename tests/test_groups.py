@@ -76,7 +76,11 @@ def test_groups_and_tables_select_methods_of_rows() -> None:
     assert set(cells["method"]) == {"baseline", "mixstyle", "dsu"}
     cells = make_table(in_groups(), selection=Selection(methods=("placement", "losses"))).cells
     assert set(cells["method"]) == {"baseline", "in", "snr", "bau"}
-    with pytest.raises(ReidgenError, match="there are no results of it"):
+    cells = make_table(in_groups(), against="bau", selection=Selection(methods=("mixing",))).cells
+    assert set(cells["method"]) == {"baseline", "mixstyle", "dsu", "bau"}  # what others are compared with is shown
+    with pytest.raises(
+        ReidgenError, match="there are no results of the group mixing; run: reidgen bench --methods mixing"
+    ):
         make_table(frame(row("snr", "duke")), selection=Selection(methods=("mixing",)))
 
 

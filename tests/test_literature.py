@@ -113,6 +113,42 @@ def test_whoever_looks_at_the_target_has_a_remark(method: str, words: str) -> No
     assert len(rows) and rows["remark"].str.contains(words).all()
 
 
+# Of each table that was read, two cells or so as they are printed there: protocol, target, method, mAP / Rank-1, tag.
+PRINTED = """
+p1 prid CILP-FGDI 80.1/71.0 R
+p1 viper BAU 74.6/66.1 D
+p1 ilids ACL 86.5/81.8 R
+p1-duke mean_of_unseen MetaBIN 72.3/64.7 R
+p2 cuhk03 META 36.3/35.1 R
+p2 market BAU 77.1/90.4 D
+p3 msmt17 GMN 24.8/51.0 R
+single market->duke MUVA 52.0/72.1 N
+single duke->msmt17 PAT 19.2/43.9 N
+single msmt17->market CLIP-FGDI_(rerun) 44.7/73.0 N
+single market->duke DSU 32.0/52.0 D
+single duke->market DSU 32.4/63.7 D
+single duke->market MixStyle 24.1/51.5 N
+single duke->market MixStyle_(camera) 29.0/58.2 N
+single market->duke SNR 33.6/55.1 N
+single market->grid EFDMix 35.5/26.7 N
+single market->duke OSNet-AIN 30.5/52.4 R
+loo-duke market SVIL 65.0/86.1 N
+loo-duke cuhk03 OSNet-AIN 27.1/27.4 R
+single-all msmt17-all->duke OSNet-IBN 45.6/67.4 R
+"""
+
+
+@pytest.mark.parametrize("line", PRINTED.strip().splitlines())
+def test_a_number_is_the_one_that_was_printed_with_its_tag(line: str) -> None:
+    protocol, where, method, numbers, tag = line.split()
+    source, target = where.split("->") if "->" in where else ("", where)
+    rows = published()
+    rows = rows[(rows["protocol"] == protocol) & (rows["target"] == target.replace("_", " "))]
+    rows = rows[(rows["method"] == method.replace("_", " ")) & (rows["tag"] == tag)]
+    rows = rows[rows["source"] == source] if source else rows
+    assert numbers in [f"{row.mAP}/{row.rank1}" for row in rows.itertuples()], rows.to_string()
+
+
 # Beside ours
 
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from reidgen.contracts import Step
 from reidgen.errors import RecipeError
-from reidgen.models.mixing import DSU, EPS, EFDMix, MixStyle
+from reidgen.models.mixing import DSU, EFDMix, MixStyle
 
 CAMERAS = torch.tensor([0, 0, 1, 1, 2, 2])
+EPS = 1e-6  # the authors', beside the variance
 KINDS = [MixStyle, EFDMix, DSU]
 
 

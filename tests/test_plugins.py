@@ -297,6 +297,10 @@ def test_settings_change_the_rows_that_have_them_and_no_other() -> None:
         METHODS["snr"].set({"snr.plus": 3})
     assert idle(settings.items(), ["baseline", "in"])[0] == "note: --set snr.distance changes nothing of baseline, in"
     assert idle(settings.items(), ["baseline", "snr"]) == []
+    with pytest.raises(RecipeError, match=r"--set ibn-a.share: the part ibn-a has no parameters; leave it out"):
+        METHODS["ibn-a"].set({"ibn-a.share": 0.3})
+    with pytest.raises(RecipeError, match=r"--set se.foo: unknown parameter of se 'foo'"):
+        idle([("se.foo", 0.3)], ["mixstyle"])
     with pytest.raises(RecipeError, match="unknown part 'snrr'; did you mean 'snr'"):
         idle([("snrr.distance", "x")], ["snr"])
     swapped = dict([read_setting("snr.weights=1"), read_setting("snr.distance=euclidean")])
@@ -312,6 +316,39 @@ def test_shipped_rows_name_every_parameter_of_their_parts_and_every_default() ->
             defaults = registry.parameters_of(registry.load_class(part.build))
             assert set(part.params) == set(defaults), (method.name, part.name)
             assert set(part.tags) <= set(part.params)
+
+
+# As their authors have them: what a row's own parts are built with, whatever the classes' defaults.
+AUTHORS = {
+    "mixstyle": {"mixstyle": {"probability": 0.5, "alpha": 0.1, "partner": "random"}},
+    "mixstyle-camera": {"mixstyle": {"probability": 0.5, "alpha": 0.1, "partner": "camera"}},
+    "efdmix": {"efdmix": {"probability": 0.5, "alpha": 0.1, "partner": "random"}},
+    "dsu": {"dsu": {"probability": 0.5, "factor": 1.0}},
+    "bin": {"bin": {"rate": 20.0, "eps": 1e-5, "momentum": 0.1}},
+    "a-sn": {"sn": {"eps": 1e-5, "momentum": 0.1}},
+    "bau": {
+        "in": {"affine": False},
+        "strong-view": {"probability": 0.5, "operations": 2, "magnitude": 10.0, "jitter": 2.0, "hue": 0.1},
+        "bau-align": {"weight": 1.5, "neighbours": 10},
+        "bau-uniform": {"weight": 1.0},
+        "bau-domain": {"weight": 1.0, "momentum": 0.1},
+    },
+}
+PLACES = {
+    "mixstyle": (1, 2), "mixstyle-camera": (1, 2), "efdmix": (1, 2), "dsu": (0, 1, 2, 3, 4), "bau": (1, 2, 3),
+    "in-plain": (1, 2, 3), "dualnorm": (1, 2, 3), "ibn": (1, 2), "ibn-b": (0, 1, 2), "ibn-stem-1": (0, 1),
+    "in": (1, 2, 3), "in-0123": (0, 1, 2, 3), "snr": (1, 2, 3, 4), "snr-123": (1, 2, 3), "se-stage4": (4,),
+}  # fmt: skip
+
+
+def test_rows_have_their_authors_parameters_and_places() -> None:
+    for name, parts in AUTHORS.items():
+        assert {part.name: dict(part.params) for part in METHODS[name].parts} == parts
+    for name, places in PLACES.items():
+        assert [part.places for part in METHODS[name].modules] == [places]
+        assert [part.before_relu for part in METHODS[name].modules] == [
+            name in ("dualnorm", "ibn", "ibn-b", "ibn-stem-1")
+        ]
 
 
 def test_the_example_runs_in_two_processes_and_stands_in_the_table(

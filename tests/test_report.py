@@ -644,6 +644,9 @@ def test_of_many_methods_curves_have_eight(tmp_path: Path) -> None:
     cells = make_table(frame(*(row(m, "duke", 0.2 + n / 100) for n, m in enumerate(names)))).cells
     assert for_curves(cells) == [METHODS[m].title for m in ("baseline", "snr", *names[-6:])]
     assert for_curves(cells[cells["method"].isin(names[:8])]) == [METHODS[m].title for m in names[:8]]
+    bn = [row(m, "duke", 0.9 - n / 100, test="bn") for n, m in enumerate(names)]  # the other way round
+    both = make_table(frame(*bn, *(row(m, "duke", 0.2 + n / 100) for n, m in enumerate(names)))).cells
+    assert for_curves(both) == for_curves(cells)
     for number, method in enumerate(names[:10]):
         make_run(tmp_path, method=method, first=[1, 2, number + 1])
     text = page(tmp_path)

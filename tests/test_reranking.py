@@ -121,6 +121,18 @@ def test_it_is_ranked_in_blocks_with_junk_as_neighbours() -> None:
     assert found.mAP != plain.mAP
 
 
+def test_sides_in_one_piece_are_not_copied_and_mean_the_same() -> None:
+    """As `evaluation.sides_of` leaves them; others are joined."""
+    both = torch.randn(30, 8)
+    sides, part = (both[:10], both[10:]), (both[:10], both[11:])
+    assert reranking._in_one(*sides).data_ptr() == both.data_ptr() and torch.equal(reranking._in_one(*sides), both)
+    for other in (part, sides[::-1], (both[:10], both[10:].clone()), (both[:10], both[10:].double())):
+        joined = reranking._in_one(*other)
+        assert joined.data_ptr() != both.data_ptr() and torch.equal(joined, torch.cat(other))
+    whole = slice(0, 10)
+    assert torch.equal(rerank(*sides)(whole), rerank(*(side.clone() for side in sides))(whole))
+
+
 def test_a_collapsed_network_earns_nothing() -> None:
     same = torch.ones(12, 4) / 2
     pid, camid = torch.arange(12) % 3, torch.arange(12) % 2

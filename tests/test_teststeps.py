@@ -181,8 +181,8 @@ def test_bn_is_a_model_whose_statistics_were_set_by_hand(
     assert all(changed) and part["camid"].nunique() > 1
 
     seen: list[evaluation.Images] = []
-    real = evaluation._rank_split
-    monkeypatch.setattr(evaluation, "_rank_split", lambda images, steps: (seen.append(images), real(images, steps))[1])
+    real = evaluation.rank_split
+    monkeypatch.setattr(evaluation, "rank_split", lambda images, steps: (seen.append(images), real(images, steps))[1])
     both = scored(run, small_data, "bn(size=3,batches=2),plain")
     wanted = torch.stack([expected[path] for path in seen[0].paths])
     torch.testing.assert_close(seen[0].embedding_ND, wanted, atol=2e-5, rtol=0)
@@ -268,7 +268,10 @@ def test_shipped_steps_name_every_parameter_and_have_the_method_of_their_stage()
     for row_ in TEST_STEPS.values():
         assert row_.params == registry.parameters_of(registry.load_class(row_.build))
         assert set(row_.tags) <= set(row_.params)
+        assert row_.unlabelled == row_.transductive == (row_.name in ("bn", "centre", "rerank"))
         build_test_step(row_)
+    assert TEST_STEPS["rerank"].params == {"k1": 20, "k2": 6, "weight": 0.3}
+    assert TEST_STEPS["bn"].params == {"batches": 50, "size": 64, "cameras": True}
     with pytest.raises(RecipeError, match="cannot be built: k1 and k2 must be at least 1"):
         build_test_step(TEST_STEPS["rerank"].set({"k1": 0}))
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 @one_sentence
 def methods(
     name: Annotated[
-        str, typer.Argument(help="A method, backbone, test step or recipe, to see all of it; or a group, table.")
+        str, typer.Argument(help="A method, part, backbone, test step or recipe, to see all of it; or a group, table.")
     ] = "",
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """List methods, backbones, losses, test steps and recipes.
 
-    Of a method, a backbone, a test step or a recipe that is named, its parts, parameters or settings; of a group or a
-    table (mixing, main), its methods.
+    Of a method, a part of one, a backbone, a test step or a recipe that is named, its parts, parameters or settings; of
+    a group or a table (mixing, main), its methods.
 
     Example: reidgen methods
 
@@ -37,9 +37,11 @@ def methods(
     Example: reidgen methods --plugin examples/own_parts.py
     """
     from reidgen.backbones import BACKBONES
+    from reidgen.errors import RecipeError, unknown
+    from reidgen.methods import METHODS
     from reidgen.parts import TIMM, words_of
     from reidgen.recipe import RECIPES
-    from reidgen.registry import broken, get_backbone, get_method, select_methods
+    from reidgen.registry import broken, get_backbone, get_method, select_methods, words_for_methods
     from reidgen.teststeps import TEST_STEPS
 
     if name in BACKBONES or name.startswith(TIMM):
@@ -56,9 +58,18 @@ def methods(
         out().print("\n".join(own), soft_wrap=True, markup=False, highlight=False)
         return
     if name:
+        parts = _parts()
+        if name in parts and name not in METHODS:
+            _show_part(*parts[name])
+            _say_tags()
+            return
+        words = words_for_methods()
+        if "," not in name and name not in words:
+            raise RecipeError(unknown("name", name, [*words, *parts, *BACKBONES, *TEST_STEPS, *RECIPES]))
         chosen = [get_method(one) for one in select_methods(name)]
         if len(chosen) == 1:
             _show(chosen[0])
+            _say_tags()
         else:
             out().print(_table("method", "title", map(_line, chosen)))
         return
@@ -66,20 +77,35 @@ def methods(
         out().print(table)
     for sentence in broken():
         note(f"note: an installed package's rows are left out: {sentence}")
-    note("[S] the paper's slides, [A] code with the authors' marks, [B] an independent re-implementation,")
-    note("[N] a secondary note that names the paper's table, [C] computed here, [D] recollection of the paper,")
-    note("unconfirmed.")
+    _say_tags()
     note("One method, or one test step, with its parameters: reidgen methods snr")
 
 
+def _say_tags() -> None:
+    note("Place 0 is the stem, places 1 to 4 are the stages. [S] the paper's slides, [A] code with the authors'")
+    note("marks, [B] an independent re-implementation, [N] a secondary note that names the paper's table, [C] computed")
+    note("here, [D] recollection of the paper, unconfirmed.")
+
+
+def _parts() -> "dict[str, tuple[Part, str]]":
+    """Return the parts of all rows and recipes by name, the first of a name, and what has it."""
+    from reidgen.methods import SHARED
+    from reidgen.registry import all_rows
+
+    parts = {part.name: (part, "every method") for part in SHARED}
+    for row in all_rows()[0]:
+        parts |= {part.name: (part, row.name) for part in row.parts if part.name not in parts}
+    return parts
+
+
 def _everything() -> "Iterator[Table]":
-    from reidgen.methods import CROSS_ENTROPY, TRIPLET
+    from reidgen.methods import SHARED
     from reidgen.parts import TIMM
     from reidgen.recipe import RECIPES
     from reidgen.registry import all_rows
 
     rows, backbones, steps = all_rows()
-    losses = {part.name: (part, "every method") for part in (CROSS_ENTROPY, TRIPLET)}
+    losses = {part.name: (part, "every method") for part in SHARED}
     modules: dict[str, tuple[Part, str]] = {}
     for row in rows:
         losses |= {part.name: (part, row.name) for part in row.losses if part.name not in losses}
@@ -91,7 +117,11 @@ def _everything() -> "Iterator[Table]":
     yield _table("module", "of", ((one.name, of, one.source, _origin(one)) for one, of in modules.values()))
     yield _table("loss", "of", ((one.name, of, one.source, _origin(one)) for one, of in losses.values()))
     yield _table("test step", "uses", ((one.name, _uses(one), one.source, one.origin) for one in steps))
-    described = (f"{one.backbone}, {one.height}x{one.width}, {one.epochs} epochs" for one in RECIPES.values())
+    described = (
+        f"{one.backbone}, {one.height}x{one.width}, {one.epochs} epochs, batches of {one.batch}, {one.dtype}, "
+        f"{one.pooling} pooling"
+        for one in RECIPES.values()
+    )
     yield _table("recipe", "", ((one, "", words, "reidgen") for one, words in zip(RECIPES, described, strict=True)))
 
 
@@ -134,33 +164,43 @@ def _origin(part: "Part") -> str:
 
 def _show(row: "Method") -> None:
     """Print a method with its parts, where they stand, and every parameter with its value and who says so."""
-    from reidgen.parts import words_of
-
     out().print(f"{row.name}: {row.title}; {row.source} (from {row.origin})", soft_wrap=True)
-    kinds = [("in the place of BatchNorm2d", [row.norm] if row.norm else []), ("module", row.modules)]
-    for kind, parts in [*kinds, ("loss", row.losses)]:
-        for part in parts:
-            out().print(f"  {kind}: {part.name}{_where(part)}; {part.source}", soft_wrap=True)
-            for parameter, value in part.params.items():
-                words = words_of(value).replace("/", ",")
-                tag = part.tags.get(parameter, "")
-                out().print(f"    --set {part.name}.{parameter}={words}{'   ' + tag if tag else ''}", soft_wrap=True)
+    if row.norm:
+        places = f" in {_places(row.norm)}" if row.norm.places else ""
+        out().print(f"  in the place of BatchNorm2d{places}: {row.norm.name}; {row.norm.source}", soft_wrap=True)
+        _print_parameters(row.norm)
+    kinds = [("module", row.modules), ("loss", row.losses), ("augmentation", row.augmentations)]
+    for kind, part in [(kind, part) for kind, parts in kinds for part in parts]:
+        out().print(f"  {kind}: {part.name}{_where(part)}; {part.source}", soft_wrap=True)
+        _print_parameters(part)
     if row.views > 1:
         out().print(f"  {row.views} views of each image: a step costs {row.views} forward passes", soft_wrap=True)
     if not row.parts:
         out().print("  no parts of its own: it is what the others are compared with")
 
 
-def _show_step(row: "StepRow") -> None:
-    """Print a test step, what it uses of the target, and every parameter with its value and who says so."""
+def _show_part(part: "Part", of: str) -> None:
+    """Print a part of a method: what has it, and every parameter; of a loss that all have, the recipe sets them."""
+    out().print(f"{part.name}: a part of {of}; {part.source} (from {_origin(part)})", soft_wrap=True)
+    _print_parameters(part)
+
+
+def _print_parameters(part: "Part") -> None:
+    from reidgen.methods import SHARED
     from reidgen.parts import words_of
 
+    settable = "" if part in SHARED else f"--set {part.name}."
+    for parameter, value in part.params.items():
+        tag = part.tags.get(parameter, "")
+        words = words_of(value).replace("/", ",")
+        out().print(f"    {settable}{parameter}={words}{'   ' + tag if tag else ''}", soft_wrap=True)
+
+
+def _show_step(row: "StepRow") -> None:
+    """Print a test step, what it uses of the target, and every parameter with its value and who says so."""
     out().print(f"{row.name}: a test step (--test {row.name}); {row.source} (from {row.origin})", soft_wrap=True)
     out().print(f"  uses {_uses(row)}", soft_wrap=True)
-    for parameter, value in row.params.items():
-        tag = row.tags.get(parameter, "")
-        words = words_of(value).replace("/", ",")
-        out().print(f"    --set {row.name}.{parameter}={words}{'   ' + tag if tag else ''}", soft_wrap=True)
+    _print_parameters(row)
 
 
 def _uses(row: "StepRow") -> str:
@@ -174,5 +214,10 @@ def _where(part: "Part") -> str:
 
     if not part.places:
         return ""
-    names = ["the images" if place == IMAGES else f"place {place}" for place in part.places]
-    return f" {'before the last ReLU of' if part.before_relu else 'after'} {', '.join(names)}"
+    if part.places == (IMAGES,):
+        return " on the images"
+    return f" {'before the last ReLU of' if part.before_relu else 'after'} {_places(part)}"
+
+
+def _places(part: "Part") -> str:
+    return f"place{'s' * (len(part.places) > 1)} {', '.join(map(str, part.places))}"

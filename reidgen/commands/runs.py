@@ -224,12 +224,12 @@ def evaluate(
 
 def _print_evaluation(rows: "pd.DataFrame", target: str, before: str) -> None:
     """Print the mean over a target's splits; target: and its test; before: what each line begins with."""
-    from reidgen.runs import tie_notes
+    from reidgen.runs import percent, tie_notes
 
     kinds = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}
     mean, splits = rows.mean(numeric_only=True), len(rows)
-    spread = f" (mean of {splits} splits, mAP ± {100 * rows['mAP'].std():.1f})" if splits > 1 else ""
-    numbers = ", ".join(f"{word} {100 * mean[key]:.1f}" for word, key in kinds.items())
+    spread = f" (mean of {splits} splits, mAP ± {percent(rows['mAP'].std())})" if splits > 1 else ""
+    numbers = ", ".join(f"{word} {percent(mean[key])}" for word, key in kinds.items())
     result(f"{before}{target}{' (seen)' if rows['seen'].any() else ''}: {numbers}{spread}")
     if unmatched := rows["unmatched"].sum():
         note(f"{before}{target}: {unmatched} of {rows['queries'].sum()} queries have no match and do not count")
@@ -345,6 +345,11 @@ def bench(
     if dry_run or status or cluster:
         from reidgen.planning import plan_cells
 
+        if not status:
+            from reidgen.models.network import check_recipe
+
+            for name in names:
+                check_recipe(chosen.change(method=name))
         planned = plan_cells(chosen, **grid_of)
         if dry_run:
             print_forecast(planned, data=data, device=device)

@@ -61,6 +61,7 @@ class SqueezeExcite(Module):
     """
 
     capturable = True
+    keeps_signs = True
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__(channels)

@@ -135,11 +135,12 @@ def build_network(
     kind = get_backbone(backbone) if isinstance(backbone, str) else backbone
     body, started = build_backbone(kind, weights=weights, size=size)
     _refuse_places(row, body, kind.name)
-    last = [part.name for part in row.modules if len(body.channels) - 1 in part.places and not part.before_relu]
+    behind = [part for part in row.modules if len(body.channels) - 1 in part.places and not part.before_relu]
+    last = [part.name for part in behind if not getattr(load_class(part.build, part.digest), "keeps_signs", False)]
     if pooling == "gem" and last:
         raise RecipeError(
             f"{row.label}: pooling = gem needs a map that is never negative, and {last[0]} stands behind the last "
-            "ReLU; set pooling = avg"
+            "ReLU; set pooling = avg, or leave that row out"
         )
     replaced = _replace_norms(row, row.norm, body, kind.name) if row.norm else []
     placed = [

@@ -41,7 +41,7 @@ from reidgen.models.network import ReIDNet
 from reidgen.pictures import drawings, probes
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
-from reidgen.runs import Progress, Run, now
+from reidgen.runs import Progress, Run, now, percent
 
 SAMPLE = 300  # images of each domain for tsne and gates
 PEOPLE = 64  # whose maps are compared in several styles
@@ -159,7 +159,7 @@ def _ranks(job: _Job, targets: list[Prepared]) -> Picture:
     picture = partial(_thumbnail, target)
     rows = [
         drawings.Row(
-            caption=f"{_who(target, sides, one.query)}: AP {100 * one.ap:.1f} %, first match at rank {one.first_match}",
+            caption=f"{_who(target, sides, one.query)}: AP {percent(one.ap)} %, first match at rank {one.first_match}",
             query=picture(query[one.query]),
             gallery=[picture(gallery[number]) for number in one.gallery],
             right=one.right,
@@ -170,12 +170,12 @@ def _ranks(job: _Job, targets: list[Prepared]) -> Picture:
     missed = [one for one in lists if one.first_match > 1]
     hit = [one for one in lists if one.first_match == 1]
     shown = [
-        f"{len(part)} {word} with average precision {100 * part[0].ap:.1f} to {100 * part[-1].ap:.1f} %"
+        f"{len(part)} {word} with average precision {percent(part[0].ap)} to {percent(part[-1].ap)} %"
         for word, part in (("misses", missed), ("hits", hit))
         if part
     ]
     asked = len(query) - ranking.unmatched
-    counts = f"mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.rank(1):.1f} % over {asked:,} queries"
+    counts = f"mAP {percent(ranking.mAP)} %, Rank-1 {percent(ranking.rank(1))} % over {asked:,} queries"
     return Picture(
         drawings.draw_ranks(rows, title=job.title),
         alt=f"Ranked lists on {name}: {' and '.join(shown)}; {counts}.",

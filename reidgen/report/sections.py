@@ -103,12 +103,14 @@ def _curves(runs: list[Behind], style: dict[str, Style], shown: Collection[str])
 def for_curves(cells: pd.DataFrame) -> list[str]:
     """Return the titles of the methods that have lines in plots of curves, in the table's order: all, or LINES of them.
 
-    Baseline and SNR are among them; the others are those with the highest mAP on the mean of unseen, of any group.
+    Baseline and SNR are among them; the others are those with the highest mAP on the mean of unseen, of any group of
+    the first test: plain, where that is one.
     """
     titles = list(cells["title"].drop_duplicates())
     if len(titles) <= LINES:
         return titles
-    best = cells[cells["target"] == MEAN].groupby("title", sort=False)["mAP"].max()
+    first = cells[(cells["target"] == MEAN) & (cells["test"] == cells["test"].iloc[0])]
+    best = first.groupby("title", sort=False)["mAP"].max()
     best = best.sort_values(ascending=False, kind="stable")
     always = cells["title"][cells["method"].isin([FIRST, "snr"])]
     chosen = list(dict.fromkeys([*always, *best.index, *titles]))[:LINES]

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
-from reidgen.methods import METHODS
+from reidgen.methods import FIRST, METHODS
 from reidgen.parts import GROUPS
 from reidgen.registry import select_methods
 from reidgen.runs import ELSEWHERE, UNDECLARED
@@ -62,6 +62,9 @@ def select(rows: pd.DataFrame, asked: Selection, *, every_method: bool = False) 
     rows: with the columns target, method, recipe, hash, backbone, seed and, where tests are asked for, test. Raises
     ReidgenError for a name without any row, EmptyTableError where no row has all that was asked for.
     """
+    for word in set(asked.methods) & {*GROUPS}:
+        if not any(_is_method(name, word) for name in rows["method"].unique() if name != FIRST):
+            raise ReidgenError(f"there are no results of the group {word}; run: reidgen bench --methods {word}")
     chosen = _named(rows, "target", asked.targets, "target", _is_target)
     if not every_method:
         chosen &= _named(rows, "method", asked.methods, "method", _is_method)

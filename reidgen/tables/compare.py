@@ -88,6 +88,8 @@ def make_table(
     [32.0, 2.828427, 33.6, -1.6]
     """
     _check(rows, name, against)
+    if selection.methods and against != FIRST:  # as Baseline is, which every word for several methods holds
+        selection = replace(selection, methods=(*selection.methods, against))
     shown, peers, left_out = _choose(rows, name=name, narrow=narrow, selection=selection, settings=settings)
     runs = shown.drop_duplicates([*CELL, "seed"])  # one row for all splits
     means = means_of(runs, asked=selection.every or bool(selection.targets))

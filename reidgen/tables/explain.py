@@ -13,7 +13,7 @@ import pandas as pd
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
 from reidgen.recipe import RECIPES, read_recipe
-from reidgen.runs import Run
+from reidgen.runs import Run, percent
 from reidgen.tables.choose import GROUP, TRAINED
 from reidgen.tables.formats import SHOWN, difference, p_value, signed
 from reidgen.tables.identities import run_names
@@ -71,7 +71,12 @@ def _find(cells: pd.DataFrame, cell: str) -> "pd.Series[Any]":
     listed = [" ".join(line) for line in fields.loc[meant.index if len(meant) else fields.index, shown].to_numpy()]
     rest = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
     what = "several cells are" if len(meant) else "no cell of the table is"
-    raise ReidgenError(f"{what} {cell!r}; say {' '.join(shown).upper()}, one of: {'; '.join(listed[:6])}{rest}")
+    lines = list(fields.drop_duplicates().itertuples(index=False, name=None))
+    strange = [word for word in filter(None, words) if not any(_means([word], *line) for line in lines)]
+    lacking = f": nothing in it is called {', '.join(map(repr, strange))}" if strange and not len(meant) else ""
+    raise ReidgenError(
+        f"{what} {cell!r}{lacking}; say {' '.join(shown).upper()}, one of: {'; '.join(listed[:6])}{rest}"
+    )
 
 
 def _means(words: Sequence[str], method: str, source: str, target: str, backbone: str, digest: str, test: str) -> bool:
@@ -125,7 +130,7 @@ def _runs(counted: pd.DataFrame, *, several: bool) -> str:
         line += f"{block['queries'].iloc[0]:<7} {block['gallery'].iloc[0]:<7} {run}"
         lines.append(line + f" → {target}" if several else line)
         if len(block) > 1:
-            lines.append(f"        mAP of the splits {', '.join(f'{100 * mAP:.1f}' for mAP in block['mAP'])}")
+            lines.append(f"        mAP of the splits {', '.join(percent(mAP) for mAP in block['mAP'])}")
     return "\n".join(lines)
 
 
