@@ -84,6 +84,21 @@ def test_groups_and_tables_select_methods_of_rows() -> None:
         make_table(frame(row("snr", "duke")), selection=Selection(methods=("mixing",)))
 
 
+def test_a_part_of_the_table_is_written_beside_the_whole(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(to_csv(in_groups()))
+
+    def written(*words: str) -> dict[str, bytes]:
+        done = CliRunner().invoke(app, ["table", "--results", str(tmp_path), *words])
+        assert done.exit_code == 0, done.output
+        return {path.name: path.read_bytes() for path in tmp_path.glob("table*")}
+
+    whole = written()
+    assert set(whole) == {"table.md", "table.csv", "table.tex"}
+    for words in (["--best", "2"], ["--methods", "snr"], ["--target", "duke"], ["--test", "plain"]):
+        both = written(*words)
+        assert {name: both[name] for name in whole} == whole and b"SNR" in both["table-selected.md"]
+
+
 def test_the_best_are_shown_with_baseline_and_snr_and_nothing_else_changes() -> None:
     """Of .50, .45, .40, .35, .30, .25, .20, .10 the two best; what is left out is said."""
     whole, table = make_table(in_groups()), make_table(in_groups(), best=2)

@@ -153,6 +153,7 @@ def print_table(
 ) -> "Table":
     """Print the table of the rows that `choose` returns of all rows, then write it; return it.
 
+    A table of some methods or rows alone has files of its own, and leaves those of the whole one as they are.
     Where `results` cannot be written, a note says so. Where the paper has no number beside any row, `paper` prints
     the paper's own table and writes nothing. With --json, print no table: the caller prints the document.
     """
@@ -173,7 +174,8 @@ def print_table(
         _print([made.rich()], [error, *made.notes])
         return made
     _print([made.rich()], made.notes)
-    stem = f"table-{name}" if name else "table"
+    whole = asked.best is None and replace(asked.selection or Selection(), every=False) == Selection()
+    stem = "-".join(filter(None, ["table", name, "" if whole else "selected"]))
     texts = {f"{stem}.md": made.markdown(), f"{stem}.csv": made.csv(), f"{stem}.tex": made.latex()}
     if made.literature:
         texts[f"{stem}-literature.csv"] = made.literature.csv()
