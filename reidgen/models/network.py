@@ -172,7 +172,7 @@ def _make(part: Part, channels: int) -> nn.Module:
     try:
         with blaming():
             module = build(channels, **part.params)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecipeError) as error:
         raise RecipeError(f"the part {part.name} cannot be built on {channels} channels: {error}") from error
     if not isinstance(module, nn.Module):
         raise RecipeError(f"the part {part.name} is built by {part.build}, which is no torch module")
@@ -256,7 +256,7 @@ def build_losses(row: Method, shared: list[Part], network: ReIDNet, *, domains: 
         try:
             with blaming():
                 loss = build(given, **part.params)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecipeError) as error:
             raise RecipeError(f"{row.label}: the loss {part.name} cannot be built: {error}") from error
         if not isinstance(loss, Loss):
             raise RecipeError(f"{row.label}: {part.build} is no reidgen.contracts.Loss")
@@ -273,7 +273,7 @@ def build_augmentations(row: Method) -> list[Augmentation]:
         try:
             with blaming():
                 built = load_class(part.build, part.digest)(**part.params)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecipeError) as error:
             raise RecipeError(f"{row.label}: the augmentation {part.name} cannot be built: {error}") from error
         if not isinstance(built, Augmentation):
             raise RecipeError(f"{row.label}: {part.build} is no reidgen.contracts.Augmentation")
