@@ -635,6 +635,9 @@ def test_the_groups_filter_by_key_and_go_where_numbers_sort(thirty: Path, width:
         assert chromium.run(f"{rows}.length") == len(METHODS) + 1
         scores = chromium.run(f"{rows}.map(r => parseFloat(r.cells[1].dataset.value))")
         assert scores == sorted(scores, reverse=True)
+        for _ in range(2):  # upwards, and as it was, with the names of groups
+            chromium.run("document.querySelectorAll('#tables thead button')[1].click()")
+        assert chromium.run(names) == everything
         assert chromium.reported("Runtime.exceptionThrown") == []
 
 
