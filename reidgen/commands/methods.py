@@ -65,7 +65,8 @@ def methods(
             return
         words = words_for_methods()
         if "," not in name and name not in words:
-            raise RecipeError(unknown("name", name, [*words, *parts, *BACKBONES, *TEST_STEPS, *RECIPES]))
+            sentence = unknown("name", name, [*words, *parts, *BACKBONES, *TEST_STEPS, *RECIPES])
+            raise RecipeError(f"{sentence} (one from a plug-in needs --plugin FILE)")
         chosen = [get_method(one) for one in select_methods(name)]
         if len(chosen) == 1:
             _show(chosen[0])
