@@ -70,6 +70,16 @@ def test_every_row_is_there_and_its_limit_is_the_work_counted_by_hand(
     assert said == sorted(said) and said[-1][0] < said[-1][1]
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_the_backward_pass_of_a_convolution_in_groups_counts_twice_the_forward(groups: int) -> None:
+    layer, x = nn.Conv2d(8, 16, 3, 2, 1, groups=groups), torch.randn(2, 8, 10, 6, requires_grad=True)
+    by_hand = 2 * layer.weight.numel() * 2 * 5 * 3  # two images, 5 x 3 places
+    for image, times in ((x, 3), (x.detach(), 2)):  # an input may need no gradient
+        with module.counted() as counter:
+            layer(image).sum().backward()
+        assert counter.get_total_flops() == times * by_hand
+
+
 class SmallViT(VisionTransformer):
     patch, layers, heads, width = 8, 2, 2, 16
 
