@@ -17,7 +17,7 @@ from reidgen.devices import devices_of
 from reidgen.entries import Protocol
 from reidgen.errors import BusyError, InterruptedRunError, RecipeError, ReidgenError, SharedImagesError
 from reidgen.evaluation import evaluate
-from reidgen.models.network import check_recipe
+from reidgen.models.network import check_grid
 from reidgen.planning import Cell, plan_cells
 from reidgen.pool import spread
 from reidgen.recipe import Recipe
@@ -98,8 +98,7 @@ def bench(
         ways=ways,
         say=say,
     )
-    for method in methods:
-        check_recipe(recipe.change(method=method))
+    check_grid(recipe, methods)
     if untrained := [cell for cell in cells if not cell.trained]:
         check_weights(untrained[0].recipe)
     grid, refused = Grid({}, [], tuple(way.word for way in ways)), set[tuple[str, str]]()

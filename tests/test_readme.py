@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from reidgen.runs import read_rows
+from reidgen.runs import percent, read_rows
 from reidgen.tables.average import titles
 from reidgen.tables.paper import in_order
 
@@ -21,8 +21,8 @@ def lines() -> list[str]:
     blocks = {test: people[people["test"] == test] for test in TESTS} | {"mean": rows[rows["test"] == "plain"]}
     columns = {}
     for column, block in blocks.items():
-        mean = 100 * block.groupby("method")[["mAP", "rank1"]].mean()
-        words = {method: f"{mAP:.1f} / {rank1:.1f}" for method, mAP, rank1 in mean.itertuples()}
+        mean = block.groupby("method")[["mAP", "rank1"]].mean()
+        words = {method: f"{percent(mAP)} / {percent(rank1)}" for method, mAP, rank1 in mean.itertuples()}
         best = mean["mAP"].idxmax()
         columns[column] = {**words, best: f"**{words[best]}**"}
     return [

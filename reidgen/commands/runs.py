@@ -346,10 +346,9 @@ def bench(
         from reidgen.planning import plan_cells
 
         if not status:
-            from reidgen.models.network import check_recipe
+            from reidgen.models.network import check_grid
 
-            for name in names:
-                check_recipe(chosen.change(method=name))
+            check_grid(chosen, names)
         planned = plan_cells(chosen, **grid_of)
         if dry_run:
             print_forecast(planned, data=data, device=device)

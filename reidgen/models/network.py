@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -343,6 +343,12 @@ def check_recipe(recipe: Recipe) -> None:
         width=recipe.width,
         pooling=recipe.pooling,
     )
+
+
+def check_grid(recipe: Recipe, methods: Iterable[str]) -> None:
+    """Raise what `check_recipe` does for the first of a grid's methods that has no meaning."""
+    for method in methods:
+        check_recipe(recipe.change(method=method))
 
 
 def _try_augmentations(row: Method, augmentations: list[Augmentation], shape: tuple[int, int, int]) -> None:

@@ -71,9 +71,9 @@ def _find(cells: pd.DataFrame, cell: str) -> "pd.Series[Any]":
     listed = [" ".join(line) for line in fields.loc[meant.index if len(meant) else fields.index, shown].to_numpy()]
     rest = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
     what = "several cells are" if len(meant) else "no cell of the table is"
-    lines = list(fields.drop_duplicates().itertuples(index=False, name=None))
-    strange = [word for word in filter(None, words) if not any(_means([word], *line) for line in lines)]
-    lacking = f": nothing in it is called {', '.join(map(repr, strange))}" if strange and not len(meant) else ""
+    lines = list(fields.itertuples(index=False, name=None))
+    strange = [word for word in words if word and not any(_means([word], *line) for line in lines)]
+    lacking = f": nothing in it is called {', '.join(map(repr, strange))}" if strange else ""
     raise ReidgenError(
         f"{what} {cell!r}{lacking}; say {' '.join(shown).upper()}, one of: {'; '.join(listed[:6])}{rest}"
     )
