@@ -32,13 +32,11 @@ def simulate(
                     hits = rng.binomial(3, ap)
                     rows.append(row(method, target, seed=seed, split=split, mAP=ap.mean(), rank1=hits.mean() / 3))
                     part = {"pid": pids, "queries": 3, "mAP": 3 * ap, "rank1": hits}
-                    run = run_names(frame(rows[-1]))[0]
-                    parts.append(
-                        pd.DataFrame(
-                            {"run": run, "data": "aaaa1111", "target": target, "test": "plain", "split": split, **part}
-                        )
-                    )
-    return frame(*rows), pd.concat(parts, ignore_index=True)
+                    place = {"data": "aaaa1111", "target": target, "test": "plain", "split": split}
+                    parts.append(pd.DataFrame({**place, **part}))
+    made = frame(*rows)
+    named = [part.assign(run=run) for run, part in zip(run_names(made), parts, strict=True)]
+    return made, pd.concat(named, ignore_index=True)
 
 
 def one(found: pd.DataFrame, method: str, target: str) -> pd.Series:

@@ -1,6 +1,7 @@
 """The comparison table against numbers worked by hand, numpy, and one golden Markdown file."""
 
 import cProfile
+import functools
 import io
 import pstats
 import re
@@ -507,13 +508,19 @@ def test_latex_is_balanced_and_escaped(paper: bool) -> None:
         assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
 
 
+@functools.cache
+def looks_of_all() -> tuple[str, str, str]:
+    table = make_table(frame(row("baseline", "grid"), *(row(method, "duke") for method in METHODS)), paper=True)
+    return table.markdown(), table.latex(), screen(table, 100)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_shown(method: str) -> None:
-    table = make_table(frame(row(method, "duke"), row("baseline", "grid")), paper=True)
+    markdown, latex, terminal = looks_of_all()
     title = METHODS[method].title
-    assert f"| {title.replace('_', chr(92) + '_')} | " in table.markdown()
-    assert f"{title.replace('_', chr(92) + '_')} & " in table.latex()
-    assert f" {title} " in screen(table, 100)
+    assert f"| {title.replace('_', chr(92) + '_')} | " in markdown
+    assert f"{title.replace('_', chr(92) + '_')} & " in latex
+    assert f" {title} " in terminal
 
 
 def test_terminal_fits_and_says_everything() -> None:
@@ -650,6 +657,7 @@ NAMES = [
 ]
 
 
+@functools.cache
 def compared(seeds: int, *, targets: int = 4, people: int = 40) -> tuple[pd.DataFrame, pd.DataFrame]:
     from test_significance import simulate
 

@@ -109,8 +109,14 @@ def in_order(names: Iterable[str], column: str) -> list[str]:
     elif column == "test":
         first = [PLAIN]
     elif column in ("source", "target"):
-        first = list(dict.fromkeys(families(numbers()[column])))
+        first = _theirs(column)
         kin = dict(zip(distinct, families(distinct), strict=True))
     return sorted(
         kin, key=lambda name: (name == MEAN, first.index(kin[name]) if kin[name] in first else len(first), name)
     )
+
+
+@cache
+def _theirs(column: str) -> list[str]:
+    """Return the paper's sources or targets in its order; of what the paper has no file of the user's changes the family."""
+    return list(dict.fromkeys(families(numbers()[column])))
