@@ -1,6 +1,7 @@
 """The same verbs in Python: the README's example as it stands there, and what `import reidgen` costs."""
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -14,32 +15,51 @@ from test_tables import frame, row
 
 import reidgen
 from reidgen import grid
-from reidgen.data import prepare as prepare_module
 from reidgen.errors import DataError, PluginError, RecipeError, RunError
 from reidgen.runs import Run, write_rows
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_example_of_the_readme_is_a_script_as_it_stands(tmp_path: Path) -> None:
-    """A file of its own, without a guard: the processes that draw images must not run it again."""
+# What the example leaves out: it is about verbs, not sizes.
+SMALLER = """
+from reidgen.data import prepare as module
+from reidgen.recipe import RECIPES
+module.IDENTITIES = (6, 4)
+RECIPES["quick"] = RECIPES["quick"].change(identities=4, images=2)
+"""
+KEPT = """
+import pickle
+Path("found.pickle").write_bytes(pickle.dumps((rows, cells, embedding)))
+print(embedding.shape)
+"""
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Return how the README's example ended as a script, and what it left of its results."""
+    folder = tmp_path_factory.mktemp("example")
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    small = "from reidgen.data import prepare as module\nmodule.IDENTITIES = (16, 4)\n"
-    (tmp_path / "demo.py").write_text(f"{small}{example}\nprint(embedding.shape)\n")
+    (folder / "demo.py").write_text(f"{SMALLER}\n{example}\n{KEPT}")
     command, environment = [sys.executable, "demo.py"], {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
+    return ended, folder / "found.pickle"
+
+
+def test_the_example_of_the_readme_is_a_script_as_it_stands(
+    example: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    """A file of its own, without a guard: the processes that draw images must not run it again."""
+    ended, _ = example
     assert ended.returncode == 0 and ended.stdout.endswith("(4, 128)\n"), ended.stderr
 
 
-def test_the_example_of_the_readme_says_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "IDENTITIES", (16, 4))
-    monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    found: dict[str, object] = {}
-    exec(example, found)
-    rows, cells, embedding = (found[name] for name in ("rows", "cells", "embedding"))
+def test_the_example_of_the_readme_says_the_truth(example: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    ended, found = example
+    assert found.is_file(), ended.stderr
+    rows, cells, embedding = pickle.loads(found.read_bytes())
     assert isinstance(rows, pd.DataFrame) and rows["target"].tolist() == ["synth-plaza", "synth-night"]
     assert isinstance(cells, pd.DataFrame) and "mean of unseen" in set(cells["target"])
     night = cells[cells["target"] == "synth-night"]["mAP"].item()
