@@ -4,6 +4,7 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from reidgen.data.manifest import load_index
 from reidgen.errors import DataError, RecipeError, RunError, SharedImagesError
 from reidgen.evaluation import load_network
 from reidgen.integrity import trailer, without_trailer
+from reidgen.models import tiny
 from reidgen.robustness import attack as attack_module
 from reidgen.robustness.attack import (
     CONTROLS,
@@ -40,6 +42,17 @@ from reidgen.robustness.attack_losses import LOSSES, lambda_gradient
 from reidgen.robustness.trials import ATTACK, CLEAN, read_trials
 from reidgen.runs import Run, read_csv, run_of
 from reidgen.training import train
+
+
+WIDTHS = tiny.WIDTHS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thin() -> Iterator[None]:
+    """`tiny` with fewer channels: what is asserted of a search does not depend on them, but for one test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "WIDTHS", (16, 16, 32, 32))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -218,13 +231,16 @@ def test_the_search_follows_the_published_update_on_people_that_are_not_held_out
 
 
 def test_a_long_search_fills_the_bound_and_beats_noise(
-    runs: list[Run], small_data: Path, monkeypatch: pytest.MonkeyPatch
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tiny, "WIDTHS", WIDTHS)  # a network that has learnt enough to be misled
+    recipe = SMALL.change(method="baseline")
+    run = train(recipe, data=small_data, results=tmp_path, device="cpu", report=quiet)
     monkeypatch.setattr(attack_module, "EPOCHS", 15)
     monkeypatch.setattr(attack_module, "PATIENCE", 15)
     monkeypatch.setattr(attack_module, "HELD_OUT", 0.5)  # of six people
     watched = Watched(monkeypatch)
-    found = watched.search(runs[0], small_data, loss="point")
+    found = watched.search(run, small_data, loss="point")
     assert [abs(pattern).max() for pattern in watched.patterns][-5:] == [10] * 5
 
     def effect(pattern: attack_module.Pattern) -> float:
@@ -312,45 +328,60 @@ def test_patterns_are_kept_whole_and_found_again_when_damaged(
     assert not told
 
 
-@pytest.mark.parametrize("spoil", ["nothing", "broken", "foreign", "a bit"])
-def test_an_interrupted_search_goes_on_to_the_same_bits(
-    spoil: str, runs: list[Run], small_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attack_module, "EPOCHS", 4)
-    monkeypatch.setattr(attack_module, "BATCH", 16)
+@pytest.fixture(scope="module")
+def stopped(runs: list[Run], small_data: Path) -> tuple[bytes, attack_module.Found]:
+    """Return what a search of four epochs keeps when it is interrupted after two, and what it finds when it is not."""
     folder = runs[0].folder / "attack"
-    state = folder / "list-7.state.pt"
-    for file in folder.glob("list-7.*"):
-        file.unlink()
-    epochs = []
 
     def stopping(what: str, done: int, total: int) -> None:
         if "pattern" in what and done == 2:
             raise KeyboardInterrupt
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attack_module, "EPOCHS", 4)
+        patch.setattr(attack_module, "BATCH", 16)
+        with pytest.raises(KeyboardInterrupt):
+            load_pattern(runs[0], "list", bound=7, data=small_data, device="cpu", report=stopping)
+        assert [file.name for file in folder.glob("list-7.*")] == ["list-7.state.pt"]
+        kept = (folder / "list-7.state.pt").read_bytes()
+        return kept, Watched(patch).search(runs[0], small_data, loss="list", bound=7)
+
+
+@pytest.mark.parametrize("spoil", ["nothing", "broken", "foreign", "a bit"])
+def test_an_interrupted_search_goes_on_to_the_same_bits(
+    spoil: str,
+    runs: list[Run],
+    small_data: Path,
+    stopped: tuple[bytes, attack_module.Found],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attack_module, "EPOCHS", 4)
+    monkeypatch.setattr(attack_module, "BATCH", 16)
+    folder, (content, whole) = runs[0].folder / "attack", stopped
+    state = folder / "list-7.state.pt"
+    for file in folder.glob("list-7.*"):
+        file.unlink()
+    state.write_bytes(content)
+    epochs = []
+
     def counting(what: str, done: int, total: int) -> None:
         epochs.extend([done] * ("pattern" in what))
 
-    fixed = {"bound": 7, "data": small_data, "device": "cpu"}
-    with pytest.raises(KeyboardInterrupt):
-        load_pattern(runs[0], "list", report=stopping, **fixed)
-    assert [file.name for file in folder.glob("list-7.*")] == [state.name]
     if spoil == "broken":
         state.write_bytes(b"broken")
     elif spoil == "foreign":
-        kept = torch.load(io.BytesIO(without_trailer(state.read_bytes()) or b""), weights_only=True)
+        kept = torch.load(io.BytesIO(without_trailer(content) or b""), weights_only=True)
         torch.save({**kept, "asked": {**kept["asked"], "source_data": "0" * 64}}, state)
         state.write_bytes(state.read_bytes() + trailer(state.read_bytes()))
     elif spoil == "a bit":  # of a number of delta: the zip is whole, and torch would not notice
-        content = bytearray(state.read_bytes())
-        at = content.index(bytes(torch.load(state, weights_only=True)["delta"].untyped_storage())[:4000])
-        content[at + 2003] ^= 1
-        assert torch.load(io.BytesIO(content), weights_only=True)
-        state.write_bytes(content)
-    found = load_pattern(runs[0], "list", report=counting, **fixed)
+        changed = bytearray(content)
+        at = changed.index(bytes(torch.load(state, weights_only=True)["delta"].untyped_storage())[:4000])
+        changed[at + 2003] ^= 1
+        assert torch.load(io.BytesIO(changed), weights_only=True)
+        state.write_bytes(changed)
+    found = load_pattern(runs[0], "list", bound=7, data=small_data, device="cpu", report=counting)
     assert epochs == ([3, 4] if spoil == "nothing" else [1, 2, 3, 4]) and not state.exists()
 
-    whole = Watched(monkeypatch).search(runs[0], small_data, loss="list", bound=7)
     np.testing.assert_array_equal(found, whole.pattern_HWC)
     effects = json.loads((folder / "list-7.json").read_text())["held_out_drop"]
     assert effects == [round(effect, 4) for effect in whole.effects]
