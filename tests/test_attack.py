@@ -43,7 +43,6 @@ from reidgen.robustness.trials import ATTACK, CLEAN, read_trials
 from reidgen.runs import Run, read_csv, run_of
 from reidgen.training import train
 
-
 WIDTHS = tiny.WIDTHS
 
 
