@@ -56,7 +56,11 @@ def shown(run: Run, kind: str, *targets: str, data: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_is_whole_described_and_repeatable(run: Run, small_data: Path, tmp_path: Path, kind: str) -> None:
+def test_a_picture_is_whole_described_and_repeatable(
+    run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for name, few in (("PEOPLE", 3), ("SAMPLE", 12), ("MISSES", 2), ("HITS", 1)):
+        monkeypatch.setattr(show, name, few)
     if kind == "tsne":
         run = a_run(tmp_path, "baseline")  # five panels instead of 17
     files = shown(run, kind, data=small_data)
@@ -138,10 +142,14 @@ def test_captions_name_people_and_cameras_as_their_user_does(
     }
 
 
-def test_several_targets_are_one_picture_of_domains_and_a_picture_each_of_the_rest(run: Run, small_data: Path) -> None:
+def test_several_targets_are_one_picture_of_domains_and_a_picture_each_of_the_rest(
+    run: Run, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ("synth-night", "synth-plaza")
     assert [file.stem for file in shown(run, "gates", *names, data=small_data)][-1] == "gates-synth-night+synth-plaza"
+    calls = captured(monkeypatch, "draw_distances")
     files = shown(run, "distances", *names, data=small_data)
+    assert len(calls) == 2
     assert [file.name for file in files if file.suffix == ".json"] == [f"distances-{name}.json" for name in names]
     about = json.loads((run.folder / "show" / "gates-synth-night+synth-plaza.json").read_text())
     assert about["command"].endswith("--target synth-night,synth-plaza")
@@ -189,6 +197,7 @@ def test_the_first_of_several_splits_is_named(run: Run, small_data: Path, monkey
         return pd.concat([tested, tested.assign(split=1)])
 
     monkeypatch.setattr(show, "tested_part", twice)
+    captured(monkeypatch, "draw_distances")
     about = json.loads(shown(run, "distances", data=small_data)[-1].read_text())
     assert "synth-night, split 0 of 2" in about["caption"] and "16 queries" in about["caption"]
 
@@ -232,7 +241,8 @@ def test_a_set_without_queries_or_trained_on_is_refused(run: Run, small_data: Pa
         shown(run, "maps", data=data)
 
 
-def test_a_vanished_image_is_named(run: Run, small_data: Path, tmp_path: Path) -> None:
+def test_a_vanished_image_is_named(run: Run, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured(monkeypatch, "draw_distances")
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
     shown(run, "distances", data=data)  # packs the pixels, after which ranks alone opens images
