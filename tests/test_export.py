@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,13 @@ def test_the_file_says_what_it_takes_and_gives(exported: export_module.Exported)
     assert sides[1:] == [3, SMALL.height, SMALL.width] and isinstance(sides[0], str)
     assert {node.domain for node in whole.graph.node} <= {"", "ai.onnx"}  # plain operators
     assert not list(exported.file.parent.glob("*.data")) and not list(exported.file.parent.glob(".*"))
+    assert not folders_in(exported.file.read_bytes())
+
+
+def folders_in(content: bytes) -> list[str]:
+    """Return the folders of this machine that a file names."""
+    places = [str(Path(str(module.__file__)).parent) for module in (torch, export_module, nn)]
+    return [place for place in places if place.encode() in content]
 
 
 @pytest.mark.parametrize(("method", "backbone"), every_pair(OFTEN))
@@ -138,6 +146,8 @@ def test_bytes_of_any_size_are_resized_inside(run: Run, small_data: Path, tmp_pa
 def test_a_program_of_torch_is_verified_likewise(run: Run, small_data: Path, tmp_path: Path) -> None:
     made = export(run, tmp_path / "snr.pt2", format="torch", data=small_data)
     assert made.difference <= 1e-4
+    with zipfile.ZipFile(made.file) as program:
+        assert not folders_in(b"".join(map(program.read, program.namelist())))
     said = {"reidgen.json": ""}
     program = torch.export.load(made.file, extra_files=said)
     assert json.loads(said["reidgen.json"])["method"] == "snr"

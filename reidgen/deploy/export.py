@@ -184,11 +184,14 @@ def _traced(deployed: Deployed, size: tuple[int, int]) -> "torch.export.Exported
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            return torch.export.export(
+            program = torch.export.export(
                 deployed, (_example(deployed, size),), dynamic_shapes={"images": sides}, strict=False
             )
     except Exception as error:  # whatever the code of a part meets
         raise _untraceable(error) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # the folders of this machine, which would stand in the file
+    return program
 
 
 def _untraceable(error: Exception) -> RunError:
