@@ -39,6 +39,8 @@ def begin() -> None:
 def _run(script: str, words: list[str], environment: dict[str, str], out: str, err: str) -> None:
     for number, name in ((1, out), (2, err)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    # anew, as the first ones may stand for files, which can be sought in, and these for pipes
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
     os.environ.update(environment)
     sys.argv = [script or "reidgen", *words]
     if script:
@@ -48,11 +50,16 @@ def _run(script: str, words: list[str], environment: dict[str, str], out: str, e
 
 
 class Command:
-    """A command, or a script, that runs: `process`, and what it has printed."""
+    """A command, or a script, that runs: `process`, and what it has printed.
 
-    def __init__(self, folder: Path, *words: object, script: object = "", **environment: str) -> None:
+    out: where its output goes, by default a file in the folder.
+    """
+
+    def __init__(
+        self, folder: Path, *words: object, script: object = "", out: Path | None = None, **environment: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.out, self.err = folder / "stdout", folder / "stderr"
+        self.out, self.err = out or folder / "stdout", folder / "stderr"
         given = (str(script), list(map(str, words)), environment, str(self.out), str(self.err))
         self.process: BaseProcess = _CONTEXT.Process(target=_run, args=given)
         self.process.start()
