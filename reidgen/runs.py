@@ -361,8 +361,8 @@ class Run:
         """Return the rows of results.csv, as `read_csv` does. Raises RunError for those of another run, too."""
         rows = read_csv(self.results)
         if name := OWN_FOLDER.fullmatch(self.folder.name):
-            own = rows["seed"].astype("str") + "-" + rows["hash"] + "-" + rows["row"]
-            if not (own == name[1]).all():
+            whose = set(zip(rows["seed"].tolist(), rows["hash"].tolist(), rows["row"].tolist(), strict=True))
+            if {"-".join(map(str, one)) for one in whose} - {name[1]}:
                 raise RunError(f"{self.results} holds the results of another run; {_remedy(self.results)}")
         return rows
 
@@ -414,7 +414,7 @@ class Run:
         except RunError:
             with contextlib.suppress(OSError):
                 self.results.unlink(missing_ok=True)
-            return _no_rows()
+            return _no_rows().copy()
 
     def _proven_queries(self) -> bytes:
         """Return the per-query file as it is, nothing where it is missing or not as it was written."""
@@ -549,6 +549,7 @@ def below_runs(results: Path, name: str) -> list[Path]:
 OWN_FOLDER = re.compile(r".*-s(\d+-[0-9a-f]{8,16}-[0-9a-f]{8})")  # of a run of reidgen 0.2.0 or later
 
 
+@functools.cache
 def _no_rows() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
 
@@ -561,32 +562,34 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises RunError when it is no file of result rows, torn, changed since it was written, or has lost its seal.
     """
     if not is_there(path):
-        return _no_rows()
+        return _no_rows().copy()
     whole = sealed(path)
     if whole is False:
         raise RunError(f"{not_as_written(path)}; {_remedy(path)}")
     try:
-        rows = _parsed(path, sha256_file(path)).copy()
+        parsed, impossible = _parsed(path, sha256_file(path))
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged or holds no result rows of this version; {_remedy(path)}") from error
-    if what := _impossible(rows):
-        raise RunError(f"{path} holds {what}; {_remedy(path)}")
-    if not whole and {*rows["version"]} != {UNSEALED}:
+    if impossible:
+        raise RunError(f"{path} holds {impossible}; {_remedy(path)}")
+    if not whole and {*parsed["version"]} != {UNSEALED}:
         raise RunError(f"{without_seal(path)}; {_remedy(path)}")
-    return rows
+    return parsed.copy()
 
 
 @functools.lru_cache(maxsize=1)
-def _parsed(path: Path, digest: str) -> pd.DataFrame:
-    """Return the rows of a file of that SHA-256, unproven. The last file is kept: a table reads its own rows.csv, and
-    again before it would write it.
+def _parsed(path: Path, digest: str) -> tuple[pd.DataFrame, str]:
+    """Return the rows of a file of that SHA-256, unproven, and what `_impossible` says of them.
+
+    The last file is kept: a table reads its own rows.csv, and again before it would write it.
     """
     with pd.option_context("mode.string_storage", "python"):  # with pyarrow's, a table takes half as long again
         rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
     missing = {name: value for name, value in ADDED.items() if name not in rows}
-    return rows.assign(**missing)[list(COLUMNS)]
+    rows = rows.assign(**missing)[list(COLUMNS)]
+    return rows, _impossible(rows)
 
 
 def tie_notes(rows: pd.DataFrame) -> list[str]:

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 import pandas as pd
 import torch
 
+from reidgen.data import prepare as preparing
 from reidgen.devices import device_name
 from reidgen.files import write_text
 from reidgen.runs import now, provenance
@@ -45,6 +46,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     print(table.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
     write_text(path, table.assign(**facts).to_csv(index=False, float_format="%.6g"))
     print(f"written: {path}")
+
+
+def prepare(data: Path) -> None:
+    """Prepare the two built-in domains that the processes train and test on, with few people."""
+    preparing.IDENTITIES = (6, 4)
+    for name in ("synth-plaza", "synth-night"):
+        preparing.prepare(name, data=data)
 
 
 def forked(work: Callable[..., object], *given: Any) -> int:

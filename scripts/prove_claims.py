@@ -21,7 +21,6 @@ import torch._dynamo  # which the first optimizer of a process would import
 
 from reidgen import evaluation, grid, locks, training
 from reidgen.cli import app
-from reidgen.data import prepare as preparing
 from reidgen.runs import provenance
 from reidgen.tables import compare
 
@@ -100,7 +99,6 @@ def main() -> None:
     sys.argv = sys.argv[:2]
     folder = proof.folder(__doc__)
     training.CHECKPOINT_SECONDS = 0.1  # many checkpoints in a short training
-    preparing.IDENTITIES = (6, 4)
     grid.WAIT = 0.5
     if not Path("/proc/self").exists():
         locks.STALE = 5.0
@@ -110,8 +108,7 @@ def main() -> None:
         work = Path(temporary)
         data, recipe = work / "data", work / "short.toml"
         recipe.write_text(RECIPE)
-        for name in ("synth-plaza", "synth-night"):
-            preparing.prepare(name, data=data)
+        proof.prepare(data)
         words = ["bench", "--source", "synth-plaza", "--recipe", str(recipe), "--device", "cpu", "--data", str(data)]
         words += ["--methods", METHODS, "--seeds", str(SEEDS)]
         plain = start([*words, "--results", str(work / "plain")], work / "log", work / "out")

@@ -11,9 +11,9 @@ and the entries of a family, which share their files. Nothing here is a real ima
 
 import functools
 import io
+import random
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +44,11 @@ def build(name: str, root: Path, *, people: int = 6, seed: int = 0, form: str = 
     """Write the set `name` below `root` in the given form (see FORMS; "": as published and unpacked); return its folder."""
     layout = _layout(name, form)
     folder = root / layout.folder
-    for path, content in _files(name, form, people, seed).items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
+    files = _files(name, form, people, seed)
+    for parent in {path.rpartition("/")[0] for path in files}:
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        Path(f"{folder}/{path}").write_bytes(content)
     return folder
 
 
@@ -87,13 +89,13 @@ def pack(files: Files, target: Path) -> None:
 
 def pixels(key: str, seed: int = 0) -> np.ndarray:
     """Return the uint8 pixels (16, 8, 3) that belong to `key`."""
-    return np.random.default_rng([zlib.crc32(key.encode()), seed]).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+    return np.frombuffer(random.Random(f"{seed} {key}").randbytes(16 * 8 * 3), np.uint8).reshape(16, 8, 3)
 
 
 def image(key: str, seed: int = 0) -> bytes:
     """Return the pixels of `key` as a file of the kind that its suffix names."""
     file = io.BytesIO()
-    Image.fromarray(pixels(key, seed)).save(file, FORMATS[Path(key).suffix.lower()])
+    Image.fromarray(pixels(key, seed)).save(file, FORMATS[Path(key).suffix.lower()], compress_level=1)
     return file.getvalue()
 
 

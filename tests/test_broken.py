@@ -1,6 +1,7 @@
 """What people really have: truncated, renamed, doubled, malicious. Each case goes through the command line and ends in one
 sentence and exit code 1, or in a set that holds what it should; never in a traceback, never in a manifest for less."""
 
+import functools
 import io
 import shutil
 import stat
@@ -29,6 +30,7 @@ def case(name: str, sentence: str, build: Build) -> None:
     CASES[name] = (build, sentence)
 
 
+@functools.cache
 def image(key: str = "x", mode: str = "RGB", format: str = "JPEG", **options: object) -> bytes:
     file = io.BytesIO()
     large = Image.fromarray(layouts.pixels(key)).resize((24, 48)).convert(mode)

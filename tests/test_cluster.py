@@ -28,6 +28,8 @@ from reidgen.runs import Run, read_rows
 from reidgen.together import train_together
 from reidgen.training import stop_signals, train
 
+# Long enough to be killed in the midst of it.
+SHORT = 'base = "quick"\nidentities = 4\nimages = 2\nbatches_per_epoch = 4\nepochs = 2\nheight = 32\nwidth = 16\n'
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -37,18 +39,19 @@ def planned(data: Path, results: Path, methods: list[str], seeds: int = 1, **cha
                       targets=["synth-night"], say=print)  # fmt: skip
 
 
-def test_two_benches_on_one_folder_train_each_cell_once(tmp_path: Path) -> None:
+def test_two_benches_on_one_folder_train_each_cell_once(small_data: Path, tmp_path: Path) -> None:
     """A short run of scripts/prove_claims.py."""
     short = "prove_claims.PROCESSES = (2,); prove_claims.METHODS = 'baseline,in'; prove_claims.CELLS = 2; "
-    short += "prove_claims.SEEDS = 1; prove_claims.PAUSE = (0.1, 0.8); prove_claims.RECIPE += 'height = 32\\n'"
-    warm.proof(tmp_path, "prove_claims", short, "2")
+    short += f"prove_claims.SEEDS = 1; prove_claims.PAUSE = (0.1, 0.5); prove_claims.RECIPE = {SHORT!r}"
+    warm.proof(tmp_path, small_data, "prove_claims", short, "2")
     rows = pd.read_csv(tmp_path / "claims.csv")
     assert rows["kills"].tolist() == [2] and rows["trained twice"].tolist() == [0]
 
 
-def test_a_simulated_grid_loses_no_cell_and_does_none_twice(tmp_path: Path) -> None:
+def test_a_simulated_grid_loses_no_cell_and_does_none_twice(small_data: Path, tmp_path: Path) -> None:
     """A short run of scripts/prove_grid.py."""
-    warm.proof(tmp_path, "prove_grid", "prove_grid.TABLES = 1", "40", "4", "2")
+    short = "prove_grid.TABLES = 1; prove_grid.CLAIMS = 20"
+    warm.proof(tmp_path, small_data, "prove_grid", short, "40", "4", "2")
     row = pd.read_csv(tmp_path / "grid.csv").iloc[0]
     assert (row["cells"], row["lost"], row["kills"]) == (40, 0, 2)
 
@@ -138,14 +141,14 @@ def test_a_refused_target_leaves_no_cell_to_do(
     assert [one.state for one in status.states(cells, tmp_path)] == ["done"]
 
 
-@pytest.mark.parametrize("gpus", [1, 2], ids=["alone", "torchrun"])
+@pytest.mark.parametrize(("gpus", "methods"), [(1, ["baseline", "in"]), (2, ["in"])], ids=["alone", "torchrun"])
 def test_workers_of_submitit_do_what_bench_does(
-    gpus: int, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpus: int, methods: list[str], small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `--on local`: what was started is not started again while it lives; then the same rows, from workers."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("reidgen.cluster.POLL", 0.2)
-    cells = planned(small_data, tmp_path / "jobs", ["baseline", "in"])
+    cells = planned(small_data, tmp_path / "jobs", methods)
     cluster = Cluster(on="local", gpus=gpus, parallel=1)
     (line,) = submit(cells, cluster, data=small_data, results=tmp_path / "jobs", device="cpu")
     assert line.startswith("started: 1 worker (process ")
@@ -153,11 +156,11 @@ def test_workers_of_submitit_do_what_bench_does(
     far: list[float] = []
     found = wait_for(cells, tmp_path / "jobs", lambda what, done, total: far.append(done / total))
     logs = "".join(file.read_text() for file in (tmp_path / "jobs").rglob("*_log.err"))
-    assert [one.state for one in found] == ["done", "done"], logs
+    assert [one.state for one in found] == ["done"] * len(methods), logs
     assert far[-1] == 1
     if gpus == 1:
         recipe = SMALL.change(epochs=1, batches_per_epoch=1)
-        bench(recipe, methods=["baseline", "in"], seeds=[0], data=small_data, results=tmp_path / "plain",
+        bench(recipe, methods=methods, seeds=[0], data=small_data, results=tmp_path / "plain",
               targets=["synth-night"], device="cpu", report=quiet, say=print)  # fmt: skip
         ours, theirs = (read_rows(tmp_path / name).drop(columns="date") for name in ("jobs", "plain"))
         pd.testing.assert_frame_equal(ours, theirs)

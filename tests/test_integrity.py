@@ -36,10 +36,12 @@ ROWS = frame(
 )
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
+NAME = "snr-tiny-s0-1a2b3c4d5e6f7788-00000000"
+
+
+def write_run(results: Path) -> Run:
     """A finished run on duke, of two splits, as training and evaluation leave it."""
-    run = Run(tmp_path / "runs" / "market" / "snr-tiny-s0-1a2b3c4d5e6f7788-00000000")
+    run = Run(results / "runs" / "market" / NAME)
     run.folder.mkdir(parents=True)
     run.recipe_file.write_text(SMALL.to_toml())
     run.row_file.write_text(json.dumps(SMALL.row_facts()))
@@ -48,6 +50,27 @@ def run(tmp_path: Path) -> Run:
     finish(run)
     run.write_results("duke", ROWS, QUERIES)
     return run
+
+
+@pytest.fixture(scope="module")
+def tabled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of that run, of which a table was made."""
+    results = tmp_path_factory.mktemp("tabled")
+    write_run(results)
+    assert CliRunner().invoke(app, ["table", "--results", str(results)]).exit_code == 0
+    return results
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return write_run(tmp_path)
+
+
+@pytest.fixture
+def tabled_run(tabled: Path, tmp_path: Path) -> Run:
+    """A copy of it, to write into."""
+    shutil.copytree(tabled, tmp_path, dirs_exist_ok=True)
+    return Run(tmp_path / "runs" / "market" / NAME)
 
 
 def changes(content: bytes, step: int = 1) -> Iterator[bytes]:
@@ -285,8 +308,7 @@ def test_trials_that_have_lost_their_seal_are_damaged(kind: str, tmp_path: Path)
     assert read_trials(file, kind)[["title", "row"]].to_numpy().tolist() == [["", ""]]
 
 
-def test_sums_of_identities_that_have_lost_their_seal_are_damaged(run: Run, tmp_path: Path) -> None:
-    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
+def test_sums_of_identities_that_have_lost_their_seal_are_damaged(tabled_run: Run, tmp_path: Path) -> None:
     seal_of(tmp_path / "identities.csv.gz").unlink()
     result = CliRunner().invoke(app, ["table", "--results", str(tmp_path)])
     assert result.exit_code == 1 and "identities.csv.gz has no identities.csv.gz.sha256" in result.output
@@ -395,9 +417,8 @@ def test_a_file_that_cannot_be_read_is_one_sentence(run: Run, name: str, monkeyp
     assert run.evaluated("duke", ROWS["data"].iloc[0]) == (name not in ("results.csv", "per_query.csv.gz"))
 
 
-def test_sums_of_two_identities_that_were_exchanged_are_not_read(run: Run, tmp_path: Path) -> None:
+def test_sums_of_two_identities_that_were_exchanged_are_not_read(tabled_run: Run, tmp_path: Path) -> None:
     """The mean stays, its interval would not."""
-    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
     file = tmp_path / "identities.csv.gz"
     sums = pd.read_csv(file, dtype="str", keep_default_na=False)
     first = sums[sums["split"] == "0"].index[:2]
@@ -438,10 +459,9 @@ def test_lists_in_lists_in_any_stored_file_are_no_traceback(name: str, tmp_path:
 @pytest.mark.parametrize(
     "name", ["rows.csv", "identities.csv.gz", "results.csv", "per_query.csv.gz", "stress.csv", "stress-rows.csv"]
 )
-def test_what_is_no_file_is_no_absent_file(name: str, how: str, run: Run, tmp_path: Path) -> None:
+def test_what_is_no_file_is_no_absent_file(name: str, how: str, tabled_run: Run, tmp_path: Path) -> None:
     """Before, numbers or marks went missing without a word."""
-    assert CliRunner().invoke(app, ["table", "--results", str(tmp_path)]).exit_code == 0
-    home = run.folder if name in ("results.csv", "per_query.csv.gz", "stress.csv") else tmp_path
+    home = tabled_run.folder if name in ("results.csv", "per_query.csv.gz", "stress.csv") else tmp_path
     (home / name).unlink(missing_ok=True)
     {
         "link": lambda: (home / name).symlink_to(name),

@@ -1,8 +1,8 @@
 """Training in several processes: two ranks on Gloo equal one process, stop together and fail together."""
 
+import contextlib
 import json
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ from reidgen.errors import ReidgenError
 from reidgen import methods
 from reidgen.methods import METHODS
 from reidgen.parts import Method, Part
+from reidgen.models import tiny
 from reidgen.registry import load_plugins
 load_plugins([sys.argv[4]])
 
@@ -56,6 +57,8 @@ METHODS["today"] = Method(
 )
 data, results, rank = Path(sys.argv[2]), Path(sys.argv[3]), os.environ["RANK"]
 training.REPORT_SECONDS = 0.0
+tiny.WIDTHS = (16, 16, 32, 32)
+SMALL = SMALL.change(height=32, width=16)
 
 def fit(method, where, report=quiet, **change):
     return training.train(SMALL.change(method=method, **change), data=data, results=results / where, device="cpu", report=report)
@@ -139,10 +142,13 @@ def learn(self, *args):
 training.Trainer.learn = learn
 app(sys.argv[1:])
 """)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(driver)]
-    words = ["train", "--recipe", str(recipe), "--device", "cpu", "--data", str(small_data), "--results", str(tmp_path)]
-    ended = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=False, timeout=300)
-    said = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    words = ["train", "--recipe", recipe, "--device", "cpu", "--data", small_data, "--results", tmp_path]
+    other, killed = ranks(tmp_path, driver, *words)
+    assert killed.ended() == -signal.SIGKILL
+    with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+        other.signal(signal.SIGTERM)  # as torchrun does
+    assert other.ended() == 1
+    said = [line for one in (other, killed) for line in one.err.read_text().splitlines() if line.startswith("error:")]
     assert len(said) == 1 and said[0].startswith("error: another process of this training is gone; the same command")
 
 

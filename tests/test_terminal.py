@@ -1,6 +1,7 @@
 """What is printed: on any encoding, with any name, on a full device, into a pipe; and what `table` does with its options."""
 
 import errno
+import functools
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from rich.console import Console
 from test_significance import simulate
 from test_tables import frame, row
 from typer.testing import CliRunner
+from warm import Command
 
 from reidgen import files, terminal
 from reidgen.cli import app
+from reidgen.commands import tables
 from reidgen.errors import ReidgenError
 from reidgen.escapes import no_formula, visible
 from reidgen.methods import TABLES
@@ -70,16 +74,19 @@ def read_json(*words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def command(*words: str, **more: Any) -> "subprocess.CompletedProcess[bytes]":
-    """The command as a user runs it, in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "reidgen", *words], stderr=subprocess.PIPE, **more)
+@pytest.fixture(scope="module")
+def made_once(simulated: Path) -> Iterator[Path]:
+    """That folder, of which each table is made once, and printed by every encoding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_make", functools.cache(tables._make))
+        yield simulated
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp437", "gbk", "ascii", "utf-8"])
 @pytest.mark.parametrize("words", [("table",), ("table", "--explain", "snr mean"), ("table", "main", "--paper")])
-def test_what_can_be_printed_is_printed(encoding: str, words: tuple[str, ...], results: Path) -> None:
+def test_what_can_be_printed_is_printed(encoding: str, words: tuple[str, ...], made_once: Path) -> None:
     """Every character of ours becomes one that the encoding has; the digits stay."""
-    done = CliRunner(charset=encoding).invoke(app, [*words, "--results", str(results)])
+    done = CliRunner(charset=encoding).invoke(app, [*words, "--results", str(made_once)])
     assert done.exit_code == 0, done.exception
     text = done.stdout_bytes.decode(encoding)
     assert "mean of unseen" in text and "�" not in text and "?" not in text
@@ -113,33 +120,33 @@ def test_an_error_is_printed_on_any_encoding(results: Path) -> None:
 
 def test_the_commands_output_on_a_plain_console(results: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "COLUMNS": "200"}
-    shown = command("table", "--results", str(results), stdout=subprocess.PIPE, env=environment)
+    words = [sys.executable, "-m", "reidgen", "table", "--results", str(results)]
+    shown = subprocess.run(words, capture_output=True, env=environment)
     assert shown.returncode == 0 and shown.stderr == b"" and b"written:" in shown.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_device_is_one_sentence(results: Path) -> None:
-    with Path("/dev/full").open("wb") as full:
-        done = command("table", "--results", str(results), stdout=full)
-    assert done.returncode == 1
-    assert done.stderr.decode() == (
+    done = Command(results / "said", "table", "--results", results, out=Path("/dev/full"))
+    assert done.ended() == 1
+    assert done.err.read_text() == (
         "error: cannot write the output or read the input: No space left on device; what is finished is kept\n"
     )
 
 
 def test_a_reader_that_goes_ends_in_silence(results: Path) -> None:
-    done = subprocess.run(
-        ["bash", "-c", f"'{sys.executable}' -m reidgen table --results '{results}' | head -1; echo ${{PIPESTATUS[0]}}"],
-        capture_output=True,
-    )
-    assert b"Traceback" not in done.stderr and b"error" not in done.stderr
-    assert done.stdout.split()[-1] in (b"0", b"1")
+    pipe = results / "pipe"
+    os.mkfifo(pipe)
+    done = Command(results / "said", "table", "--results", results, out=pipe)
+    with pipe.open("rb", buffering=0) as reader:
+        assert reader.read(1)
+    assert done.ended() in (0, 1) and done.err.read_text() == ""
 
 
 def test_a_notebooks_backend_does_not_end_the_report(results: Path) -> None:
-    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    done = command("report", "--results", str(results), stdout=subprocess.PIPE, env=environment)
-    assert done.returncode == 0 and done.stderr == b"", done.stderr
+    backend = "module://matplotlib_inline.backend_inline"
+    done = Command(results / "said", "report", "--results", results, MPLBACKEND=backend)
+    assert done.ended() == 0 and done.err.read_text() == "", done.err.read_text()
 
 
 @pytest.mark.parametrize("name", ["table", "report"])

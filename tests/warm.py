@@ -15,19 +15,19 @@ from pathlib import Path
 from reidgen.pool import unwarned
 
 PROOF = """
-import functools, sys
-from pathlib import Path
+import functools, shutil, sys
+from PIL import Image
 sys.path.insert(0, {scripts!r})
-from reidgen.data import prepare
-from reidgen.synth.domains import draw_domain
-prepare.draw_domain = functools.partial(draw_domain, processes=1)  # processes take longer to start than to draw
-import {name}
+import {name}, proof
+proof.prepare = functools.partial(shutil.copytree, {data!r})
+Image.init()  # here, not in each process that is forked from this one
 {settings}
 sys.exit({name}.main())
 """
 _CONTEXT = multiprocessing.get_context("forkserver")
+LATER = ["pydantic.type_adapter", "reidgen.losses", "reidgen.models.tiny", "rich.progress"]  # what a command imports
 # The optimizer of every training imports torch._dynamo, for two seconds.
-_CONTEXT.set_forkserver_preload(["reidgen.cli", "reidgen.grid", "reidgen.tables.compare", "torch._dynamo"])
+_CONTEXT.set_forkserver_preload(["reidgen.cli", "reidgen.grid", "reidgen.tables.compare", "torch._dynamo", *LATER])
 
 
 def begin() -> None:
@@ -39,6 +39,8 @@ def begin() -> None:
 def _run(script: str, words: list[str], environment: dict[str, str], out: str, err: str) -> None:
     for number, name in ((1, out), (2, err)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    # anew, as the first ones may stand for files, which can be sought in, and these for pipes
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
     os.environ.update(environment)
     sys.argv = [script or "reidgen", *words]
     if script:
@@ -48,11 +50,16 @@ def _run(script: str, words: list[str], environment: dict[str, str], out: str, e
 
 
 class Command:
-    """A command, or a script, that runs: `process`, and what it has printed."""
+    """A command, or a script, that runs: `process`, and what it has printed.
 
-    def __init__(self, folder: Path, *words: object, script: object = "", **environment: str) -> None:
+    out: where its output goes, by default a file in the folder.
+    """
+
+    def __init__(
+        self, folder: Path, *words: object, script: object = "", out: Path | None = None, **environment: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.out, self.err = folder / "stdout", folder / "stderr"
+        self.out, self.err = out or folder / "stdout", folder / "stderr"
         given = (str(script), list(map(str, words)), environment, str(self.out), str(self.err))
         self.process: BaseProcess = _CONTEXT.Process(target=_run, args=given)
         self.process.start()
@@ -69,15 +76,15 @@ class Command:
         os.kill(self.process.pid, number)
 
 
-def proof(folder: Path, name: str, settings: str, *words: object) -> None:
+def proof(folder: Path, data: Path, name: str, settings: str, *words: object) -> None:
     """Run a short form of a script in scripts/, in a process without other threads, which may fork; it must end well.
 
-    settings: lines of Python after its import.
+    data: what its `proof.prepare` would have prepared. settings: lines of Python after its import.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scripts = str(Path(__file__).parents[1] / "scripts")
     script = folder / "short.py"
-    script.write_text(PROOF.format(name=name, scripts=scripts, settings=settings))
+    script.write_text(PROOF.format(name=name, scripts=scripts, data=str(data), settings=settings))
     command = Command(folder, folder, *words, script=script)
     assert command.ended() == 0, command.out.read_text()[-2000:] + command.err.read_text()[-2000:]
 

@@ -1,7 +1,7 @@
 """What was read of people's own crops, told and judged: examples, doubts, and the same picture twice."""
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ def examples(found: Found, number: int = 3) -> list[str]:
     """Return how the names of a few images were read, of parts, folders, people and cameras as
     different as there are.
     """
-    parts = found.rows.groupby("path")["part"].agg(lambda some: " and ".join(sorted(set(some), reverse=True)))
-    images = found.kept.assign(part=found.kept["path"].map(parts).fillna("no split"))
+    parts: dict[str, set[str]] = defaultdict(set)
+    for path, part in zip(found.rows["path"], found.rows["part"], strict=True):
+        parts[path].add(part)
+    words = {path: " and ".join(sorted(some, reverse=True)) for path, some in parts.items()}
+    images = found.kept.assign(part=[words.get(path, "no split") for path in found.kept["path"]])
     images["folder"] = images["path"].str.rpartition("/")[0]
     chosen = [0]
     while len(chosen) < min(number, len(images)):

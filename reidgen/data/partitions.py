@@ -1,6 +1,7 @@
 """Who is tested: queries cut from a test folder, the splits of small sets, single shots. By rule, never by chance."""
 
 import hashlib
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -50,9 +51,11 @@ def divide(dataset: Dataset, rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 def matched(rows: pd.DataFrame) -> "pd.Series[bool]":
     """Return for each query row (of one split) whether the gallery shows its identity under another camera."""
     query, gallery = rows[rows["part"] == "query"], rows[rows["part"] == "gallery"]
-    seen = gallery.groupby("pid")["camid"].agg(["min", "max"])
-    low, high = query["pid"].map(seen["min"]), query["pid"].map(seen["max"])
-    return low.notna() & ((low != query["camid"]) | (high != query["camid"]))
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for pid, camid in zip(gallery["pid"].tolist(), gallery["camid"].tolist(), strict=True):
+        cameras[pid].add(camid)
+    asked = zip(query["pid"].tolist(), query["camid"].tolist(), strict=True)
+    return pd.Series([bool(cameras.get(pid, set()) - {camid}) for pid, camid in asked], index=query.index, dtype=bool)
 
 
 def split_ids(rows: pd.DataFrame) -> dict[int, list[int]]:
@@ -134,17 +137,19 @@ def _cut(dataset: Dataset, rows: pd.DataFrame) -> pd.DataFrame:
     nobody = (rows["person"] == "") | rows["pid"].isin(dataset.distractors)
     test = rows[(rows["part"] == "test") & ~nobody].sort_values("path")
     if dataset.query_cameras:
-        query = test["camid"].isin(dataset.query_cameras)
-    else:
-        sizes = test.groupby(["pid", "camid"]).size().reset_index(name="images")
-        people = sizes.groupby("pid")["images"]
-        cameras, rich = people.transform("size"), people.transform(lambda images: (images > 1).sum())
-        last_single = sizes[sizes["images"] == 1].drop_duplicates("pid", keep="last").index
-        stays = sizes.index.isin(last_single) & (rich < 2)
-        asked = pd.MultiIndex.from_frame(sizes[(cameras > 1) & ~stays][["pid", "camid"]])
-        first = ~test.duplicated(["pid", "camid"])
-        query = first & pd.MultiIndex.from_frame(test[["pid", "camid"]]).isin(asked)
-    part[query.index[query]] = "query"
+        part[test.index[test["camid"].isin(dataset.query_cameras)]] = "query"
+        return rows.assign(part=part)
+    shown_by = list(zip(test["pid"].tolist(), test["camid"].tolist(), strict=True))
+    first = dict(zip(reversed(shown_by), reversed(test.index.tolist()), strict=True))
+    images, cameras, queries = Counter(shown_by), defaultdict[int, list[int]](list), list[int]()
+    for pid, camid in sorted(images):
+        cameras[pid].append(camid)
+    for pid, own in cameras.items():
+        single = [camid for camid in own if images[pid, camid] == 1]
+        stays = single[-1:] if len(own) - len(single) < 2 else []
+        if len(own) > 1:
+            queries += [first[pid, camid] for camid in own if camid not in stays]
+    part.loc[queries] = "query"
     return rows.assign(part=part)
 
 

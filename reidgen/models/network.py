@@ -1,13 +1,15 @@
 """The ReID network: a backbone with a method's modules, global average pooling, BNNeck and classifier."""
 
+import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from reidgen import parallel
 from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Network, Output, Step, copy_alike
@@ -302,6 +304,17 @@ def hand_out(network: ReIDNet, losses: nn.ModuleDict, drawn: Sequence[tuple[Tens
         part.drawn = own
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leave tensors as they are made: to fill those without memory takes longer than to build the network."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def check_row(
     row: Method, backbone: str, shared: list[Part], *, height: int = 64, width: int = 32, pooling: str = "avg"
 ) -> None:
@@ -313,7 +326,8 @@ def check_row(
     """
     outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
     where = torch.device("cpu" if outside else "meta")
-    with parallel.alone(), torch.random.fork_rng(devices=[]), where, blaming():
+    filled = contextlib.nullcontext() if outside else _Unfilled()
+    with parallel.alone(), torch.random.fork_rng(devices=[]), where, filled, blaming():
         network = build_network(row, backbone, classes=2, size=(height, width), pooling=pooling)
         if pooling == "gem" and not network.backbone.channels:
             _refuse_features(row, network, backbone, (3, height, width))

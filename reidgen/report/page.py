@@ -6,6 +6,7 @@
 This module collects, `plots` draws, the template lays out.
 """
 
+import functools
 import re
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 from reidgen.files import write_text
 from reidgen.methods import FIRST
 from reidgen.report.plots import styles
-from reidgen.report.sections import Behind, for_curves, make_sections, mean_first, score
+from reidgen.report.sections import Behind, for_curves, make_sections, mean_first, score, show_sections
 from reidgen.runs import ELSEWHERE, UNDECLARED, provenance, read_rows
 from reidgen.tables.choose import CELL, GROUP, TRAINED, group_names, trained_on
 from reidgen.tables.compare import MEAN, Table, make_table
@@ -29,6 +30,7 @@ from reidgen.tables.statistics import LEVEL
 from reidgen.teststeps import PLAIN
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
 Key = tuple[Any, ...]  # of a group: its source, backbone, recipe's hash and test
@@ -51,20 +53,16 @@ def make_report(results: Path, *, images: bool = False) -> Path:
     `show` are embedded up to BUDGET characters, so that the file stays below 5 MB.
     Raises ReidgenError when there are no rows, RunError when a file of a run is damaged.
     """
-    from jinja2 import Environment, StrictUndefined
-
     rows = read_rows(results)
+    pictures = list(show_sections(results, images=images))  # before what takes long: one may be damaged
     identities, settings = read_identities(results, rows), read_settings(results, rows)
     table = make_table(rows, paper=True, literature=True, identities=identities, settings=settings)
     rows = _numbered(table)
     runs = _runs(rows, results)
     drawn = for_curves(table.cells)
     style = styles([*drawn, *table.cells["title"]])
-    sections = make_sections(table.cells, runs, results, style, curves_of=drawn, images=images)
-    template = resources.files("reidgen.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters |= {"breakable": _breakable, "sentence": _sentence}
-    text = page.from_string(template).render(
+    sections = [*make_sections(table.cells, runs, style, curves_of=drawn), *pictures]
+    text = _template().render(
         facts=_facts(table.cells, rows),
         headlines=headlines(table),
         blocks=_blocks(table, rows),
@@ -86,6 +84,16 @@ def make_report(results: Path, *, images: bool = False) -> Path:
     path = results / "report.html"
     write_text(path, text)
     return path
+
+
+@functools.cache
+def _template() -> "Template":
+    from jinja2 import Environment, StrictUndefined
+
+    template = resources.files("reidgen.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {"breakable": _breakable, "sentence": _sentence}
+    return page.from_string(template)
 
 
 def headlines(table: Table) -> list[tuple[str, str]]:

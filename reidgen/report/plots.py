@@ -82,10 +82,11 @@ def heat_map(values: pd.DataFrame, *, framed: pd.DataFrame, limits: tuple[float,
             luminance = np.dot(np.power(colour[:3], 2.2), (0.21, 0.72, 0.07))
             ink = "#000000" if luminance > 0.18 else "#ffffff"  # there both have the same contrast
             x, y, wide, high = columns.starts[column], rows.starts[row], columns.sizes[column], rows.sizes[row]
-            axes.add_patch(Rectangle((x, y), wide - 0.015, high - 0.015, color=colour, linewidth=0))
+            # add_patch would fit the axes to each, whose ends are known
+            axes.add_artist(Rectangle((x, y), wide - 0.015, high - 0.015, color=colour, linewidth=0))
             if framed.iat[row, column]:
                 inner = (x + 0.025, y + 0.025), wide - 0.065, high - 0.065
-                axes.add_patch(Rectangle(*inner, fill=False, edgecolor=ink))
+                axes.add_artist(Rectangle(*inner, fill=False, edgecolor=ink))
             axes.text(x + wide / 2, y + high / 2, f"{number:.1f}", ha="center", va="center", color=ink)
         axes.set(xlim=(0, columns.total), ylim=(rows.total, 0))
         axes.set_xticks(*columns.ticks, rotation=slope, ha="right", rotation_mode="anchor")

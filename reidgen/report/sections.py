@@ -68,27 +68,19 @@ class Section:
 
 
 def make_sections(
-    cells: pd.DataFrame,
-    runs: list[Behind],
-    results: Path,
-    style: dict[str, Style],
-    *,
-    curves_of: Collection[str],
-    images: bool,
+    cells: pd.DataFrame, runs: list[Behind], style: dict[str, Style], *, curves_of: Collection[str]
 ) -> list[Section]:
-    """Return all sections, those without data too.
+    """Return the sections of plots, those without data too.
 
     cells: Table.cells. runs: those behind them. style: title of a method -> Style. curves_of: the titles of the methods
     that have lines in plots of curves.
     Raises RunError when a file of a run is damaged.
     """
-    pictures = list(_pictures(results, images=images))  # before the plots, which take long: one may be damaged
     return [
         _heat_maps(cells),
         _scores(cells, style),
         _differences(cells, style),
         *_curves(runs, style, curves_of),
-        *pictures,
     ]
 
 
@@ -267,8 +259,12 @@ def _log(folder: Path) -> pd.DataFrame:
     return Run(folder).training_log().drop(columns=list(NO_LOSS[1:]), errors="ignore")
 
 
-def _pictures(results: Path, *, images: bool) -> Iterator[Section]:
-    """Yield a section for each kind of picture that `reidgen show` makes."""
+def show_sections(results: Path, *, images: bool) -> Iterator[Section]:
+    """Yield a section for each kind of picture that `reidgen show` makes, those without a picture too.
+
+    images: whether those that show images of a data set are among them.
+    Raises RunError when a picture, or what is known about it, is damaged.
+    """
     left = BUDGET
     files = sorted((results / "runs").glob("*/*/show/*.json"))
     for kind, title in PICTURES.items():
