@@ -3,11 +3,13 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from reidgen import parallel
 from reidgen.contracts import Augmentation, Backbone, Batch, Given, Loss, Module, Network, Output, Step, copy_alike
@@ -302,6 +304,16 @@ def hand_out(network: ReIDNet, losses: nn.ModuleDict, drawn: Sequence[tuple[Tens
         part.drawn = own
 
 
+class _Undrawn(TorchFunctionMode):
+    """Draws no start of a tensor: one without memory holds nothing, and PyTorch imports its compiler to draw it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", "") == nn.init.__name__:
+            return kwargs["tensor"]
+        drawn = function in (Tensor.normal_, Tensor.uniform_)
+        return args[0] if drawn else function(*args, **(kwargs or {}))
+
+
 def check_row(
     row: Method, backbone: str, shared: list[Part], *, height: int = 64, width: int = 32, pooling: str = "avg"
 ) -> None:
@@ -312,8 +324,10 @@ def check_row(
     loss a finite scalar; what the plug-in's code raises is a PluginError with file and line.
     """
     outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
-    where = torch.device("cpu" if outside else "meta")
-    with parallel.alone(), torch.random.fork_rng(devices=[]), where, blaming():
+    with parallel.alone(), torch.random.fork_rng(devices=[]), ExitStack() as without_memory, blaming():
+        if not outside:
+            without_memory.enter_context(torch.device("meta"))
+            without_memory.enter_context(_Undrawn())
         network = build_network(row, backbone, classes=2, size=(height, width), pooling=pooling)
         if pooling == "gem" and not network.backbone.channels:
             _refuse_features(row, network, backbone, (3, height, width))
