@@ -145,12 +145,15 @@ def thin_tiny(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def short_nets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNets with one block in each stage, OSNet with two streams in each block: for what is alike in all of them."""
-    from reidgen.models import backbones, osnet  # for a second
+    """ResNets with one block in each stage, OSNet with two streams in each block, ViT with two layers: for what is alike
+    in all of them.
+    """
+    from reidgen.models import backbones, osnet, transformers  # for a second
 
     for name in ("ResNet50", "ResNet18", "ResNet50IBNa", "ResNet18IBNa"):
         monkeypatch.setattr(getattr(backbones, name), "layers", [1, 1, 1, 1])
     monkeypatch.setattr(osnet, "STREAMS", (1, 2))
+    monkeypatch.setattr(transformers.ViTB16, "layers", 2)
 
 
 DRAWN: dict[object, Tensor] = {}
