@@ -30,6 +30,7 @@ PLACED = [name for name in BACKBONES if name != "vit_b_16"]
 PID = torch.arange(4) // 2
 
 
+@functools.cache
 def networks() -> list[str]:
     """Return the methods that differ in their network; of those that differ in losses alone, the first."""
     kinds = {json.dumps([METHODS[name].facts()[key] for key in ("norm", "modules")]): name for name in [*METHODS][::-1]}

@@ -123,13 +123,18 @@ def average(rows: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> pd.DataFr
     metrics, run = list(METRICS), [*CELL, "seed"]
     percent = rows.assign(**{metric: 100 * rows[metric] for metric in metrics})
     splits = percent.groupby([*run, "seen"])
-    runs = splits[metrics].mean().join(splits[metrics].std().add_suffix("_std_splits"))
-    runs = runs.join(splits.size().rename("splits")).reset_index()
+    spreads = splits[metrics].std().add_suffix("_std_splits")
+    runs = pd.concat([splits[metrics].mean(), spreads, splits.size().rename("splits")], axis=1).reset_index()
     runs = pd.concat([runs, _over_targets(runs, means)])
     seeds = runs.groupby([*CELL, "seen"])
-    cells = seeds[[*metrics, *(f"{metric}_std_splits" for metric in metrics)]].mean()
-    cells = cells.join(seeds[metrics].std().add_suffix("_std_seeds"))
-    cells = cells.join(seeds.agg(seeds=("seed", "nunique"), splits=("splits", "max"))).reset_index()
+    averages = seeds[[*metrics, *spreads.columns]].mean()
+    parts = [
+        averages,
+        seeds[metrics].std().add_suffix("_std_seeds"),
+        seeds.size().rename("seeds"),
+        seeds["splits"].max(),
+    ]
+    cells = pd.concat(parts, axis=1).reset_index()
     made = rows.drop_duplicates(GROUP)
     made = made.assign(recipe=made["recipe"] + "@" + made["hash"].str[:8])[[*GROUP, "recipe", "version"]]
     return cells.merge(made, on=GROUP).assign(title=cells["method"].map(titles(rows)))
@@ -142,9 +147,9 @@ def _over_targets(runs: pd.DataFrame, means: dict[tuple[Any, ...], Mean]) -> pd.
         for *key_, method, target, seed in each(runs, *CELL, "seed")
         for key in [tuple(key_)]
     ]
-    over = {**dict.fromkeys(METRICS, "mean"), "splits": "sum"}
-    found = runs[counts].groupby([*GROUP, "method", "seed"]).agg(over).reset_index()
-    return found.assign(target=MEAN, seen=0)
+    of_seed = runs[counts].groupby([*GROUP, "method", "seed"])
+    found = of_seed[list(METRICS)].mean().join(of_seed["splits"].sum())
+    return found.reset_index().assign(target=MEAN, seen=0)
 
 
 def titles(rows: pd.DataFrame) -> dict[str, str]:

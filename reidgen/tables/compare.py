@@ -258,7 +258,8 @@ def _corrected(cells: pd.DataFrame) -> pd.DataFrame:
     holm_p = holm(p_values.ravel()).reshape(p_values.shape)
     cells = cells.assign(**{f"gain_{metric}_holm": holm_p[:, number] for number, metric in enumerate(SHOWN)})
     small = [f"gain_{metric}_{part}" for metric in SHOWN for part in ("p", "holm")]
-    cells = cells.round({column: 6 for column in COLUMNS if column not in small}).reset_index(drop=True)
+    wide = cells.columns.drop(small)
+    cells = pd.concat([cells[wide].round(6), cells[small]], axis=1)[COLUMNS].reset_index(drop=True)
     cells[small] = cells[small].map(lambda p: float(f"{p:.3g}"))
     return cells
 
@@ -267,11 +268,11 @@ def _caption(rows: pd.DataFrame) -> str:
     """Return one line that says how, with what and when the rows were made."""
     how: dict[str, list[tuple[Any, ...]]] = {}
     order = in_order(rows["source"], "source")
-    for key, block in sorted(rows.groupby(GROUP), key=lambda group: order.index(str(group[0][0]))):
-        first = block.iloc[0]
+    firsts = rows.drop_duplicates(GROUP).sort_values(GROUP).to_dict("records")
+    for first in sorted(firsts, key=lambda first: order.index(first["source"])):
         made = f"recipe {first['recipe']}@{first['hash'][:8]}, backbone {first['backbone']}, reidgen {first['version']}"
         made = f"judged by reidgen {first['version']}" if first["backbone"] == ELSEWHERE else made
-        how.setdefault(made, []).append(tuple(key))
+        how.setdefault(made, []).append(tuple(first[column] for column in GROUP))
     groups = rows[GROUP].drop_duplicates()
     parts = [f"{names_together(groups, same)}: {made}" for made, same in how.items()]
     made_by = rows[["device", "threads"]].drop_duplicates()

@@ -16,6 +16,7 @@ from reidgen.errors import RunError
 from reidgen.files import sha256_file
 from reidgen.integrity import not_as_written, seal_anew, sealed, without_seal, write_sealed
 from reidgen.runs import KEY, TOLERANCE, Run, in_folders, is_there
+from reidgen.tables.choose import each
 from reidgen.teststeps import PLAIN
 
 FILE = "identities.csv.gz"
@@ -27,13 +28,14 @@ COLUMNS |= {"queries": "int64", "mAP": "float64", "rank1": "int64", "file": "str
 
 def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return for each result row the name of its run folder below results/runs, `<source>/<method>-...`."""
-    parts = ["source", "method", "backbone", "seed", "hash", "row"]
-    runs = rows[parts].drop_duplicates()  # a run has many rows
-    method = runs["method"].str.split("(").str[0]  # of a variant the row's digest tells which
-    backbone = runs["backbone"].map(in_folders)
-    run = runs["source"] + "/" + method + "-" + backbone + "-s" + runs["seed"].astype(str) + "-" + runs["hash"]
-    run += ("-" + runs["row"]).where(runs["row"] != "", "")
-    return rows[parts].merge(runs.assign(run=run), how="left", on=parts)["run"].set_axis(rows.index)
+    keys = list(each(rows, "source", "method", "backbone", "seed", "hash", "row"))
+    names = {key: _run_name(*key) for key in dict.fromkeys(keys)}  # a run has many rows
+    return pd.Series([names[key] for key in keys], index=rows.index, name="run", dtype="str")
+
+
+def _run_name(source: str, method: str, backbone: str, seed: int, digest: str, row: str) -> str:
+    name = method.partition("(")[0]  # of a variant the row's digest tells which
+    return f"{source}/{name}-{in_folders(backbone)}-s{seed}-{digest}" + (f"-{row}" if row else "")
 
 
 def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -160,9 +160,11 @@ def _take_in(targets: list[str]) -> str:
 
 def _same(rows: pd.DataFrame) -> list[Note]:
     """Return a note where methods have the same numbers to the last digit, in several rows that differ."""
-    numbers = rows.groupby([*GROUP, "method"])[[*METRICS]].agg(["sum", "std", "size"]).round(9)
+    of_method = rows.groupby([*GROUP, "method"])
+    sums, spreads = of_method[[*METRICS]].sum(), of_method[[*METRICS]].std().add_suffix("_std")
+    numbers = pd.concat([sums, spreads, of_method.size()], axis=1).round(9)
     alike: dict[tuple[Any, ...], list[str]] = {}
-    for (*group, method), *values in numbers[numbers["mAP", "std"] > 0].itertuples(name=None):
+    for (*group, method), *values in numbers[numbers["mAP_std"] > 0].itertuples(name=None):
         alike.setdefault((tuple(group), *values), []).append(method)
     groups: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for (group, *_), methods in alike.items():

@@ -118,5 +118,5 @@ def in_order(names: Iterable[str], column: str) -> list[str]:
 
 @cache
 def _theirs(column: str) -> list[str]:
-    """Return the paper's sources or targets in its order; of what the paper has no file of the user's changes the family."""
+    """Return the paper's sources or targets in its order: all shipped, so that no file of the user's moves them."""
     return list(dict.fromkeys(families(numbers()[column])))
