@@ -333,7 +333,7 @@ def test_sizes_that_patches_do_not_fill_are_refused_with_ones_that_fit(size: tup
         check_row(METHODS["baseline"], "vit_b_16", Recipe().losses, height=size[0], width=size[1])
 
 
-@pytest.mark.usefixtures("no_start")
+@pytest.mark.usefixtures("no_start", "short_nets")
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if "-x" not in name])  # OSNet's widths are one code
 def test_every_row_on_every_backbone_is_built_or_refused_by_both_names(backbone: str) -> None:
     refused = []

@@ -61,7 +61,10 @@ def _is_placed(part: Part) -> bool:
     ("method", "backbone"),
     [(method, name) for name in CHANNELS for method in (METHODS if name == "tiny" else networks())],
 )
-def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -> None:
+def test_every_method_on_every_family_of_backbones(method: str, backbone: str, request: pytest.FixtureRequest) -> None:
+    """On whole networks baseline and SNR, the others on short ones."""
+    if method not in ("baseline", "snr"):
+        request.getfixturevalue("short_nets")
     torch.manual_seed(0)
     row = METHODS[method]
     network = build_network(row, backbone, classes=7)
@@ -106,7 +109,7 @@ def test_every_method_on_every_family_of_backbones(method: str, backbone: str) -
     assert embedding.std(dim=0).max() > 1e-4, "the embedding is constant"
 
 
-@pytest.mark.usefixtures("no_start")
+@pytest.mark.usefixtures("no_start", "short_nets")
 @pytest.mark.parametrize("backbone", [name for name in PLACED if "-x" not in name])  # OSNet's widths are one code
 def test_each_row_puts_its_modules_where_it_says(backbone: str) -> None:
     @functools.cache
@@ -158,7 +161,7 @@ def test_ibn_a_replaces_the_first_norm_of_every_block_of_stages_1_to_3(backbone:
     assert isinstance(first, InstanceBatchNorm2d)
 
 
-@pytest.mark.usefixtures("drawn_once")
+@pytest.mark.usefixtures("drawn_once", "short_nets")
 @pytest.mark.parametrize("backbone", PLACED)
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
 def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: int) -> None:
@@ -180,11 +183,14 @@ def test_before_relu_stands_between_the_sum_and_the_relu(backbone: str, place: i
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2", "mobilenet_v2-1.4"])
-def test_baseline_is_torchvision_with_the_last_stride_1(backbone: str, tmp_path: Path) -> None:
+def test_baseline_is_torchvision_with_the_last_stride_1(
+    backbone: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     torch.manual_seed(0)
     name, _, width = backbone.partition("-")
     theirs = getattr(torchvision_models, name)(weights=None, **({"width_mult": float(width)} if width else {}))
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    request.getfixturevalue("no_start")  # all of ours is read
     ours = (
         build_network(METHODS["baseline"], backbone, classes=2, weights=str(tmp_path / "weights.pth")).eval().backbone
     )
@@ -205,17 +211,20 @@ def test_baseline_is_torchvision_with_the_last_stride_1(backbone: str, tmp_path:
     assert ours(images).shape[2:] == (4, 2)  # stride 16
 
 
+@pytest.mark.usefixtures("no_start")
 @pytest.mark.parametrize("method", ["a-in", "a-sn", "snr", "ibn", "snr-conv"])
 def test_affine_parameters_carry_over_where_a_norm_is_replaced(method: str, tmp_path: Path) -> None:
     theirs = torchvision_models.resnet18(weights=None)
     with torch.no_grad():
         theirs.layer2[0].bn1.weight.uniform_(2, 3)
+        theirs.layer4[1].conv2.weight.uniform_(2, 3)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     network = build_network(METHODS[method], "resnet18", classes=2, weights=str(tmp_path / "weights.pth"))
     assert torch.equal(network.backbone.stages[2][0].bn1.weight, theirs.layer2[0].bn1.weight)
     assert torch.equal(network.backbone.stages[4][1].conv2.weight, theirs.layer4[1].conv2.weight)
 
 
+@pytest.mark.usefixtures("thin_tiny")
 @pytest.mark.parametrize("prefix", ["", "base.", "module.", "backbone.", "encoder_q.", "module.encoder_q.", "model."])
 @pytest.mark.parametrize("wrapper", ["", "state_dict", "model"])
 def test_weights_of_other_toolkits_load_and_what_is_not_used_is_named(
@@ -234,7 +243,7 @@ def test_weights_of_other_toolkits_load_and_what_is_not_used_is_named(
         build_backbone(row, weights=str(file))
 
 
-@pytest.mark.usefixtures("drawn_once")
+@pytest.mark.usefixtures("no_start")
 def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
     state = torchvision_models.resnet18(weights=None).state_dict()
 
@@ -268,10 +277,12 @@ def test_weights_that_do_not_fit_stop_and_name_the_keys(tmp_path: Path) -> None:
             build_network(METHODS["baseline"], backbone, classes=2, weights="imagenet")
 
 
+@pytest.mark.usefixtures("no_start")
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet18", "mobilenet_v2"])
 def test_imagenet_weights_come_from_torchvision_checked_by_hash(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The download itself is torchvision's; here it is answered from memory."""
     theirs = getattr(torchvision_models, backbone)(weights=None)
+    nn.init.uniform_(next(theirs.parameters()))
     asked: list[tuple[str, bool]] = []
 
     def answer(self: object, *, progress: bool, check_hash: bool) -> dict[str, torch.Tensor]:
@@ -285,6 +296,7 @@ def test_imagenet_weights_come_from_torchvision_checked_by_hash(backbone: str, m
     assert torch.equal(first, next(theirs.parameters()))
 
 
+@pytest.mark.usefixtures("no_start")
 def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: object, *, progress: bool, check_hash: bool) -> None:
         raise OSError("no route to host")

@@ -115,7 +115,7 @@ def test_no_row_asks_for_values(method: str, noise: Source) -> None:  # noqa: F8
     ],
     ids=lambda change: " ".join(map(str, change.values())) if "backbone" in change else " ".join(change),
 )
-@pytest.mark.usefixtures("drawn_once")
+@pytest.mark.usefixtures("drawn_once", "short_nets")
 def test_no_setting_and_no_backbone_does(change: dict[str, Any], noise: Source) -> None:  # noqa: F811
     recipe = RECIPE.change(**{"method": "baseline", "weights": "none"} | change)
     assert found_in_a_step(recipe, sized(noise, recipe.height, recipe.width)) == []

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, quiet, seal
+from conftest import SMALL, quiet, seal, thin
 from test_evaluation import crops
 from test_tables import MEAN, frame, row
 
@@ -37,6 +38,12 @@ from reidgen.tables.identities import read_identities
 from reidgen.teststeps import TEST_STEPS, StepRow
 from reidgen.training import train
 from reidgen.ways import select_ways
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thin() -> Iterator[None]:
+    with thin():
+        yield
 
 
 @pytest.fixture(scope="module")

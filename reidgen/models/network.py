@@ -304,15 +304,15 @@ def hand_out(network: ReIDNet, losses: nn.ModuleDict, drawn: Sequence[tuple[Tens
         part.drawn = own
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leave tensors as they are made: to fill those without memory takes longer than to build the network."""
+class _Undrawn(TorchFunctionMode):
+    """Draws no start of a tensor: one without memory holds nothing, and PyTorch imports its compiler to draw it."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_):
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        drawn = function in (Tensor.normal_, Tensor.uniform_) or getattr(function, "__module__", "") == nn.init.__name__
+        return function(*args, **named) if not drawn else args[0] if args else named["tensor"]
 
 
 def check_row(
@@ -326,8 +326,8 @@ def check_row(
     """
     outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
     where = torch.device("cpu" if outside else "meta")
-    filled = contextlib.nullcontext() if outside else _Unfilled()
-    with parallel.alone(), torch.random.fork_rng(devices=[]), where, filled, blaming():
+    undrawn = contextlib.nullcontext() if outside else _Undrawn()
+    with parallel.alone(), torch.random.fork_rng(devices=[]), where, undrawn, blaming():
         network = build_network(row, backbone, classes=2, size=(height, width), pooling=pooling)
         if pooling == "gem" and not network.backbone.channels:
             _refuse_features(row, network, backbone, (3, height, width))
