@@ -12,8 +12,9 @@ file system, so it serves where flock is missing (NFS without its lock daemon) a
 
 A process that looked long ago may make a number that is too low, or that was held and given back already. So whoever
 has made one looks once more, and removes it where there is a higher number, its own with -free, or the claim before it
-gone or held (see `_passed`); until then it stands there as a claim that says nothing, which others wait
-for. A process that was suspended until its claim was taken over learns it before it writes, see `Claim.lost`.
+gone or held (see `_passed`); until then others wait for it as for any other. It says at once who made it: of a claim
+that says nothing, nobody could tell that its process is gone. A process that was suspended until its claim was taken
+over learns it before it writes, see `Claim.lost`.
 """
 
 import contextlib
@@ -166,11 +167,11 @@ class Claim:
         left = round((total - done) / speed) if speed > 0 else None
         self._doing = {"what": what, "done": done, "of": total, "left": left}
 
-    def _write(self) -> None:
-        text = json.dumps(asdict(self.holder) | {"doing": self._doing}).ljust(self._size)  # never shorter: no old rest
-        self._size = len(text)
-        file = os.open(self.file, os.O_WRONLY)  # not made anew where it is gone
+    def write(self, file: int) -> None:
+        """Write into the claim's open file, and close it, who holds and what its process does."""
         try:
+            text = json.dumps(asdict(self.holder) | {"doing": self._doing}).ljust(self._size)  # no rest of an old one
+            self._size = len(text)
             os.write(file, text.encode())  # and not only its time: some network file systems take this machine's
         finally:
             os.close(file)
@@ -180,7 +181,7 @@ class Claim:
         while not self._over.wait(pause):
             pause = BEAT
             try:
-                self._write()
+                self.write(os.open(self.file, os.O_WRONLY))  # not made anew where it is gone
             except FileNotFoundError:
                 self._lost.set()
                 return
@@ -188,8 +189,7 @@ class Claim:
                 continue
 
     def begin(self) -> None:
-        """Write who holds, and begin to touch."""
-        self._write()
+        """Begin to touch."""
         self._beats.start()
 
     def end(self) -> None:
@@ -289,8 +289,9 @@ def _claim(claims: Path) -> Claim | None:
     if not free and (seen := _look(claims / str(number))) and seen.held:
         return None
     file = claims / str(number + 1)
+    claim = Claim(file, Holder.here())  # before the file is there: what is asked takes longer than to make it
     try:
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except (FileExistsError, FileNotFoundError):  # the latter: `remove_free` of another process
         return None
     except PermissionError as error:  # sshfs's word for a file that is there; a folder of others says EACCES
@@ -298,8 +299,8 @@ def _claim(claims: Path) -> Claim | None:
             raise
         time_of(claims)  # raises where nothing can be written at all
         return None
-    claim = Claim(file, Holder.here())
     try:
+        claim.write(opened)
         # A listing may miss what is renamed meanwhile, but not twice.
         if _passed(claims, number + 1) or _passed(claims, number + 1):
             file.unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def test_a_scheduler_s_warning_does_not_kill_torchrun(tmp_path: Path, monkeypatc
     """This process answers it, and then ends torchrun gently."""
     run, python = Run(tmp_path / "run"), tmp_path / "python"
     run.folder.mkdir()
-    python.write_text(f"#!/bin/sh\nkill -USR1 $$\nkill -USR2 $$\ntouch {run.done}\n")
+    python.write_text(f"#!/bin/sh\nkill -USR1 $$\nkill -USR2 $$\n: > {run.done}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     train_together(SMALL, run, 2, data=tmp_path, results=tmp_path, device="cpu", log=())

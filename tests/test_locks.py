@@ -247,6 +247,16 @@ def test_a_claim_that_cannot_clean_up_holds(tmp_path: Path, monkeypatch: pytest.
     assert look(tmp_path) is None
 
 
+def test_who_is_killed_before_it_holds_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    """Its claim is there, and it was looking whether another came first."""
+    code = "import os, sys; from pathlib import Path; from reidgen import locks; "
+    code += "locks._passed = lambda *_: os.kill(os.getpid(), 9); locks._claim(Path(sys.argv[1]) / locks.CLAIM)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
+    assert claims(tmp_path) == ["1"]
+    with hold(tmp_path, wait=False):
+        assert claims(tmp_path) == ["2"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_full_disk_hides_no_claim(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left(tmp_path, replace(Holder.here(), place="elsewhere"))
