@@ -119,6 +119,9 @@ def small_recipe() -> Recipe:
     return SMALL
 
 
+THIN = (16, 16, 32, 32)  # widths of `tiny`
+
+
 class HalfBlock(nn.Module):
     """A block of `tiny` with one convolution, where a row may put its modules as in a whole one."""
 
@@ -135,7 +138,7 @@ class HalfBlock(nn.Module):
 def thin() -> Iterator[None]:
     """Make the backbone `tiny` with fewer channels and layers: a third of the time per step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "WIDTHS", (16, 16, 32, 32))
+        patch.setattr(tiny, "WIDTHS", THIN)
         patch.setattr(tiny, "Block", HalfBlock)
         yield
 

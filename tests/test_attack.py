@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, finish, quiet
+from conftest import SMALL, THIN, finish, quiet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,7 +50,7 @@ WIDTHS = tiny.WIDTHS
 def _thin() -> Iterator[None]:
     """`tiny` with fewer channels: what is asserted of a search does not depend on them, but for one test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "WIDTHS", (16, 16, 32, 32))
+        patch.setattr(tiny, "WIDTHS", THIN)
         yield
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, quiet
+from conftest import SMALL, THIN, quiet
 from test_models import every_pair
 from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -52,7 +52,7 @@ def _short() -> Iterator[None]:
     """A smaller `tiny`, and the exporter's table of a thousand operators read once: half a second each time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "Block", Short)
-        patch.setattr(tiny, "WIDTHS", (16, 16, 32, 32))
+        patch.setattr(tiny, "WIDTHS", THIN)
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         yield
 

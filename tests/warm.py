@@ -66,7 +66,7 @@ class Command:
 
     def ended(self) -> int:
         """Wait, and return the exit code; of one that a signal killed, its negative number."""
-        self.process.join(300)  # a claim whose process was killed before it said anything counts for two minutes
+        self.process.join(120)
         assert self.process.exitcode is not None, "it goes on"
         return self.process.exitcode
 

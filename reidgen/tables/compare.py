@@ -258,10 +258,8 @@ def _corrected(cells: pd.DataFrame) -> pd.DataFrame:
     holm_p = holm(p_values.ravel()).reshape(p_values.shape)
     cells = cells.assign(**{f"gain_{metric}_holm": holm_p[:, number] for number, metric in enumerate(SHOWN)})
     small = [f"gain_{metric}_{part}" for metric in SHOWN for part in ("p", "holm")]
-    wide = cells.columns.drop(small)
-    cells = pd.concat([cells[wide].round(6), cells[small]], axis=1)[COLUMNS].reset_index(drop=True)
-    cells[small] = cells[small].map(lambda p: float(f"{p:.3g}"))
-    return cells
+    rounded = [cells.drop(columns=small).round(6), cells[small].map(lambda p: float(f"{p:.3g}"))]
+    return pd.concat(rounded, axis=1)[COLUMNS].reset_index(drop=True)
 
 
 def _caption(rows: pd.DataFrame) -> str:
