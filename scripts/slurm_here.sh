@@ -21,7 +21,7 @@ stop() {
 }
 
 start() {
-    if ! command -v slurmctld slurmd munged >/dev/null; then
+    if ! type -P slurmctld slurmd munged >/dev/null; then
         export DEBIAN_FRONTEND=noninteractive
         quick=(-qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20) # where there is no network, do not wait for it
         timeout 120 apt-get "${quick[@]}" update >&2

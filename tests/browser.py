@@ -109,8 +109,9 @@ class Page:
 
     def open(self, file: Path) -> None:
         """Open a file and wait until it is loaded."""
+        before = len(self.events)
         self.ask("Page.navigate", url=file.resolve().as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events[before:]):
             _browser().hear()
 
     def run(self, script: str) -> Any:
