@@ -112,6 +112,7 @@ def export(
     _require(format)
     recipe = run.recipe()
     network = load_network(run, torch.device("cpu"))
+    network.to(memory_format=torch.contiguous_format)  # torch.export.save knows no other
     deployed = Deployed(network.requires_grad_(False), pixels=pixels, size=recipe.size if resize else None).eval()
     form = Input(recipe.height, recipe.width, range=255 if pixels == "uint8" else 1, output="embeddings")
     facts = facts_of(run, network, form, resize=resize, format=format)

@@ -8,7 +8,7 @@ Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction
 import functools
 import logging
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,17 +43,13 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        images, channels, height, width = map_BCHW.shape
         if kernels := kernels_for(map_BCHW):
             mean_BC, variance_BC = kernels.moments(map_BCHW)
-            inverse_BC = torch.rsqrt(variance_BC + eps)
-        elif map_BCHW.is_cuda or not map_BCHW.is_contiguous():
+        elif map_BCHW.device.type == "cpu" and not torch.compiler.is_compiling():
+            mean_BC, variance_BC = _two_passes(map_BCHW)
+        else:
             variance_BC, mean_BC = torch.var_mean(wide(map_BCHW), dim=(2, 3), correction=0)
-            inverse_BC = torch.rsqrt(variance_BC + eps)
-        else:  # what Group Norm of single channels finds on its way; on a CPU var_mean takes several times as long
-            _, mean_BC, inverse_BC = torch.native_group_norm(
-                wide(map_BCHW), None, None, images, channels, height * width, channels, eps
-            )
+        inverse_BC = torch.rsqrt(variance_BC + eps)
         ctx.save_for_backward(map_BCHW, mean_BC, inverse_BC)
         return map_BCHW.view_as(map_BCHW), mean_BC, inverse_BC
 
@@ -126,6 +122,23 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
         )
         return None
     return kernels
+
+
+def _two_passes(map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the spatial mean and biased variance, float32 (B, C), of a map in any layout on a CPU.
+
+    A few images after the other, so that what lies between the passes stays in the cache: torch.var_mean took ten
+    times as long on maps in channels-last layout.
+    """
+    map_BPC = map_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
+    found = []
+    for part_BPC in torch.split(map_BPC, max(1, 2**18 // map_BPC[0].numel())):
+        values_BPC = wide(part_BPC)
+        mean_B1C = values_BPC.mean(dim=1, keepdim=True)
+        off_BPC = values_BPC - mean_B1C
+        found.append((mean_B1C[:, 0], torch.mul(off_BPC, off_BPC, out=off_BPC).mean(dim=1)))
+    means, variances = zip(*found, strict=True)
+    return torch.cat(means), torch.cat(variances)
 
 
 def wide(map_BCHW: Tensor) -> Tensor:
@@ -465,10 +478,23 @@ class InstanceBatchNorm2d(Module):
         self.BN = nn.BatchNorm2d(self.halves[1])  # which a row may replace by its own norm
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        first, second = torch.split(map_BCHW, self.halves, dim=1)
-        if map_BCHW.is_contiguous():  # of a map in channels-last layout a half is read as it lies
-            first = first.contiguous()
-        return torch.cat([self.IN(first), self.BN(second)], dim=1)
+        if not (isinstance(self.IN, InstanceNorm2d) and isinstance(self.BN, nn.BatchNorm2d)):
+            first, second = torch.split(map_BCHW, self.halves, dim=1)
+            return torch.cat([self.IN(first), self.BN(second)], dim=1)
+        # Both are one factor and one shift per image and channel, so the map is read and written whole.
+        map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, sum(self.halves), self.IN.eps)
+        mean_in, mean_bn = torch.split(mean_BC, self.halves, dim=1)
+        inverse_in, inverse_bn = torch.split(inverse_BC, self.halves, dim=1)
+        var_bn = inverse_bn**-2 - self.IN.eps  # the variance itself again
+        mean_C, var_C = batch_moments(cast(Running, self.BN), mean_bn, var_bn, map_BCHW)
+        if self.BN.training:
+            cast(Tensor, self.BN.num_batches_tracked).add_(1)
+        scale_C = self.BN.weight * torch.rsqrt(var_C.clamp_min(0) + self.BN.eps)
+        scale_BC = torch.cat([self.IN.weight * inverse_in, scale_C.expand_as(mean_bn)], dim=1)
+        shift_BC = torch.cat([self.IN.bias, self.BN.bias]) - scale_BC * torch.cat(
+            [mean_in, mean_C.expand_as(mean_bn)], dim=1
+        )
+        return scale_and_shift(map_BCHW, scale_BC, shift_BC)
 
     def take_over(self, norm: nn.BatchNorm2d) -> None:
         """Start from a BatchNorm2d: each half takes its weight and bias, BN its running statistics as well."""
