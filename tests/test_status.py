@@ -109,6 +109,7 @@ def fake_squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> N
 def test_what_waits_in_the_queue_is_queued_and_what_left_it_without_a_word_failed(
     cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    note_failure(cells[0].run, RunError("of an earlier try"))
     plan = new_plan(tmp_path / "results", "slurm", [cell.run.folder for cell in cells])
     plan.write()
     fake_squeue(tmp_path / "bin", monkeypatch, f"7_0|{plan.name}", f"7_1|{plan.name}", "8_2|another")
@@ -117,8 +118,6 @@ def test_what_waits_in_the_queue_is_queued_and_what_left_it_without_a_word_faile
     assert [one.state for one in found] == ["queued", "queued", "failed", "to do"]
     assert found[1].job == "7_1" and "its job 7_2 ended without a word" in found[2].sentence
     assert found[2].log == str(plan.folder.resolve() / "7_2_0_log.err")
-    note_failure(cells[0].run, RunError("of an earlier try"))
-    assert states_of(cells, tmp_path)[0] == "queued"
     later = new_plan(tmp_path / "results", "slurm", [cells[2].run.folder])  # it was submitted once more
     later.write()
     fake_squeue(tmp_path / "bin", monkeypatch, f"7_0|{plan.name}", f"9|{later.name}")
@@ -141,11 +140,10 @@ def test_what_waits_in_the_queue_is_queued_and_what_left_it_without_a_word_faile
 def test_what_living_workers_have_before_them_is_queued(
     cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    note_failure(cells[1].run, RunError("of an earlier try"))
     plan = new_plan(tmp_path / "results", "local", [cell.run.folder for cell in cells[:2]])
     replace(plan, workers=(replace(Holder.here(), process=2**22 + 5), Holder.here())).write()
     assert states_of(cells, tmp_path) == ["queued", "queued", "to do", "to do"]
-    note_failure(cells[1].run, RunError("of an earlier try"))
-    assert states_of(cells, tmp_path)[1] == "queued"
     monkeypatch.setattr(status, "now", lambda: "9999-01-01T00:00:00Z")
     note_failure(cells[0].run, RunError("the loss is not finite"))  # of one of these workers, which has gone on
     assert states_of(cells, tmp_path) == ["failed", "queued", "to do", "to do"]
