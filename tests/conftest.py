@@ -70,20 +70,8 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 # The files that take longest come first, so that no core waits at the end for one of them (`make test`).
-LONG = (
-    "training",
-    "export",
-    "models",
-    "report",
-    "tables",
-    "parallel",
-    "plugins",
-    "safety",
-    "bench",
-    "cli",
-    "broken",
-    "pool",
-    "api",
+LONG = tuple(
+    "training models broken cluster embed tables report bench export attack obtain terminal graphs cli backbones show robustness".split()
 )
 
 
