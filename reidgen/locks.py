@@ -12,9 +12,9 @@ file system, so it serves where flock is missing (NFS without its lock daemon) a
 
 A process that looked long ago may make a number that is too low, or that was held and given back already. So whoever
 has made one looks once more, and removes it where there is a higher number, its own with -free, or the claim before it
-gone or held (see `_passed`); until then others wait for it as for any other. It says at once who made it: of a claim
-that says nothing, nobody could tell that its process is gone. A process that was suspended until its claim was taken
-over learns it before it writes, see `Claim.lost`.
+gone or held (see `_passed`); until then others wait for it as for any other. It says at once who made it; one that says
+nothing, of a process killed in that instant, is stale after STALE / 4. A process that was suspended until its claim was
+taken over learns it before it writes, see `Claim.lost`.
 """
 
 import contextlib
@@ -126,7 +126,7 @@ class Seen:
     @property
     def held(self) -> bool:
         """Whether the claim counts."""
-        return self.lives is True or (self.lives is None and self.touched <= STALE)
+        return self.lives is True or (self.lives is None and self.touched <= (STALE if self.holder else STALE / 4))
 
 
 class Claim:

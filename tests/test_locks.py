@@ -128,7 +128,8 @@ def test_who_waits_says_for_whom_and_how_long(
         ({"process": 2**22 + 5, "place": "elsewhere"}, 1000, True),
         ({"process": "one"}, 0, False),
         ("", 0, False),  # just made
-        ("", 1000, True),
+        ("", 20, False),
+        ("", 40, True),  # its process was killed in the instant between making and writing
         ("[]", 1000, True),
         ("\0\xff{", 1000, True),
     ],
