@@ -125,7 +125,7 @@ def device_name(device: torch.device) -> str:
 def memory_format(device: torch.device) -> torch.memory_format:
     """Return the layout for convolutions: channels last on CUDA, and on a CPU where oneDNN computes them.
 
-    On a CPU MobileNetV2 trains 1.5 times as fast so, ResNet-50 1.2 times [measured].
+    On a CPU MobileNetV2 trains 1.2 to 1.6 times as fast so, ResNet-50 1.1 to 1.2 (results/layout-cpu-2026-11-27).
     """
     onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return torch.channels_last if onednn or device.type == "cuda" else torch.contiguous_format
