@@ -7,6 +7,7 @@ Shapes: B images, C channels, H x W positions. All but SNRConv are one reduction
 
 import functools
 import logging
+import math
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
@@ -132,7 +133,7 @@ def _two_passes(map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """
     map_BPC = map_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
     found = []
-    for part_BPC in torch.split(map_BPC, max(1, 2**18 // map_BPC[0].numel())):
+    for part_BPC in torch.split(map_BPC, max(1, 2**18 // math.prod(map_BPC.shape[1:]))):
         values_BPC = wide(part_BPC)
         mean_B1C = values_BPC.mean(dim=1, keepdim=True)
         off_BPC = values_BPC - mean_B1C
