@@ -9,6 +9,7 @@ training, not repeated ones; they run on the stream of the recording, as autogra
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from reidgen.errors import RecipeError
 Groups = Sequence[tuple[Tensor, ...]]
 Work = Callable[[], None]
 WARM = 3  # calls before the recording: constants, workspaces and cuDNN's choices, which a recording cannot make
+RECORDING = threading.Lock()  # a recording begins by waiting for the whole device, which another thread's forbids
 FAILED: list[torch.cuda.CUDAGraph] = []  # PyTorch's allocator still asks those whose recording did not end
 
 
@@ -52,6 +54,7 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         FAILED.append(graph)
         with (
+            RECORDING,
             torch.cuda.device(self.device),
             torch.cuda.stream(torch.cuda.current_stream(self.device)),  # where to come back to when recording fails
             torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),

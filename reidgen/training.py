@@ -42,6 +42,7 @@ from reidgen.models.network import (
     draws,
     hand_out,
     named_losses,
+    own_chance,
 )
 from reidgen.models.norms import share_batch_norm
 from reidgen.planning import planned_run
@@ -98,7 +99,7 @@ def train(
 def check_weights(recipe: Recipe) -> None:
     """Raise WeightsError when the recipe's weights cannot be had or do not fit; they are downloaded where necessary."""
     if recipe.weights != "none":
-        with torch.random.fork_rng(devices=[]):
+        with own_chance():
             build_network(
                 recipe.row,
                 recipe.backbone,
@@ -136,8 +137,7 @@ class Trainer:
         self.per_epoch = batches_per_epoch(recipe, len(source.label_N))
         self.steps = self.per_epoch * recipe.epochs
         domains = len(source.packs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed("weights", recipe.seed))
+        with own_chance(stream_seed("weights", recipe.seed)):
             self.network = build_network(
                 self.row,
                 recipe.backbone,

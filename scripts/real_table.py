@@ -9,30 +9,36 @@ from: index and original image files, and the weights. Nothing is encoded anew: 
 come, those to train on 32 MB of JPEG, so that the pixels there are the pixels here. A set cut to its parts has an
 index, so a digest, of its own: its rows stand apart from those of the whole set, and it is no target.
 `run` trains MobileNetV2 with the recipe `paper` at 128x64: the six methods of the paper's first table, one seed after
-the other, then all other methods, as long as there are minutes; a run is not begun that would not end. Each is
-evaluated on the targets and the built-in benchmark, which is drawn there. After every run RESULTS holds rows.csv and
-identities.csv.gz of all, each with its .sha256: these four files alone, taken along, are enough to go on from on
-another machine. At the end `reidgen table` writes its table.
+the other, then all other methods, as long as there are minutes; a run is not begun that would not end. --at-once N
+trains N at a time, each in a thread and on a stream of its own: the kernels of a small network leave most of a GPU
+idle. Each is evaluated on the targets and the built-in benchmark, which is drawn there. After every run RESULTS holds
+rows.csv and identities.csv.gz of all, each with its .sha256: these four files alone, taken along, are enough to go on
+from on another machine. At the end `reidgen table` writes its table.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
 
 import pandas as pd
+import torch
 
 from reidgen.catalogue import expand
 from reidgen.data.manifest import load_index, load_prepared, write_manifest
 from reidgen.data.prepare import prepare
+from reidgen.devices import choose_device
 from reidgen.errors import DataError, ReidgenError
 from reidgen.evaluation import evaluate
 from reidgen.files import sha256_file, write_text
@@ -41,7 +47,9 @@ from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import select_methods
 from reidgen.runs import read_rows, write_rows
 from reidgen.tables.identities import keep_identities, read_identities
+from reidgen.teststeps import Way
 from reidgen.training import train
+from reidgen.ways import select_ways
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLAN, WEIGHTS, IMAGES = "plan.json", "weights.pth", "images.zip"
@@ -114,54 +122,88 @@ def unpack(folder: Path, data: Path) -> None:
 
 
 def missing(
-    plan: Recipe, targets: Sequence[str], data: Path, results: Path, methods: Sequence[str]
+    plan: Recipe, targets: Sequence[str], ways: Sequence[Way], data: Path, results: Path, methods: Sequence[str]
 ) -> Iterator[Recipe]:
-    """Yield the recipes whose runs' rows lack a target, in the order in which they matter."""
+    """Yield the recipes whose runs' rows lack a target or a test, in the order in which they matter."""
+    asked = set(itertools.product(targets, [way.word for way in ways]))
     rows, main = rows_in(results), select_methods("main")
     for some in ([name for name in methods if name in main], [name for name in methods if name not in main]):
         for seed, method in itertools.product(SEEDS, some):
             recipe = plan.change(method=method, seed=seed)
             digest = planned_run(recipe, data=data, results=results).hash
             own = rows[(rows["hash"] == digest) & (rows["seed"] == seed) & (rows["row"] == recipe.row.digest)]
-            if set(targets) - set(own["target"]):
+            if asked - set(zip(own["target"], own["test"], strict=True)):
                 yield recipe
 
 
 def rows_in(results: Path) -> pd.DataFrame:
     """Return the rows of all runs, here and brought along."""
     there = (results / "rows.csv").is_file() or (results / "runs").is_dir()
-    return read_rows(results) if there else pd.DataFrame(columns=["hash", "seed", "row", "target"])
+    return read_rows(results) if there else pd.DataFrame(columns=["hash", "seed", "row", "target", "test"])
 
 
-def work(plan: Recipe, targets: Sequence[str], data: Path, results: Path, methods: str, device: str, end: float) -> int:
+def work(
+    plan: Recipe,
+    targets: Sequence[str],
+    data: Path,
+    results: Path,
+    methods: str,
+    device: str,
+    end: float,
+    *,
+    tests: str = "plain",
+    at_once: int = 1,
+) -> int:
     """Train and evaluate what is missing until the end, in seconds of `time.monotonic`; return how many runs are left.
 
     What fails is said, and counts as left.
     """
-    waiting, failed = list(missing(plan, targets, data, results, select_methods(methods))), 0
-    longest = 0.0
-    while waiting and time.monotonic() + 1.2 * longest < end:
-        recipe, began = waiting.pop(0), time.monotonic()
-        try:
-            said = one_run(recipe, targets, data, results, device)
-        except ReidgenError as error:
-            said, failed = f"failed: {error}", failed + 1
-        longest = max(longest, time.monotonic() - began)
-        print(f"{recipe.method} s{recipe.seed}: {said}; {len(waiting)} to go", flush=True)
+    ways = select_ways(tests)
+    waiting, failed, longest = list(missing(plan, targets, ways, data, results, select_methods(methods))), 0, 0.0
+    lock = threading.Lock()  # of these three, and of the files of all rows
+
+    def one_after_the_other() -> None:
+        nonlocal failed, longest
+        while True:
+            with lock:
+                if not waiting or time.monotonic() + 1.2 * longest >= end:
+                    return
+                recipe, began = waiting.pop(0), time.monotonic()
+            try:
+                said = one_run(recipe, targets, ways, data, results, device)
+                with lock:
+                    keep(results)
+            except ReidgenError as error:
+                said, failed = f"failed: {error}", failed + 1
+            with lock:
+                longest = max(longest, time.monotonic() - began)
+                print(f"{recipe.method} s{recipe.seed}: {said}; {len(waiting)} to go", flush=True)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for worker in [pool.submit(one_after_the_other) for _ in range(at_once)]:
+            worker.result()
     return len(waiting) + failed
 
 
-def one_run(recipe: Recipe, targets: Sequence[str], data: Path, results: Path, device: str) -> str:
-    """Train and evaluate one run, keep its rows with those of the others, and return what to say of it."""
-    run = train(recipe, data=data, results=results, device=device, report=_quiet)
-    found = [evaluate(run, target, data=data, device=device, report=_quiet)["mAP"].mean() for target in targets]
-    rows = read_rows(results)
-    keep_identities(results, read_identities(results, rows))
-    write_rows(results / "rows.csv", rows)
-    means = ", ".join(f"{target} {100 * mAP:.1f}" for target, mAP in zip(targets, found, strict=True))
+def one_run(recipe: Recipe, targets: Sequence[str], ways: Sequence[Way], data: Path, results: Path, device: str) -> str:
+    """Train and evaluate one run, on a stream of its own, and return what to say of it."""
+    place = choose_device(device)
+    cuda = place.type == "cuda"
+    with torch.cuda.stream(torch.cuda.Stream(place)) if cuda else contextlib.nullcontext():  # type: ignore[no-untyped-call]
+        run = train(recipe, data=data, results=results, device=device, report=_quiet)
+        rows = [evaluate(run, target, ways=ways, data=data, device=device, report=_quiet) for target in targets]
+    plain = [found[found["test"] == ways[0].word]["mAP"].mean() for found in rows]
+    means = ", ".join(f"{target} {100 * mAP:.1f}" for target, mAP in zip(targets, plain, strict=True))
     facts = run.facts()
     eager = f" without CUDA graphs ({facts['eager']})" if "eager" in facts else ""
     return f"trained in {float(facts['seconds']):.0f} s{eager}; mAP {means}"
+
+
+def keep(results: Path) -> None:
+    """Write the rows of all runs, with what their intervals need."""
+    rows = read_rows(results)
+    keep_identities(results, read_identities(results, rows))
+    write_rows(results / "rows.csv", rows)
 
 
 def _quiet(what: str, done: float, total: int) -> None:
@@ -182,7 +224,17 @@ def run(given: argparse.Namespace) -> None:
     recipe = recipe_of(carried["source"], str(weights) if weights.is_file() else "imagenet", given.dtype)
     recipe = rehearsal_of(recipe) if given.rehearse else recipe
     methods = "baseline,snr" if given.rehearse else given.methods
-    left = work(recipe, targets, data, given.results, methods, given.device, end)
+    left = work(
+        recipe,
+        targets,
+        data,
+        given.results,
+        methods,
+        given.device,
+        end,
+        tests=given.test,
+        at_once=given.at_once,
+    )
     table = [sys.executable, "-m", "reidgen", "table", "--results", str(given.results.resolve())]
     subprocess.run(table, cwd=REPOSITORY, check=True)
     print(f"{left} runs are left; repeat the command to go on" if left else "every run is there")
@@ -205,6 +257,8 @@ def main() -> None:
     two.add_argument("results", type=Path)
     two.add_argument("--minutes", type=float, default=9)
     two.add_argument("--methods", default="all", help="the six of the paper come first")
+    two.add_argument("--test", default="plain", help="as `bench --test`; the first is the one that is printed")
+    two.add_argument("--at-once", type=int, default=1, help="runs at a time, on one device")
     two.add_argument("--dtype", default="float32")
     two.add_argument("--device", default="auto")
     two.add_argument("--rehearse", action="store_true")

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from reidgen.data.manifest import load_index, load_prepared
 from reidgen.errors import DataError, RunError
 from reidgen.methods import METHODS
 from reidgen.recipe import RECIPES
+from reidgen.teststeps import Way
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -100,12 +102,30 @@ def test_the_six_come_first_and_none_is_begun_that_would_not_end(
     data, results = tmp_path / "data", tmp_path / "results"
     real_table.unpack(carried, data)
     recipe = real_table.rehearsal_of(real_table.recipe_of("synth-plaza", "none", "float32"))
-    waiting = list(real_table.missing(recipe, ["synth-night"], data, results, list(METHODS)))
+    waiting = list(real_table.missing(recipe, ["synth-night"], [Way()], data, results, list(METHODS)))
     six = {"baseline", "in", "ibn", "a-in", "a-sn", "snr"}
     assert len(waiting) == 3 * len(METHODS) and {one.method for one in waiting[:18]} == six
     assert [one.seed for one in waiting[:18]] == [0] * 6 + [1] * 6 + [2] * 6
     monkeypatch.setattr(real_table, "one_run", lambda *_: pytest.fail("begun"))
     assert real_table.work(recipe, ["synth-night"], data, results, "main", "cpu", end=0.0) == 18
+
+
+def test_several_at_once_are_what_one_after_the_other_is(real_table: ModuleType, carried: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    real_table.unpack(carried, data)
+    recipe = real_table.rehearsal_of(real_table.recipe_of("synth-plaza", "none", "float32"))
+    weights = []
+    for at_once in (1, 4):
+        results = tmp_path / f"{at_once}"
+        left = real_table.work(
+            recipe, ["synth-night"], data, results, "baseline,snr", "cpu", inf, tests="plain,bn", at_once=at_once
+        )
+        assert left == 0
+        files = sorted((results / "runs").glob("*/*/weights.safetensors"))
+        weights.append({file.parent.name: file.read_bytes() for file in files})
+        rows = pd.read_csv(results / "rows.csv")
+        assert len(rows) == 2 * 3 * 2 and set(rows["test"]) == {"plain", "bn"}
+    assert len(weights[0]) == 6 and len(set(weights[0].values())) == 6 and weights[0] == weights[1]
 
 
 def test_the_recipe_is_the_papers_on_small_images(real_table: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from reidgen.recipe import Recipe
 from reidgen.registry import blaming, get_backbone, load_class
 
 Placed = Sequence[tuple[int, nn.Module]]
+_CHANCE = threading.RLock()  # held while a network is built: threads that train at once draw from one generator
 
 
 class ReIDNet(Network):
@@ -134,28 +136,29 @@ def build_network(
     Raises RecipeError for a row that has no meaning on this backbone, WeightsError for weights that cannot be had or do
     not fit, PluginError for a part whose plug-in is not loaded.
     """
-    kind = get_backbone(backbone) if isinstance(backbone, str) else backbone
-    body, started = build_backbone(kind, weights=weights, size=size)
-    _refuse_places(row, body, kind.name)
-    behind = [part for part in row.modules if len(body.channels) - 1 in part.places and not part.before_relu]
-    last = [part.name for part in behind if not getattr(load_class(part.build, part.digest), "keeps_signs", False)]
-    if pooling == "gem" and last:
-        raise RecipeError(
-            f"{row.label}: pooling = gem needs a map that is never negative, and {last[0]} stands behind the last "
-            "ReLU; set pooling = avg, or leave that row out"
-        )
-    replaced = _replace_norms(row, row.norm, body, kind.name) if row.norm else []
-    placed = [
-        (place, _insert(body, part, place))
-        for before_relu in (True, False)
-        for place in range(IMAGES, len(body.channels))
-        for part in row.modules
-        if place in part.places and part.before_relu == before_relu
-    ]
-    placed.sort(key=lambda one: one[0])
-    network = ReIDNet(body, classes=classes, placed=placed, views=row.views, pooling=pooling)
-    network.started, network.replaced = started, replaced
-    return network
+    with _CHANCE:
+        kind = get_backbone(backbone) if isinstance(backbone, str) else backbone
+        body, started = build_backbone(kind, weights=weights, size=size)
+        _refuse_places(row, body, kind.name)
+        behind = [part for part in row.modules if len(body.channels) - 1 in part.places and not part.before_relu]
+        last = [part.name for part in behind if not getattr(load_class(part.build, part.digest), "keeps_signs", False)]
+        if pooling == "gem" and last:
+            raise RecipeError(
+                f"{row.label}: pooling = gem needs a map that is never negative, and {last[0]} stands behind the last "
+                "ReLU; set pooling = avg, or leave that row out"
+            )
+        replaced = _replace_norms(row, row.norm, body, kind.name) if row.norm else []
+        placed = [
+            (place, _insert(body, part, place))
+            for before_relu in (True, False)
+            for place in range(IMAGES, len(body.channels))
+            for part in row.modules
+            if place in part.places and part.before_relu == before_relu
+        ]
+        placed.sort(key=lambda one: one[0])
+        network = ReIDNet(body, classes=classes, placed=placed, views=row.views, pooling=pooling)
+        network.started, network.replaced = started, replaced
+        return network
 
 
 def _insert(body: Backbone, part: Part, place: int) -> nn.Module:
@@ -304,6 +307,17 @@ def hand_out(network: ReIDNet, losses: nn.ModuleDict, drawn: Sequence[tuple[Tens
         part.drawn = own
 
 
+@contextlib.contextmanager
+def own_chance(seed: int | None = None) -> Iterator[None]:
+    """Have PyTorch's generator of the CPU, from which modules draw their start, for this thread alone; afterwards it is
+    as it was.
+    """
+    with _CHANCE, torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        yield
+
+
 class _Undrawn(TorchFunctionMode):
     """Draws no start of a tensor: one without memory holds nothing, and PyTorch imports its compiler to draw it."""
 
@@ -327,7 +341,7 @@ def check_row(
     outside = bool(get_backbone(backbone).digest) or any(part.digest for part in row.parts)
     where = torch.device("cpu" if outside else "meta")
     undrawn = contextlib.nullcontext() if outside else _Undrawn()
-    with parallel.alone(), torch.random.fork_rng(devices=[]), where, undrawn, blaming():
+    with parallel.alone(), own_chance(), where, undrawn, blaming():
         network = build_network(row, backbone, classes=2, size=(height, width), pooling=pooling)
         if pooling == "gem" and not network.backbone.channels:
             _refuse_features(row, network, backbone, (3, height, width))
