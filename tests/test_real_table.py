@@ -1,8 +1,12 @@
 """scripts/real_table.py: what is carried is what was prepared, and a second call goes on from the rows alone."""
 
+import contextlib
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +18,10 @@ from reidgen.data.batches import load_source
 from reidgen.data.manifest import load_index, load_prepared
 from reidgen.errors import DataError, RunError
 from reidgen.methods import METHODS
+from reidgen.planning import planned_run
 from reidgen.recipe import RECIPES
 from reidgen.teststeps import Way
+from reidgen.training import Trainer
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -110,22 +116,39 @@ def test_the_six_come_first_and_none_is_begun_that_would_not_end(
     assert real_table.work(recipe, ["synth-night"], data, results, "main", "cpu", end=0.0) == 18
 
 
-def test_several_at_once_are_what_one_after_the_other_is(real_table: ModuleType, carried: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_what_the_end_cuts_off_goes_on_and_what_another_is_at_is_passed_over(
+    real_table: ModuleType,
+    carried: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, results = tmp_path / "data", tmp_path / "results"
     real_table.unpack(carried, data)
     recipe = real_table.rehearsal_of(real_table.recipe_of("synth-plaza", "none", "float32"))
-    weights = []
-    for at_once in (1, 4):
-        results = tmp_path / f"{at_once}"
-        left = real_table.work(
-            recipe, ["synth-night"], data, results, "baseline,snr", "cpu", inf, tests="plain,bn", at_once=at_once
-        )
-        assert left == 0
-        files = sorted((results / "runs").glob("*/*/weights.safetensors"))
-        weights.append({file.parent.name: file.read_bytes() for file in files})
-        rows = pd.read_csv(results / "rows.csv")
-        assert len(rows) == 2 * 3 * 2 and set(rows["test"]) == {"plain", "bn"}
-    assert len(weights[0]) == 6 and len(set(weights[0].values())) == 6 and weights[0] == weights[1]
+    real, begun = Trainer.learn, list[int]()
+
+    def learn(self: Trainer, *given: object) -> None:
+        begun.append(self.step)
+        if len(begun) == 1:
+            real_table._stop(threading.Event())  # as its clock does
+        real(self, *given)
+
+    monkeypatch.setattr(Trainer, "learn", learn)
+    monkeypatch.setattr(real_table, "SEEDS", (0,))
+    arguments = (recipe, ["synth-night"], data, results)
+    before = signal.getsignal(signal.SIGTERM)
+    assert real_table.work(*arguments, "baseline,snr", "cpu", inf, "plain,bn") == 2
+    said = capsys.readouterr().out
+    assert "baseline s0: stopped at step 1 of 2; the state is kept in" in said and "snr" not in said and begun == [0]
+    assert not (results / "rows.csv").exists() and signal.getsignal(signal.SIGTERM) == before
+
+    with planned_run(recipe.change(method="snr"), data=data, results=results).lock(), ThreadPoolExecutor(1) as other:
+        monkeypatch.setattr(real_table, "stopped_at", lambda end: contextlib.nullcontext(threading.Event()))
+        assert other.submit(real_table.work, *arguments, "baseline,snr", "cpu", inf, "plain,bn").result() == 1
+    assert "snr s0: passed over: " in capsys.readouterr().out and begun == [0, 1]
+    rows = pd.read_csv(results / "rows.csv")
+    assert sorted(rows["test"]) == ["bn", "plain"] and set(rows["method"]) == {"baseline"}
 
 
 def test_the_recipe_is_the_papers_on_small_images(real_table: ModuleType) -> None:

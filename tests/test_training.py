@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,27 @@ def test_same_seed_same_weights_other_seed_other_weights(
     first, second = fit(recipe, small_data, tmp_path / "1"), whole(recipe)
     assert weights(first) == weights(second)
     assert weights(first) != weights(fit(recipe.change(seed=1), small_data, tmp_path / "1"))
+
+
+def test_threads_train_at_once_what_is_trained_one_after_the_other(
+    whole: Callable[[Recipe], Run],
+    small_data: Path,
+    small_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Modules draw their start from a generator that all threads share: here each waits between seed and draw."""
+    build = training.build_network
+
+    def later(*given: Any, **named: Any) -> Any:
+        time.sleep(0.05)
+        return build(*given, **named)
+
+    monkeypatch.setattr(training, "build_network", later)
+    recipes = [small_recipe.change(method=method, seed=seed) for seed in range(2) for method in ("baseline", "snr")]
+    with ThreadPoolExecutor(len(recipes)) as pool:
+        runs = list(pool.map(lambda recipe: fit(recipe, small_data, tmp_path), recipes))
+    assert [weights(run) for run in runs] == [weights(whole(recipe)) for recipe in recipes]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
