@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import signal
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,17 +72,19 @@ def test_threads_train_at_once_what_is_trained_one_after_the_other(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Modules draw their start from a generator that all threads share: here each waits between seed and draw."""
-    build = training.build_network
+    """Modules draw their start from a generator that all threads share: two would meet here between seed and draw."""
+    build, meeting = training.build_network, threading.Barrier(2)
 
     def later(*given: Any, **named: Any) -> Any:
-        time.sleep(0.05)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(1)
         return build(*given, **named)
 
     monkeypatch.setattr(training, "build_network", later)
     recipes = [small_recipe.change(method=method, seed=seed) for seed in range(2) for method in ("baseline", "snr")]
     with ThreadPoolExecutor(len(recipes)) as pool:
         runs = list(pool.map(lambda recipe: fit(recipe, small_data, tmp_path), recipes))
+    monkeypatch.undo()
     assert [weights(run) for run in runs] == [weights(whole(recipe)) for recipe in recipes]
 
 
