@@ -63,6 +63,7 @@ class Sizes:
         (1_000, 1_000_000, 512),
     )
     steps: int = 12  # of a profile
+    small: tuple[tuple[str, str | int], ...] = (("backbone", "mobilenet_v2"), ("height", 128), ("width", 64))
     quick: Recipe = RECIPES["quick"]
     domains: tuple[str, ...] = DOMAINS
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -80,6 +81,7 @@ TINY = Sizes(
     images=40,
     rankings=((5, 60, 8), (7, 80, 8)),
     steps=2,
+    small=(),
     quick=RECIPES["quick"].change(identities=4, images=2, epochs=1, batches_per_epoch=2),
     domains=("synth-plaza", "synth-night"),
     seeds=(0, 1),
@@ -202,7 +204,11 @@ def parts_of(proof: Proof) -> list[Part]:
         *trainings(first, "bfloat16", "graphs"),
         *trainings(first, "bfloat16", "eager"),
         *embeddings("bfloat16"),
-        *(part(f"profile {way}", 12, profile_rows, way) for way in ("graphs", "eager")),
+        *(part(f"profile {way}", 12, profile_rows, way, "baseline", "bfloat16", ()) for way in ("graphs", "eager")),
+        *(
+            part(f"profile small {method}", 12, profile_rows, "graphs", method, "float32", sizes.small)
+            for method in ("baseline", "a-sn")
+        ),
         *trainings(first, "float32", "graphs"),
         *trainings(first, "float32", "eager"),
         *trainings(others, "bfloat16", "graphs"),
@@ -255,9 +261,11 @@ def way_of(way: str, *, rehearse: bool) -> Iterator[None]:
             os.environ["REIDGEN_GRAPHS"] = before
 
 
-def made(proof: Proof, method: str, dtype: str, way: str = "graphs") -> Trainer:
-    """Return a trainer on noise."""
-    recipe = proof.sizes.recipe.change(method=method, dtype=dtype, compile=way == "compile")
+def made(
+    proof: Proof, method: str, dtype: str, way: str = "graphs", other: tuple[tuple[str, str | int], ...] = ()
+) -> Trainer:
+    """Return a trainer on noise; other: what its recipe has otherwise."""
+    recipe = proof.sizes.recipe.change(method=method, dtype=dtype, compile=way == "compile", **dict(other))
     return Trainer(recipe, speed.noise(recipe), Run(Path("none")), proof.device)
 
 
@@ -314,14 +322,14 @@ def rank_rows(proof: Proof, queries: int, gallery: int, features: int) -> Rows:
     yield "speed", row_of(found, "float32", f"{queries:,} queries, {queries / found.value:.3g} s")
 
 
-def profile_rows(proof: Proof, way: str) -> Rows:
-    """Look into some steps of Baseline in bfloat16: the dearest kernels, and how long the device waits for the host."""
+def profile_rows(proof: Proof, way: str, method: str, dtype: str, other: tuple[tuple[str, str | int], ...]) -> Rows:
+    """Look into some steps of a method: the dearest kernels, and how long the device waits for the host."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     cuda, steps = proof.device.type == "cuda", proof.sizes.steps
     with way_of(way, rehearse=proof.sizes.rehearse):
-        trainer = made(proof, "baseline", "bfloat16")
+        trainer = made(proof, method, dtype, other=other)
         images_B = next(trainer._batches())
         pixels = trainer.source.read(images_B).to(proof.device)
         trainer.network.train()
@@ -346,7 +354,8 @@ def profile_rows(proof: Proof, way: str) -> Rows:
         if event.device_type == kind and not getattr(event, "is_user_annotation", False)  # a range names what others do
     ]
     busy = sum(milliseconds for _, _, milliseconds in events)
-    common = {"way": way, "step_ms": 1e3 * whole / steps}
+    what = f"{method}, {trainer.recipe.backbone}, {dtype}"
+    common = {"what": what, "way": way, "step_ms": 1e3 * whole / steps}
     idle = 1 - busy / (1e3 * whole)
     calls = sum(count for _, count, _ in events) / steps
     yield "profile", {**common, "kernel": "all", "calls": calls, "ms": busy / steps, "share": 1 - idle}
