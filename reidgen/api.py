@@ -114,7 +114,7 @@ def evaluate(
     progress: bool | None = None,
 ) -> "pd.DataFrame":
     """Return the result rows of a run on targets, one per target, test and split, fractions in 0..1; see
-    `runs.COLUMNS`.
+    `rows.COLUMNS`.
 
     run: what `train`, `load` or `load_model` returned, a folder, or the beginning of a name. test: one word or several,
     as "flip+rerank"; settings: "step.parameter" -> value of its steps. Raises DataError, RunError, SharedImagesError,

@@ -30,7 +30,8 @@ from reidgen.models.network import ReIDNet, build_network
 from reidgen.models.weights import read_state_dict
 from reidgen.ranking import rank
 from reidgen.registry import blaming
-from reidgen.runs import COLUMNS, Progress, Run, now
+from reidgen.rows import COLUMNS
+from reidgen.runs import Progress, Run, now
 from reidgen.teststeps import STAGES, Way
 
 BATCH = 256

@@ -30,7 +30,8 @@ from reidgen.models.inputs import Input, read_words
 from reidgen.models.onnx_file import open_onnx
 from reidgen.models.torch_file import open_torch
 from reidgen.registry import get_backbone
-from reidgen.runs import ELSEWHERE, NO_RECIPE, UNDECLARED, Run, find_run, now, provenance
+from reidgen.rows import ELSEWHERE, NO_RECIPE, UNDECLARED
+from reidgen.runs import Run, find_run, now, provenance
 from reidgen.teststeps import Way
 from reidgen.ways import only_way
 

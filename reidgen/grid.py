@@ -21,7 +21,8 @@ from reidgen.models.network import check_grid
 from reidgen.planning import Cell, plan_cells
 from reidgen.pool import spread
 from reidgen.recipe import Recipe
-from reidgen.runs import Progress, Run, percent, read_csv, tie_notes
+from reidgen.rows import percent, tie_notes
+from reidgen.runs import Progress, Run
 from reidgen.status import FailedElsewhereError, failure_mark, forget_failure, note_failure, note_refused, read_failure
 from reidgen.tables.average import means_of
 from reidgen.teststeps import PLAIN, Way
@@ -119,7 +120,7 @@ def bench(
         grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
         for line in _summary(run, list(cell.targets), grid.tests, asked=protocol is not None):
             say(f"{cell.name} {line}")
-        rows = read_csv(run.results)
+        rows = run.own_rows()
         for note in tie_notes(rows[rows["target"].isin(cell.targets) & rows["test"].isin(grid.tests)]):
             say(f"{cell.name} {note}")
     return grid
@@ -296,7 +297,7 @@ def rows_of(grid: Grid, rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
 
 def _summary(run: Run, targets: list[str], tests: Sequence[str], *, asked: bool) -> Iterator[str]:
     """Yield lines for a finished run: training time, and for each test its mAP on each target, seen ones first."""
-    rows, recipe = read_csv(run.results), run.recipe()
+    rows, recipe = run.own_rows(), run.recipe()
     facts = run.facts()
     eager = f" without CUDA graphs ({facts['eager']})" if "eager" in facts else ""
     head = f"{run.method().label} s{recipe.seed}: trained in {float(facts['seconds']):.0f} s{eager}; "

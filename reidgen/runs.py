@@ -1,4 +1,4 @@
-"""Run folders and result rows: where they lie, how they are read and written, and where they came from. No torch here.
+"""Run folders: where they lie, how they are read and written, and what code they came from. No torch here.
 
     <results>/runs/<source>/<method>-<backbone>-s<seed>-<hash8>-<row8>/
         recipe.toml  row.json  log.csv  state.pt (only while unfinished)  weights.safetensors  done
@@ -6,8 +6,8 @@
 
 `done` is written last in training, with the digests of the files before it and a check of its own. A target's rows
 appear in results.csv after its per-query numbers were written; results.csv.sha256 proves both at any moment, and rows
-without it count as damaged, see `read_csv`. Only folders of reidgen 0.1.0 lack these digests: there a mean must equal
-its per-query numbers, where they are left.
+without it count as damaged, see `rows.read_csv`. Only folders of reidgen 0.1.0 lack these digests: there a mean must
+equal its per-query numbers, where they are left.
 """
 
 import contextlib
@@ -30,83 +30,24 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from reidgen import __version__
-from reidgen.errors import BusyError, RecipeError, ReidgenError, RunError
+from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.files import sha256_file
 from reidgen.integrity import (
-    UNSEALED,
-    not_as_written,
     passes_check,
-    seal_anew,
     sealed,
     text_digest,
-    without_seal,
     write_sealed,
 )
 from reidgen.locks import held_here, hold
 from reidgen.parts import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe
+from reidgen.rows import KEY, QUERIES, disagreement, is_there, no_rows, read_csv, restored, to_csv, unreadable
 from reidgen.teststeps import PLAIN
 
 OLD = 3600.0  # seconds after which nobody is still writing a temporary file
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, out of how much
 
-# One row per (run, target, test, split). Fractions in [0, 1]; `seen` is 1 where the target belongs to a source;
-# `data` and `source_data` are the first 8 digits of the digests of the target's and the source's index. version,
-# commit, torch, device and threads are those of the training; date is that of the evaluation. title: the method's name
-# in tables, "" where METHODS knows it; row: first 8 digits of the digest of the method's row as it was trained. tied:
-# queries of which a match is exactly as far as an image that is none (see `reidgen.ranking`). test: the word of the
-# test steps (see `reidgen.teststeps`). model: first 16 digits of the SHA-256 of the file of a model from elsewhere, ""
-# of what reidgen trained; its version, commit, torch, device and threads are those of the evaluation.
-COLUMNS: dict[str, str] = {
-    "source": "str",
-    "target": "str",
-    "seen": "int64",
-    "split": "int64",
-    "method": "str",
-    "backbone": "str",
-    "seed": "int64",
-    "mAP": "float64",
-    "rank1": "float64",
-    "rank5": "float64",
-    "rank10": "float64",
-    "mINP": "float64",
-    "queries": "int64",
-    "gallery": "int64",
-    "unmatched": "int64",
-    "recipe": "str",
-    "hash": "str",
-    "data": "str",
-    "source_data": "str",
-    "version": "str",
-    "commit": "str",
-    "torch": "str",
-    "device": "str",
-    "dtype": "str",
-    "date": "str",
-    "title": "str",
-    "row": "str",
-    "threads": "int64",
-    "tied": "int64",
-    "test": "str",
-    "model": "str",
-}
-# What rows of models from elsewhere say where those of runs name a recipe and a backbone, and its hash: they share a
-# group with each other only, one for each declared source. The source of one that declares none is UNDECLARED.
-ELSEWHERE, NO_RECIPE, UNDECLARED = "elsewhere", "00000000", "undeclared"
-# One line per query of each (target, test, split): its AP and INP, empty where it has no match; first_match is 0 there.
-QUERIES: dict[str, str] = {
-    "target": "str",
-    "test": "str",
-    "split": "int64",
-    "path": "str",
-    "pid": "int64",
-    "camid": "int64",
-    "ap": "float64",
-    "first_match": "int64",
-    "inp": "float64",
-}
-TOLERANCE = 5e-6  # between a mean and its per-query numbers, both of six digits
 Facts = dict[str, Any]
 _FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
     "sources": list,
@@ -117,9 +58,6 @@ _FACTS: dict[str, type | tuple[type, ...]] = {  # what `done` must hold
     **dict.fromkeys(("device", "torch", "version", "commit", "date"), str),
 }
 _RESTORE = "restore it from a copy; its method, source and seed stand in the folder's name"
-# What files written before there was such a column hold in it: nothing, or for `threads` 0, not known.
-ADDED: dict[str, str | int] = {"title": "", "row": "", "threads": 0, "tied": 0, "test": PLAIN, "model": ""}
-KEY = ["target", "test", "split"]  # of a row in one run folder
 
 
 @dataclass(frozen=True)
@@ -209,7 +147,7 @@ class Run:
             if self.done.is_file() and self.facts()[f"{what}_sha256"] != text_digest(file):
                 raise RunError(f"{file} is not the {what} that this run was trained with; {_RESTORE}")
         except OSError as error:
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
 
     def facts(self) -> Facts:
         """Return what training wrote into `done`. Raises RunError when the run is not finished or the
@@ -248,7 +186,7 @@ class Run:
         try:
             found = sha256_file(self.weights)
         except OSError as error:
-            raise _unreadable(self.weights, error) from error
+            raise unreadable(self.weights, error) from error
         if found != digest:
             raise RunError(f"{self.weights} is damaged: it is not the file that training wrote; {anew}")
         return self.weights
@@ -359,12 +297,15 @@ class Run:
 
     def own_rows(self) -> pd.DataFrame:
         """Return the rows of results.csv, as `read_csv` does. Raises RunError for those of another run, too."""
-        rows = read_csv(self.results)
+        rows = read_csv(self.results, remedy=self._remedy)
         if name := OWN_FOLDER.fullmatch(self.folder.name):
             whose = set(zip(rows["seed"].tolist(), rows["hash"].tolist(), rows["row"].tolist(), strict=True))
             if {"-".join(map(str, one)) for one in whose} - {name[1]}:
-                raise RunError(f"{self.results} holds the results of another run; {_remedy(self.results)}")
+                raise RunError(f"{self.results} holds the results of another run; {self._remedy()}")
         return rows
+
+    def _remedy(self) -> str:
+        return f"{self.again()}, and so does reidgen bench" if self.recipe_file.exists() else restored(self.results)
 
     def evaluated(self, target: str, digest: str, test: str = PLAIN) -> bool:
         """Tell whether results.csv holds all rows of a target and test for the index with this digest, and its queries
@@ -414,7 +355,7 @@ class Run:
         except RunError:
             with contextlib.suppress(OSError):
                 self.results.unlink(missing_ok=True)
-            return _no_rows().copy()
+            return no_rows()
 
     def _proven_queries(self) -> bytes:
         """Return the per-query file as it is, nothing where it is missing or not as it was written."""
@@ -462,37 +403,15 @@ def _tested(run: Run, digest: str) -> frozenset[tuple[str, str]]:
     return frozenset(found.itertuples(index=False, name=None))
 
 
-def disagreement(rows: pd.DataFrame, queries: pd.DataFrame) -> str:
-    """Return how result rows of one run differ from its per-query numbers, "" where they agree.
-
-    Each target and test of the rows must have the same splits on both sides, and each row the mean, the CMC and the
-    counts of its queries, to the six digits that both are written with.
-    """
-    matched = queries["first_match"] > 0
-    found = queries.assign(queries=1, unmatched=(~matched).astype("int64"), mAP=queries["ap"], mINP=queries["inp"])
-    for k in (1, 5, 10):
-        found[f"rank{k}"] = (queries["first_match"] <= k).astype("float64").where(matched)
-    how = {"queries": "sum", "unmatched": "sum"} | dict.fromkeys(("mAP", "mINP", "rank1", "rank5", "rank10"), "mean")
-    means = found[found["target"].isin(rows["target"])].groupby(KEY).agg(how)
-    rows = rows.drop_duplicates(KEY, keep="last").set_index(KEY).sort_index()
-    for one in means.index.symmetric_difference(rows.index).tolist():
-        return f"split {one[2]} of {_place(*one)} has {'no row' if one in means.index else 'no per-query numbers'}"
-    for name in how:
-        wrong = (rows[name] - means[name]).abs() > TOLERANCE
-        for one in wrong.index[wrong].tolist():
-            row, mean = rows[name][one], means[name][one]
-            return f"{name} of {_place(*one)} (split {one[2]}) is {row:g}, its per-query numbers say {mean:g}"
-    return ""
-
-
-def _place(target: str, test: str, *_: int) -> str:
-    return target if test == PLAIN else f"{target}, {test},"
-
-
 def run_of(recipe: Recipe, *, results: Path, digest: str) -> Run:
     """Return the run folder of a recipe; `digest` is `recipe.hash(...)`."""
-    name = f"{recipe.method}-{in_folders(recipe.backbone)}-s{recipe.seed}-{digest}-{recipe.row.digest}"
+    name = folder_name(recipe.method, recipe.backbone, recipe.seed, digest, recipe.row.digest)
     return Run(results / "runs" / recipe.source / name)
+
+
+def folder_name(method: str, backbone: str, seed: int, digest: str, row: str) -> str:
+    """Return the name of a run's folder; digest: the recipe's hash; row: the row's digest, "" before there were any."""
+    return f"{method}-{in_folders(backbone)}-s{seed}-{digest}" + (f"-{row}" if row else "")
 
 
 def in_folders(backbone: str) -> str:
@@ -528,18 +447,6 @@ def find_run(name: str, results: Path) -> Run:
     raise RunError(f"no run is called {name!r} in {results}; there: {listed}")
 
 
-def to_csv(rows: pd.DataFrame) -> str:
-    """Return rows as CSV with the columns in their order and six significant digits."""
-    return rows[list(COLUMNS)].to_csv(index=False, float_format="%.6g")
-
-
-def is_there(path: Path) -> bool:
-    """Tell whether a file is there. Raises RunError where something else is in its place: that is no absence."""
-    if not path.is_file() and os.path.lexists(path):
-        raise RunError(f"{path} is no plain file, or a link to nowhere; restore it from a copy, or remove it")
-    return path.is_file()
-
-
 def below_runs(results: Path, name: str) -> list[Path]:
     """Return the files of this name in all run folders, sorted, with those that are links to nowhere."""
     folders = sorted((results / "runs").glob("*/*/"))
@@ -549,103 +456,10 @@ def below_runs(results: Path, name: str) -> list[Path]:
 OWN_FOLDER = re.compile(r".*-s(\d+-[0-9a-f]{8,16}-[0-9a-f]{8})")  # of a run of reidgen 0.2.0 or later
 
 
-@functools.cache
-def _no_rows() -> pd.DataFrame:
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """Return the rows of one file, none where it is absent; columns that came later get their default.
-
-    What is believed: a file that is as its seal says, and without a seal one whose rows are all of reidgen 0.1.0, which
-    wrote none, so that its published rows stay readable. Rows of any later version without a seal are damaged.
-    Raises RunError when it is no file of result rows, torn, changed since it was written, or has lost its seal.
-    """
-    if not is_there(path):
-        return _no_rows().copy()
-    whole = sealed(path)
-    if whole is False:
-        raise RunError(f"{not_as_written(path)}; {_remedy(path)}")
-    try:
-        parsed, impossible = _parsed(path, sha256_file(path))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (ValueError, KeyError) as error:
-        raise RunError(f"{path} is damaged or holds no result rows of this version; {_remedy(path)}") from error
-    if impossible:
-        raise RunError(f"{path} holds {impossible}; {_remedy(path)}")
-    if not whole and {*parsed["version"]} != {UNSEALED}:
-        raise RunError(f"{without_seal(path)}; {_remedy(path)}")
-    return parsed.copy()
-
-
-@functools.lru_cache(maxsize=1)
-def _parsed(path: Path, digest: str) -> tuple[pd.DataFrame, str]:
-    """Return the rows of a file of that SHA-256, unproven, and what `_impossible` says of them.
-
-    The last file is kept: a table reads its own rows.csv, and again before it would write it.
-    """
-    with pd.option_context("mode.string_storage", "python"):  # with pyarrow's, a table takes half as long again
-        rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
-    missing = {name: value for name, value in ADDED.items() if name not in rows}
-    rows = rows.assign(**missing)[list(COLUMNS)]
-    return rows, _impossible(rows)
-
-
-def tie_notes(rows: pd.DataFrame) -> list[str]:
-    """Return a sentence for each target where equal distances decide about more than one query of a hundred."""
-    notes = []
-    for (target, test), part in rows.groupby(KEY[:2], sort=False):
-        target = target if test == PLAIN else f"{target}, {test}"
-        tied, queries = int(part["tied"].sum()), int(part["queries"].sum() - part["unmatched"].sum())
-        if tied == queries > 0:
-            notes.append(
-                f"{target}: the embeddings have collapsed, images of all people are equally far; a match then counts "
-                "behind the others, and these numbers say nothing else about the method"
-            )
-        elif tied > queries / 100:
-            notes.append(
-                f"{target}: {tied} of {queries} queries have a match exactly as far as another image and count it "
-                "behind; embeddings that often tie are collapsing, rounded, or of the same pictures"
-            )
-    return notes
-
-
-def write_rows(path: Path, rows: pd.DataFrame) -> None:
-    """Write a file of rows that `read_csv` can prove, unless it holds just these."""
-    with contextlib.suppress(ReidgenError):  # one that is damaged is written anew
-        if sealed(path) and read_csv(path).equals(rows[list(COLUMNS)].reset_index(drop=True)):
-            return
-    write_sealed(path, to_csv(rows).encode())
-
-
-def _impossible(rows: pd.DataFrame) -> str:
-    """Return what no result row can hold, "" where all is well: a line that was cut, or a number out of its range."""
-    if rows.isna().to_numpy().any():
-        return "a line that was cut"
-    for name, kind in COLUMNS.items():
-        if kind == "float64" and not rows[name].between(0, 1).all():
-            return f"{name} = {rows.loc[~rows[name].between(0, 1), name].iloc[0]:g}, which is no fraction"
-        if kind == "int64" and (rows[name] < 0).any():
-            return f"{name} = {rows[name].min()}"
-    return ""
-
-
-def _remedy(path: Path) -> str:
-    run = Run(path.parent)
-    if path == run.results and run.recipe_file.exists():
-        return f"{run.again()}, and so does reidgen bench"
-    return f"restore it from a copy, or move it away and run again; if it is right as it is: {seal_anew(path)}"
-
-
-def _unreadable(path: Path, error: OSError) -> RunError:
-    return RunError(f"{path} cannot be read ({error.strerror or error}); look at its permissions and its disk")
-
-
 def read_rows(results: Path) -> pd.DataFrame:
     """Return the rows of every run below `results`, and those of its rows.csv whose run folders are gone."""
     files = [results / "rows.csv", *below_runs(results, "results.csv")]
-    frames = [frame for frame in map(_agreeing, files[::-1]) if len(frame)][::-1]  # rows.csv last, see `_parsed`
+    frames = [frame for frame in map(_agreeing, files[::-1]) if len(frame)][::-1]  # rows.csv last, see `rows._parsed`
     if not frames:
         return read_csv(results / "rows.csv")
     cell = ["source", *KEY, "method", "row", "backbone", "seed", "hash", "version", "data", "source_data"]
@@ -684,15 +498,6 @@ def provenance() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         commit = os.environ.get("REIDGEN_COMMIT", "")
     return {"version": __version__, "commit": commit}
-
-
-def percent(fraction: float) -> str:
-    """Return a score in percent with one decimal, the same one wherever it is shown.
-
-    >>> percent(0.6125), f"{100 * 0.6125:.1f}"
-    ('61.2', '61.3')
-    """
-    return f"{round(100 * fraction, 6):.1f}"
 
 
 def now() -> str:

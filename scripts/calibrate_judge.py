@@ -186,7 +186,6 @@ def measured(runs: list[Any], name: str, data: Path, queries: int) -> pd.DataFra
     from reidgen.extractor import Extractor
     from reidgen.judging.crops import of_target
     from reidgen.judging.judge import judge
-    from reidgen.runs import read_csv
 
     quiet = lambda *_: None  # noqa: E731
     family = load_prepared(name, data).dataset.family or name
@@ -195,7 +194,7 @@ def measured(runs: list[Any], name: str, data: Path, queries: int) -> pd.DataFra
     for run in unseen:
         if not run.evaluated(name, load_prepared(name, data).digest):
             evaluate(run, name, data=data, device="cpu", report=quiet)
-        rows = read_csv(run.results)
+        rows = run.own_rows()
         mine = rows[(rows["target"] == name) & (rows["test"] == "plain")]
         truths.append({truth: 100 * mine[truth].mean() for truth in TRUTHS} | {"epochs": run.recipe().epochs})
     models = [Extractor(run, device="cpu") for run in unseen]

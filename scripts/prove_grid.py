@@ -31,7 +31,8 @@ from reidgen.locks import hold
 from reidgen.methods import METHODS as EVERY
 from reidgen.planning import Cell, plan_cells
 from reidgen.recipe import Recipe, choose_recipe
-from reidgen.runs import COLUMNS, Run, now, write_rows
+from reidgen.rows import COLUMNS, write_rows
+from reidgen.runs import Run, now
 from reidgen.status import counts, lacks_nothing, states
 from reidgen.tables.average import METRICS
 

@@ -25,7 +25,8 @@ import torch._dynamo  # which the first optimizer of a process would import
 
 from reidgen import bench, evaluation, training
 from reidgen.cli import app
-from reidgen.runs import COLUMNS, provenance
+from reidgen.rows import COLUMNS
+from reidgen.runs import provenance
 from reidgen.tables import compare
 
 LOADED = (bench, evaluation, compare)  # before the forks, which then begin at once

@@ -46,7 +46,8 @@ from reidgen.locks import locked
 from reidgen.planning import planned_run
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import select_methods
-from reidgen.runs import read_rows, write_rows
+from reidgen.rows import write_rows
+from reidgen.runs import read_rows
 from reidgen.tables.identities import keep_identities, read_identities
 from reidgen.teststeps import Way
 from reidgen.training import train

@@ -16,7 +16,8 @@ from test_tables import frame, row
 import reidgen
 from reidgen import grid
 from reidgen.errors import DataError, PluginError, RecipeError, RunError
-from reidgen.runs import Run, write_rows
+from reidgen.rows import write_rows
+from reidgen.runs import Run
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -12,6 +12,7 @@ NEVER = {
     "tables": ("torch", "data", "models", "training", "evaluation", "grid", "robustness", "report", "pictures"),
     "report": ("torch", "training", "evaluation", "grid", "models"),
     "runs": ("torch", "data"),
+    "rows": ("torch", "data", "runs"),
     "recipe": ("torch", "data"),
     "methods": ("torch", "data"),
     "status": ("torch",),

@@ -40,7 +40,8 @@ from reidgen.robustness.attack import (
 )  # fmt: skip
 from reidgen.robustness.attack_losses import LOSSES, lambda_gradient
 from reidgen.robustness.trials import ATTACK, CLEAN, read_trials
-from reidgen.runs import Run, read_csv, run_of
+from reidgen.rows import read_csv
+from reidgen.runs import Run, run_of
 from reidgen.training import train
 
 WIDTHS = tiny.WIDTHS

@@ -17,7 +17,8 @@ from reidgen.data.prepare import prepare
 from reidgen.errors import DataError, RunError, SharedImagesError
 from reidgen.evaluation import evaluate
 from reidgen.recipe import Recipe
-from reidgen.runs import COLUMNS, Run, find_run, read_csv, read_rows, tie_notes
+from reidgen.rows import COLUMNS, read_csv, tie_notes
+from reidgen.runs import Run, find_run, read_rows
 from reidgen.training import train
 
 

@@ -30,7 +30,8 @@ from reidgen.foreign import open_model
 from reidgen.integrity import passes_check
 from reidgen.methods import METHODS
 from reidgen.models import build_network, tiny
-from reidgen.runs import Run, read_csv
+from reidgen.rows import read_csv
+from reidgen.runs import Run
 from reidgen.training import train
 
 # Rows whose networks differ in evaluation, one of each part; `-m every` exports every row on every backbone.

@@ -26,7 +26,8 @@ from reidgen.methods import METHODS
 from reidgen.models import build_network
 from reidgen.ranking import rank
 from reidgen.robustness import stress as stress_module
-from reidgen.runs import Run, read_csv, read_rows
+from reidgen.rows import read_csv
+from reidgen.runs import Run, read_rows
 from reidgen.tables.compare import make_table
 from reidgen.teststeps import PLAIN
 from reidgen.training import train

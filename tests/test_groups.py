@@ -14,7 +14,7 @@ from reidgen.cli import app
 from reidgen.errors import EmptyTableError, ReidgenError
 from reidgen.methods import METHODS
 from reidgen.parts import GROUPS
-from reidgen.runs import to_csv
+from reidgen.rows import to_csv
 from reidgen.tables import compare
 from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table

@@ -10,7 +10,8 @@ import pytest
 from test_tables import frame, row
 
 from reidgen.errors import RunError
-from reidgen.runs import Run, to_csv
+from reidgen.rows import to_csv
+from reidgen.runs import Run
 from reidgen.tables.identities import FILE, keep_identities, read_identities, run_names
 
 QUERIES = pd.DataFrame(

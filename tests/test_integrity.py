@@ -22,7 +22,8 @@ from reidgen.data.prepare import prepare
 from reidgen.errors import ReidgenError, RunError
 from reidgen.integrity import UNSEALED, seal_of, sealed, trailer, without_trailer, write_sealed
 from reidgen.robustness.trials import KINDS, read_trials, write_trials
-from reidgen.runs import Run, disagreement, read_csv, read_rows, to_csv, write_rows
+from reidgen.rows import disagreement, read_csv, to_csv, write_rows
+from reidgen.runs import Run, read_rows
 
 QUERIES = pd.DataFrame(
     {
@@ -406,7 +407,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(run: Run, name: str, monkeyp
     monkeypatch.setattr(io, "open", refuse)
     monkeypatch.setattr("builtins.open", refuse)
     reads = {
-        "results.csv": lambda: read_csv(run.results),
+        "results.csv": run.own_rows,
         "per_query.csv.gz": run.queries,
         "done": run.facts,
         "recipe.toml": run.recipe,

@@ -16,7 +16,7 @@ from reidgen.catalogue import family_of, load_catalogue, split_all
 from reidgen.cli import app
 from reidgen.errors import ReidgenError
 from reidgen.protocols import load_protocols
-from reidgen.runs import to_csv
+from reidgen.rows import to_csv
 from reidgen.tables import compare
 from reidgen.tables.literature import COLUMNS, HEAD, TAGS, meant, of_targets, published
 

@@ -24,7 +24,8 @@ from reidgen.models.norms import Pooled
 from reidgen.parts import BackboneRow, Method, Part, read_setting
 from reidgen.recipe import Recipe, idle, read_recipe
 from reidgen.registry import load_plugins
-from reidgen.runs import COLUMNS, Run, read_rows, write_rows
+from reidgen.rows import COLUMNS, write_rows
+from reidgen.runs import Run, read_rows
 from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table
 from reidgen.teststeps import TEST_STEPS

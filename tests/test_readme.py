@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from reidgen.runs import percent, read_rows
+from reidgen.rows import percent
+from reidgen.runs import read_rows
 from reidgen.tables.average import titles
 from reidgen.tables.paper import in_order
 

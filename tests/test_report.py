@@ -22,7 +22,7 @@ from reidgen.methods import METHODS
 from reidgen.parts import GROUPS
 from reidgen.report.page import headlines, make_report
 from reidgen.report.sections import PICTURES, for_curves
-from reidgen.runs import ADDED, COLUMNS, to_csv
+from reidgen.rows import ADDED, COLUMNS, to_csv
 from reidgen.tables.compare import make_table
 from reidgen.tables.identities import keep_identities
 

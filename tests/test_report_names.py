@@ -10,7 +10,7 @@ from browser import Page
 from test_report import frame, labels, needs_chromium, page, row, save
 
 from reidgen.report.page import headlines, make_report
-from reidgen.runs import ELSEWHERE, NO_RECIPE, UNDECLARED
+from reidgen.rows import ELSEWHERE, NO_RECIPE, UNDECLARED
 from reidgen.tables.compare import make_table
 
 OSNET = "osnet_x0_25_msmt17@61b26041"

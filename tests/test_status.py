@@ -18,7 +18,8 @@ from reidgen.errors import RunError
 from reidgen.jobs import new_plan, submitted
 from reidgen.locks import Holder, hold
 from reidgen.planning import Cell, plan_cells
-from reidgen.runs import COLUMNS, Run, to_csv
+from reidgen.rows import COLUMNS, to_csv
+from reidgen.runs import Run
 from reidgen.status import LOG, counts, failure_mark, note_failure, note_refused, read_failure, states
 
 

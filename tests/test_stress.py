@@ -15,7 +15,8 @@ from reidgen.robustness.shifts import SHIFTS, Shift
 from reidgen.robustness.stress import camera_directions, stress
 from reidgen.robustness.subject import clustered_error, load_subject
 from reidgen.robustness.trials import CLEAN, STRESS, collect_trials, read_trials
-from reidgen.runs import Run, read_csv
+from reidgen.rows import read_csv
+from reidgen.runs import Run
 from reidgen.training import train
 
 FEW = ("brightness", "noise")  # of the eleven shifts, for speed

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS, PAPER_TABLES
-from reidgen.runs import ADDED, COLUMNS, to_csv
+from reidgen.rows import ADDED, COLUMNS, to_csv
 from reidgen.tables import compare, looks
 from reidgen.tables.choose import Note, Selection
 from reidgen.tables.compare import MEAN, make_table

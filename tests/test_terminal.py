@@ -30,7 +30,8 @@ from reidgen.escapes import no_formula, visible
 from reidgen.methods import TABLES
 from reidgen.robustness.tables import stress_table
 from reidgen.robustness.trials import STRESS
-from reidgen.runs import Run, to_csv
+from reidgen.rows import to_csv
+from reidgen.runs import Run
 from reidgen.tables.compare import make_table
 from reidgen.tables.identities import keep_identities, run_names
 

@@ -29,7 +29,8 @@ from reidgen.recipe import load_recipe
 from reidgen.registry import get_method
 from reidgen.report.page import make_report
 from reidgen.robustness.subject import load_subject
-from reidgen.runs import Run, read_csv, read_rows, write_rows
+from reidgen.rows import read_csv, write_rows
+from reidgen.runs import Run, read_rows
 from reidgen.steps import BatchNorm, Centre, Flip, Rerank
 from reidgen.tables.choose import Selection
 from reidgen.tables.compare import make_table

@@ -224,7 +224,7 @@ def evaluate(
 
 def _print_evaluation(rows: "pd.DataFrame", target: str, before: str) -> None:
     """Print the mean over a target's splits; target: and its test; before: what each line begins with."""
-    from reidgen.runs import percent, tie_notes
+    from reidgen.rows import percent, tie_notes
 
     kinds = {"mAP": "mAP", "Rank-1": "rank1", "Rank-5": "rank5", "Rank-10": "rank10", "mINP": "mINP"}
     mean, splits = rows.mean(numeric_only=True), len(rows)

@@ -157,7 +157,7 @@ def print_table(
     Where `results` cannot be written, a note says so. Where the paper has no number beside any row, `paper` prints
     the paper's own table and writes nothing. With --json, print no table: the caller prints the document.
     """
-    from reidgen.runs import write_rows
+    from reidgen.rows import write_rows
     from reidgen.tables.choose import Selection
     from reidgen.tables.compare import paper_table
     from reidgen.tables.identities import keep_identities

@@ -23,7 +23,8 @@ from reidgen.judging.crops import Crops, Size, drawn, read_windows
 from reidgen.judging.measures import MEASURES, TOP
 from reidgen.judging.neighbours import mutual, nearest, overlap
 from reidgen.robustness.shifts import SHIFTS, apply_shift
-from reidgen.runs import UNDECLARED, Progress
+from reidgen.rows import UNDECLARED
+from reidgen.runs import Progress
 
 if TYPE_CHECKING:
     from reidgen.extractor import Embedder

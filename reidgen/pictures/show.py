@@ -41,7 +41,8 @@ from reidgen.models.network import ReIDNet
 from reidgen.pictures import drawings, probes
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
-from reidgen.runs import Progress, Run, now, percent
+from reidgen.rows import percent
+from reidgen.runs import Progress, Run, now
 
 SAMPLE = 300  # images of each domain for tsne and gates
 PEOPLE = 64  # whose maps are compared in several styles

@@ -18,7 +18,8 @@ from reidgen.files import write_text
 from reidgen.methods import FIRST
 from reidgen.report.plots import styles
 from reidgen.report.sections import Behind, for_curves, make_sections, mean_first, score, show_sections
-from reidgen.runs import ELSEWHERE, UNDECLARED, provenance, read_rows
+from reidgen.rows import ELSEWHERE, UNDECLARED
+from reidgen.runs import provenance, read_rows
 from reidgen.tables.choose import CELL, GROUP, TRAINED, group_names, trained_on
 from reidgen.tables.compare import MEAN, Table, make_table
 from reidgen.tables.explain import repeat_run

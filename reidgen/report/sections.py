@@ -21,7 +21,8 @@ from reidgen.files import read_regular
 from reidgen.integrity import passes_check
 from reidgen.methods import FIRST
 from reidgen.report.plots import Style, bars, curves, heat_map
-from reidgen.runs import Run, is_there
+from reidgen.rows import is_there
+from reidgen.runs import Run
 from reidgen.tables.choose import GROUP, group_names, trained_on
 from reidgen.tables.formats import mark, marks_legend, signed
 from reidgen.tables.paper import MEAN

@@ -19,7 +19,7 @@ from reidgen.data.pack import Pack, load_pack
 from reidgen.devices import device_name
 from reidgen.evaluation import Judged, embed, embed_tested, judge, open_run, sides_of
 from reidgen.ranking import rank
-from reidgen.runs import Progress, Run, now, provenance, read_csv
+from reidgen.runs import Progress, Run, now, provenance
 from reidgen.teststeps import PLAIN
 
 BLOCK = 1024  # images changed and embedded at a time: bounds memory; a multiple of the evaluation's batch
@@ -111,7 +111,7 @@ def load_subject(
     judged = model or open_run(run, device)
     if not run.evaluated(target, prepared.digest):
         judge(run, lambda: judged, target, data=data, report=report)
-    results = read_csv(run.results)
+    results = run.own_rows()
     recipe, tested, network = judged.form, tested_part(prepared), judged.network
     paths, clean_ND = embed_tested(network, prepared, tested, recipe=recipe, report=report)
     every, pixels = load_pack(prepared, recipe.height, recipe.width, report)

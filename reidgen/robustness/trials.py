@@ -10,7 +10,8 @@ import pandas as pd
 
 from reidgen.errors import RunError
 from reidgen.integrity import UNSEALED, not_as_written, seal_anew, sealed, without_seal, write_sealed
-from reidgen.runs import below_runs, is_there
+from reidgen.rows import is_there
+from reidgen.runs import below_runs
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split.
 # mAP_se is the standard error of mAP over query identities, empty where there is one identity. version, commit, torch,
@@ -55,7 +56,7 @@ KINDS = {"stress": STRESS, "attack": ATTACK}
 def read_trials(path: Path, kind: str) -> pd.DataFrame:
     """Return the rows of one file, none where it is absent; kind: a name of KINDS. Columns that came later are "".
 
-    Believed is what `reidgen.runs.read_csv` believes of result rows. Raises RunError for another file, one that has
+    Believed is what `reidgen.rows.read_csv` believes of result rows. Raises RunError for another file, one that has
     changed since it was written, and rows of a version later than 0.1.0 without a seal.
     """
     columns, how = KINDS[kind], f"restore it from a copy, or move it away and repeat: reidgen {kind}"

@@ -11,7 +11,7 @@ import pandas as pd
 from reidgen.catalogue import family_of, load_catalogue
 from reidgen.entries import Dataset
 from reidgen.methods import title_of
-from reidgen.runs import UNDECLARED
+from reidgen.rows import UNDECLARED
 from reidgen.tables.choose import CELL, GROUP, each
 from reidgen.tables.paper import MEAN, in_order
 

@@ -15,7 +15,7 @@ from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.methods import FIRST, METHODS
 from reidgen.parts import GROUPS
 from reidgen.registry import select_methods
-from reidgen.runs import ELSEWHERE, UNDECLARED
+from reidgen.rows import ELSEWHERE, UNDECLARED
 from reidgen.teststeps import PLAIN, same_way
 
 # Rows of one group are compared with each other. The first three say what was trained, the last how it was tested.

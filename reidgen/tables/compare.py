@@ -13,7 +13,7 @@ import pandas as pd
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.methods import FIRST, PAPER_TABLES, TABLES, group_of
 from reidgen.registry import get_method
-from reidgen.runs import ELSEWHERE
+from reidgen.rows import ELSEWHERE
 from reidgen.tables import findings, notes
 from reidgen.tables import literature as literatures
 from reidgen.tables import paper as papers
@@ -76,7 +76,7 @@ def make_table(
     mean of unseen of their group, beside Baseline and SNR; intervals, ranks and Holm's correction are those of the
     whole table. literature: what others published of the same sources and targets, apart from
     ours. settings: those of the recipes by hash, to say in what one that is left out differs.
-    rows: the columns of `reidgen.runs.COLUMNS`, scores as fractions; not modified.
+    rows: the columns of `reidgen.rows.COLUMNS`, scores as fractions; not modified.
     Raises ReidgenError when there are no rows, or none of what was asked for.
     Source: the paper's numbers are those of Jin et al., CVPR 2020, as its slides show them (`paper_tables.csv`).
 

@@ -13,7 +13,8 @@ import pandas as pd
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
 from reidgen.recipe import RECIPES, read_recipe
-from reidgen.runs import Run, percent
+from reidgen.rows import percent
+from reidgen.runs import Run
 from reidgen.tables.choose import GROUP, TRAINED
 from reidgen.tables.formats import SHOWN, difference, p_value, signed
 from reidgen.tables.identities import run_names

@@ -15,7 +15,8 @@ import pandas as pd
 from reidgen.errors import RunError
 from reidgen.files import sha256_file
 from reidgen.integrity import not_as_written, seal_anew, sealed, without_seal, write_sealed
-from reidgen.runs import KEY, TOLERANCE, Run, in_folders, is_there
+from reidgen.rows import KEY, TOLERANCE, is_there
+from reidgen.runs import Run, folder_name
 from reidgen.tables.choose import each
 from reidgen.teststeps import PLAIN
 
@@ -35,7 +36,7 @@ def run_names(rows: pd.DataFrame) -> "pd.Series[str]":
 
 def _run_name(source: str, method: str, backbone: str, seed: int, digest: str, row: str) -> str:
     name = method.partition("(")[0]  # of a variant the row's digest tells which
-    return f"{source}/{name}-{in_folders(backbone)}-s{seed}-{digest}" + (f"-{row}" if row else "")
+    return f"{source}/{folder_name(name, backbone, seed, digest, row)}"
 
 
 def read_identities(results: Path, rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from reidgen.methods import PAPER_TABLES
-from reidgen.runs import ELSEWHERE, UNDECLARED
+from reidgen.rows import ELSEWHERE, UNDECLARED
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean
 from reidgen.tables.choose import GROUP, Note, distinct, each, group_names, names_together
