@@ -80,7 +80,7 @@ def make_table(
     Raises ReidgenError when there are no rows, or none of what was asked for.
     Source: the paper's numbers are those of Jin et al., CVPR 2020, as its slides show them (`paper_tables.csv`).
 
-    >>> from reidgen.runs import COLUMNS as columns
+    >>> from reidgen.rows import COLUMNS as columns
     >>> rows = pd.DataFrame(dict.fromkeys(columns, ["0", "0"])).astype(columns)
     >>> rows = rows.assign(source="market", target="duke", method="snr", seed=[0, 1], mAP=[0.3, 0.34], rank1=0.5)
     >>> rows = rows.assign(test="plain")
