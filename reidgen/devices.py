@@ -7,11 +7,14 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from reidgen.errors import OutOfMemoryError, RecipeError
 
+M = TypeVar("M", bound=nn.Module)
 KINDS = "auto, cpu, cuda, cuda:N, mps or xpu"
 
 
@@ -120,6 +123,15 @@ def device_name(device: torch.device) -> str:
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"{model}, mps" if device.type == "mps" else f"{model}, {torch.get_num_threads()} threads"
+
+
+def put_on(module: M, device: torch.device) -> M:
+    """Return the module, moved to the device, with what has four dimensions in the layout of `memory_format`."""
+    module.to(device)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:  # torch's own `to` would refuse a module that has others, of a plug-in's Conv3d, say
+            tensor.data = tensor.data.to(memory_format=memory_format(device))
+    return module
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -23,7 +23,7 @@ from reidgen.data.batches import Origin, one_ahead, training_images
 from reidgen.data.manifest import Prepared, load_prepared, prepared_names, tested_part
 from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
-from reidgen.devices import choose_device, enough_memory, memory_format
+from reidgen.devices import choose_device, enough_memory, memory_format, put_on
 from reidgen.errors import PluginError, RecipeError, SharedImagesError, WeightsError
 from reidgen.graphs import WARM, Groups, StaticStep, incapable, recorder_for
 from reidgen.models.network import ReIDNet, build_network
@@ -102,7 +102,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
         raise WeightsError(
             f"{run.weights} does not fit {recipe.method} on {recipe.backbone}; train the run again"
         ) from error
-    return network.to(device=device, memory_format=memory_format(device)).eval()  # type: ignore[call-overload, no-any-return]
+    return put_on(network, device).eval()
 
 
 @enough_memory("embedding", "lower evaluation.BATCH, use --device cpu, or train with a smaller height and width")

@@ -114,11 +114,12 @@ class Holder:
 
 @dataclass(frozen=True)
 class Seen:
-    """What another process sees of a claim. lives: None where only its touches can tell; touched: seconds since the
-    last one, by the clock of the file system; doing: what it does, done, of, and the seconds that are left, as it last
-    said."""
+    """What another process sees of a claim. holder: None where it cannot be read; empty: whether it says nothing yet;
+    lives: None where only its touches can tell; touched: seconds since the last one, by the clock of the file system;
+    doing: what it does, done, of, and the seconds that are left, as it last said."""
 
     holder: Holder | None
+    empty: bool
     lives: bool | None
     touched: float
     doing: Mapping[str, Any]
@@ -126,7 +127,7 @@ class Seen:
     @property
     def held(self) -> bool:
         """Whether the claim counts."""
-        return self.lives is True or (self.lives is None and self.touched <= (STALE if self.holder else STALE / 4))
+        return self.lives is True or (self.lives is None and self.touched <= (STALE / 4 if self.empty else STALE))
 
 
 class Claim:
@@ -345,10 +346,11 @@ def _look(file: Path, clock: Callable[[Path], float] | None = None) -> Seen | No
     doing = facts.get("doing") if isinstance(facts, Mapping) else None
     lives = holder.lives() if holder else None
     try:
-        touched = max(0.0, (clock or time_of)(file.parent) - file.stat().st_mtime) if lives is None else 0.0
+        now = file.stat()
+        touched = max(0.0, (clock or time_of)(file.parent) - now.st_mtime) if lives is None else 0.0
     except FileNotFoundError:
         return None
-    return Seen(holder, lives, touched, doing if isinstance(doing, Mapping) else {})
+    return Seen(holder, not now.st_size, lives, touched, doing if isinstance(doing, Mapping) else {})
 
 
 def _facts(file: Path) -> object:

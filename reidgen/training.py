@@ -29,7 +29,7 @@ from reidgen import parallel
 from reidgen.contracts import Batch, Step
 from reidgen.data.augment import augment, draw_augmentation, standardize, to_float
 from reidgen.data.batches import Source, batches_per_epoch, epoch_batches, feed, load_source
-from reidgen.devices import device_name, enough_memory, memory_format
+from reidgen.devices import device_name, enough_memory, memory_format, put_on
 from reidgen.errors import InterruptedRunError, RecipeError, ReidgenError, RunError
 from reidgen.files import fill, replacing, reserve, write_text
 from reidgen.graphs import Groups, Recorder, StaticStep, bring, incapable, recorder_for
@@ -150,7 +150,7 @@ class Trainer:
         self.augmentations = build_augmentations(self.row)
         if parallel.count() > 1:
             share_batch_norm(self.network)
-        self.network.to(device=device, memory_format=memory_format(device))  # type: ignore[call-overload]
+        put_on(self.network, device)
         self.losses.to(device)
         self.names = ("loss", *self.losses)
         self.parameters = [

@@ -18,15 +18,12 @@ under NVIDIA's MPS trained 14,500 images/s together, six in threads of one proce
 """
 
 import argparse
-import contextlib
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -47,7 +44,7 @@ from reidgen.planning import planned_run
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import select_methods
 from reidgen.rows import write_rows
-from reidgen.runs import read_rows
+from reidgen.runs import Progress, read_rows
 from reidgen.tables.identities import keep_identities, read_identities
 from reidgen.teststeps import Way
 from reidgen.training import train
@@ -160,45 +157,40 @@ def work(
     """
     ways, left = select_ways(tests), 0
     waiting = list(missing(plan, targets, ways, data, results, select_methods(methods)))
-    with stopped_at(end) as stop:
-        for number, recipe in enumerate(waiting):
-            if stop.is_set() or time.monotonic() >= end:
-                return left + len(waiting) - number
-            try:
-                said = one_run(recipe, targets, ways, data, results, device)
-            except InterruptedRunError as cut:
-                said, left = str(cut), left + 1
-                stop.set()
-            except ReidgenError as error:
-                said, left = f"{'passed over' if isinstance(error, BusyError) else 'failed'}: {error}", left + 1
-            print(f"{recipe.method} s{recipe.seed}: {said}; {len(waiting) - number - 1} to go", flush=True)
+    for number, recipe in enumerate(waiting):
+        if time.monotonic() >= end:
+            return left + len(waiting) - number
+        try:
+            said = one_run(recipe, targets, ways, data, results, device, end)
+        except InterruptedRunError as cut:
+            print(f"{recipe.method} s{recipe.seed}: {cut}", flush=True)
+            return left + len(waiting) - number
+        except ReidgenError as error:
+            said, left = f"{'passed over' if isinstance(error, BusyError) else 'failed'}: {error}", left + 1
+        print(f"{recipe.method} s{recipe.seed}: {said}; {len(waiting) - number - 1} to go", flush=True)
     return left
 
 
-@contextlib.contextmanager
-def stopped_at(end: float) -> Iterator[threading.Event]:
-    """Have training stopped at the end, as Ctrl-C does; yield what is set then."""
-    stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())  # where nothing is trained; `train` has its own
-    alarm = threading.Timer(max(0.0, min(end - time.monotonic(), threading.TIMEOUT_MAX)), _stop, [stop])
-    alarm.daemon = True
-    alarm.start()
-    try:
-        yield stop
-    finally:
-        alarm.cancel()
-        signal.signal(signal.SIGTERM, before)
+def stopping_at(end: float) -> Progress:
+    """Return what takes a training's reports, and behind the end, in seconds of `time.monotonic`, stops it as a
+    scheduler does: once it listens, as it does not while it sets up.
+    """
+    before, told = signal.getsignal(signal.SIGTERM), False
+
+    def report(what: str, done: float, total: int) -> None:
+        nonlocal told
+        if not told and time.monotonic() >= end and signal.getsignal(signal.SIGTERM) != before:
+            told = True
+            signal.raise_signal(signal.SIGTERM)
+
+    return report
 
 
-def _stop(stop: threading.Event) -> None:
-    """Tell the loop, and the training that it is in."""
-    stop.set()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def one_run(recipe: Recipe, targets: Sequence[str], ways: Sequence[Way], data: Path, results: Path, device: str) -> str:
-    """Train and evaluate one run, keep its rows with those of the others, and return what to say of it."""
-    run = train(recipe, data=data, results=results, device=device, report=_quiet)
+def one_run(
+    recipe: Recipe, targets: Sequence[str], ways: Sequence[Way], data: Path, results: Path, device: str, end: float
+) -> str:
+    """Train one run until the end, evaluate it, keep its rows with those of the others, and return what to say."""
+    run = train(recipe, data=data, results=results, device=device, report=stopping_at(end))
     rows = [evaluate(run, target, ways=ways, data=data, device=device, report=_quiet) for target in targets]
     keep(results)
     plain = [found[found["test"] == ways[0].word]["mAP"].mean() for found in rows]

@@ -1,5 +1,6 @@
 """Devices: what their names mean, and one sentence where memory ends."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, quiet
+from torch import nn
 
 from reidgen import evaluation, ranking, training
 from reidgen.data.batches import load_source
-from reidgen.devices import choose_device, device_name, devices_of, enough_memory
+from reidgen.devices import choose_device, device_name, devices_of, enough_memory, memory_format, put_on
 from reidgen.errors import OutOfMemoryError, RecipeError
 from reidgen.models.network import build_network
 from reidgen.robustness import attack
 
+CPU = torch.device("cpu")
 HUGE = 1 << 50  # bytes: more than any machine gives
 
 
@@ -131,3 +134,15 @@ def test_threads_wait_passively_also_from_python() -> None:
     if "OPENMP DISPLAY ENVIRONMENT" not in result.stderr:
         pytest.skip("this PyTorch does not use an OpenMP library that tells")
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in result.stderr
+
+
+def test_what_has_four_dimensions_gets_the_layout_and_the_rest_stays() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.Linear(4, 2))
+    wanted = copy.deepcopy(plain).to(device=CPU, memory_format=memory_format(CPU))  # torch's own way
+    found = put_on(copy.deepcopy(plain), CPU)
+    for name, tensor in wanted.state_dict().items():
+        own = found.state_dict()[name]
+        assert own.equal(tensor) and own.stride() == tensor.stride()
+    deep = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv3d(1, 2, 3))  # which torch refuses as a whole
+    assert put_on(deep, CPU) is deep and deep[0].weight.is_contiguous(memory_format=memory_format(CPU))
+    assert deep[1].weight.is_contiguous()

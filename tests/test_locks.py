@@ -130,6 +130,7 @@ def test_who_waits_says_for_whom_and_how_long(
         ("", 0, False),  # just made
         ("", 20, False),
         ("", 40, True),  # its process was killed in the instant between making and writing
+        ("[]", 40, False),  # somebody's, in a form that is not known here
         ("[]", 1000, True),
         ("\0\xff{", 1000, True),
     ],
@@ -148,6 +149,20 @@ def test_what_a_dead_process_left_is_taken_over(
         with pytest.raises(BusyError), hold(tmp_path, wait=False):
             pass
         assert claims(tmp_path) == ["7"]
+
+
+def test_a_claim_that_cannot_be_read_is_not_taken_for_one_that_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a user whose umask is 077, say; root reads that all the same."""
+    left(tmp_path, Holder.here(), 40)
+
+    def refused(file: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(locks, "read_regular", refused)
+    seen = look(tmp_path)
+    assert seen and seen.holder is None and not seen.empty and seen.held
 
 
 def test_a_process_that_has_ended_but_was_not_asked_about_is_dead(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reidgen.models import SNR
+from reidgen.models import SNR, norms
 from reidgen.models.norms import InstanceBatchNorm2d, InstanceNorm2d, SNRConv, SwitchableNorm2d
 
 NORMS = [SNR, lambda channels: SNR(channels, gates=2), SNRConv, InstanceNorm2d, SwitchableNorm2d]
@@ -235,6 +235,7 @@ def test_ibn_a_is_instance_norm_of_the_first_half_and_batch_norm_of_the_rest(lay
     theirs[0].load_state_dict(norm.IN.state_dict())
     theirs[1].load_state_dict(norm.BN.state_dict())
     map_BCHW = torch.randn(4, channels, 6, 3).to(memory_format=layout)
+    map_BCHW[:, -1] *= 1e-3  # of a variance below eps
     for train in (True, False):
         wanted = torch.cat(
             [half.train(train)(x) for half, x in zip(theirs, map_BCHW.split([3, 4], 1), strict=True)], dim=1
@@ -246,11 +247,35 @@ def test_ibn_a_is_instance_norm_of_the_first_half_and_batch_norm_of_the_rest(lay
         short = norm(map_BCHW.bfloat16())
     assert short.dtype == torch.bfloat16 and short.is_contiguous(memory_format=layout)
     torch.testing.assert_close(short.float(), wanted, rtol=0.03, atol=0.03)
-    assert not torch.equal(norm.BN.running_mean, torch.zeros(4))
+    assert not torch.equal(norm.BN.running_mean, torch.zeros(4)) and norm.BN.num_batches_tracked == 1
     assert set(norm.state_dict()) == {
         *("IN.weight", "IN.bias", "BN.weight", "BN.bias"),  # the names of published weights
         *("BN.running_mean", "BN.running_var", "BN.num_batches_tracked"),
     }
+
+
+@pytest.mark.parametrize("half", ["IN", "BN"])
+def test_ibn_a_asks_a_norm_that_does_more_than_its_own(half: str) -> None:
+    class Doubled(nn.BatchNorm2d if half == "BN" else InstanceNorm2d):  # type: ignore[misc]
+        def forward(self, map_BCHW: Tensor) -> Tensor:
+            return 2 * super().forward(map_BCHW)
+
+    norm, map_BCHW = random_snr(6, InstanceBatchNorm2d(6)), torch.randn(4, 6, 5, 3)
+    plain = norm(map_BCHW)
+    doubled = Doubled(3)
+    doubled.load_state_dict(getattr(norm, half).state_dict())
+    setattr(norm, half, doubled)
+    factor = torch.tensor([2.0, 2, 2, 1, 1, 1] if half == "IN" else [1.0, 1, 1, 2, 2, 2])[:, None, None]
+    torch.testing.assert_close(norm(map_BCHW), factor * plain)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_moments_of_a_large_map_are_those_of_each_image(layout: torch.memory_format) -> None:
+    map_BCHW = (torch.randn(9, 64, 64, 16) + torch.arange(9.0)[:, None, None, None]).to(memory_format=layout)
+    _, mean_BC, inverse_BC = norms.moments(map_BCHW, 64, 1e-5)
+    variance, mean = torch.var_mean(map_BCHW.double(), dim=(2, 3), correction=0)
+    torch.testing.assert_close(mean_BC, mean.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(inverse_BC, (variance + 1e-5).rsqrt().float(), rtol=1e-5, atol=0)
 
 
 def test_ibn_a_takes_over_a_batch_norm_by_halves() -> None:

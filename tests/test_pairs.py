@@ -315,13 +315,33 @@ def test_labels_of_another_tab_are_not_overwritten_and_those_of_another_sheet_no
 
 
 @needs_chromium
+def test_the_warning_goes_once_the_label_is_kept_or_saved(page: Path) -> None:
+    words = "document.getElementById('kept').textContent"
+    fails = "put = IDBObjectStore.prototype.put, IDBObjectStore.prototype.put = () => { throw new Error('full'); }, 1"
+    with Page() as chromium:
+        chromium.open(page)
+        for again in (["ArrowLeft", "3"], []):
+            chromium.run(f"globalThis.{fails}")
+            chromium.press("2")
+            chromium.run("database.then(() => 1)")  # which the page has asked before
+            assert "save the CSV" in chromium.run(words) and chromium.run("lost.size") == 1
+            chromium.run("IDBObjectStore.prototype.put = put, 1")
+            for key in again:
+                chromium.press(key)
+            if not again:
+                chromium.run("save(), 1")
+            chromium.run("keep(0)")  # behind what was asked before
+            assert chromium.run(words) == "" and chromium.run("lost.size") == 0
+
+
+@needs_chromium
 def test_a_browser_that_keeps_nothing_says_so_and_saves_all_the_same(page: Path, folder: Path, tmp_path: Path) -> None:
     forbidden = "Object.defineProperty(window, 'indexedDB', {get() { throw new DOMException('no', 'SecurityError'); }})"
     with Page() as chromium:
         chromium.ask("Page.addScriptToEvaluateOnNewDocument", source=forbidden)
         chromium.open(page)
         chromium.press("2")
-        assert "keeps nothing" in chromium.run("document.getElementById('kept').textContent")
+        assert "does not keep your labels" in chromium.run("document.getElementById('kept').textContent")
         saved = chromium.run("csv()")
         assert chromium.reported("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
     (tmp_path / "pairs.csv").write_text(saved)

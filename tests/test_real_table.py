@@ -1,19 +1,17 @@
 """scripts/real_table.py: what is carried is what was prepared, and a second call goes on from the rows alone."""
 
-import contextlib
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from math import inf
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from reidgen import training
 from reidgen.data.batches import load_source
 from reidgen.data.manifest import load_index, load_prepared
 from reidgen.errors import DataError, RunError
@@ -102,7 +100,7 @@ def test_what_is_missing_runs_in_order_and_rows_alone_are_enough_to_go_on(
     assert len(rows) == 4 and set(rows["target"]) == {"synth-night"} and rows["hash"].nunique() == 1
 
 
-def test_the_six_come_first_and_none_is_begun_that_would_not_end(
+def test_the_six_come_first_and_none_is_begun_behind_the_end(
     real_table: ModuleType, carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, results = tmp_path / "data", tmp_path / "results"
@@ -126,29 +124,42 @@ def test_what_the_end_cuts_off_goes_on_and_what_another_is_at_is_passed_over(
     data, results = tmp_path / "data", tmp_path / "results"
     real_table.unpack(carried, data)
     recipe = real_table.rehearsal_of(real_table.recipe_of("synth-plaza", "none", "float32"))
-    real, begun = Trainer.learn, list[int]()
+    real, begun, now = Trainer.learn, list[int](), [0.0]
 
     def learn(self: Trainer, *given: object) -> None:
         begun.append(self.step)
-        if len(begun) == 1:
-            real_table._stop(threading.Event())  # as its clock does
         real(self, *given)
 
     monkeypatch.setattr(Trainer, "learn", learn)
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(real_table, "SEEDS", (0,))
-    arguments = (recipe, ["synth-night"], data, results)
+    monkeypatch.setattr(real_table, "time", SimpleNamespace(monotonic=lambda: now[0] + (len(begun) > 0)))
+    arguments = (recipe, ["synth-night"], data, results, "baseline,snr", "cpu")
     before = signal.getsignal(signal.SIGTERM)
-    assert real_table.work(*arguments, "baseline,snr", "cpu", inf, "plain,bn") == 2
+    assert real_table.work(*arguments, 1.0, "plain,bn") == 2
     said = capsys.readouterr().out
     assert "baseline s0: stopped at step 1 of 2; the state is kept in" in said and "snr" not in said and begun == [0]
     assert not (results / "rows.csv").exists() and signal.getsignal(signal.SIGTERM) == before
 
+    now[0] = -1.0
     with planned_run(recipe.change(method="snr"), data=data, results=results).lock(), ThreadPoolExecutor(1) as other:
-        monkeypatch.setattr(real_table, "stopped_at", lambda end: contextlib.nullcontext(threading.Event()))
-        assert other.submit(real_table.work, *arguments, "baseline,snr", "cpu", inf, "plain,bn").result() == 1
+        assert other.submit(real_table.work, *arguments, 1.0, "plain,bn").result() == 1
     assert "snr s0: passed over: " in capsys.readouterr().out and begun == [0, 1]
     rows = pd.read_csv(results / "rows.csv")
     assert sorted(rows["test"]) == ["bn", "plain"] and set(rows["method"]) == {"baseline"}
+
+
+def test_an_end_within_the_set_up_stops_the_training_once_it_listens(
+    real_table: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real_table, "time", SimpleNamespace(monotonic=lambda: 2.0))
+    report = real_table.stopping_at(1.0)
+    report("packing", 1, 2)  # of pixels; nobody listens, and the process lives on
+    with training.stop_signals() as stop:
+        report("a step", 1, 2)
+        assert stop.is_set()
+        report("a step", 2, 2)  # once: a second signal would stop hard
+    real_table.stopping_at(3.0)("a step", 1, 2)
 
 
 def test_the_recipe_is_the_papers_on_small_images(real_table: ModuleType) -> None:

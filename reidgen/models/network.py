@@ -133,6 +133,7 @@ def build_network(
 
     classes: identities of the source. weights, size: as in `build_backbone`; what was loaded stands in `started`.
     pooling: "avg" or "gem".
+    Waits while another thread builds one, a download of its weights included.
     Raises RecipeError for a row that has no meaning on this backbone, WeightsError for weights that cannot be had or do
     not fit, PluginError for a part whose plug-in is not loaded.
     """
@@ -309,8 +310,8 @@ def hand_out(network: ReIDNet, losses: nn.ModuleDict, drawn: Sequence[tuple[Tens
 
 @contextlib.contextmanager
 def own_chance(seed: int | None = None) -> Iterator[None]:
-    """Have PyTorch's generator of the CPU, from which modules draw their start, for this thread alone; afterwards it is
-    as it was.
+    """Build a network while no other thread does: modules draw their start from the CPU's one generator, which begins
+    at the seed, where one is given, and afterwards is as it was. What other code draws meanwhile is not kept apart.
     """
     with _CHANCE, torch.random.fork_rng(devices=[]):
         if seed is not None:

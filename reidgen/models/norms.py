@@ -36,7 +36,7 @@ class Pooled(NamedTuple):
 
 
 class _Moments(torch.autograd.Function):
-    """A map -> the same map, its spatial mean and 1 / sqrt(variance + eps), the two float32 (B, C).
+    """A map -> the same map, its spatial mean and 1 / sqrt(variance + eps), the two (B, C), in the type of `wide`.
 
     The variance is the biased one. What goes on with the map that is returned hands its gradient over, and both are
     added up here in one pass.
@@ -126,14 +126,15 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
 
 
 def _two_passes(map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the spatial mean and biased variance, float32 (B, C), of a map in any layout on a CPU.
+    """Return the spatial mean and biased variance, (B, C), of a map in any layout on a CPU; float64 of a float64 map,
+    else float32.
 
     A few images after the other, so that what lies between the passes stays in the cache: torch.var_mean took ten
     times as long on maps in channels-last layout.
     """
     map_BPC = map_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
     found = []
-    for part_BPC in torch.split(map_BPC, max(1, 2**18 // math.prod(map_BPC.shape[1:]))):
+    for part_BPC in torch.split(map_BPC, max(1, 2**18 // max(1, math.prod(map_BPC.shape[1:])))):
         values_BPC = wide(part_BPC)
         mean_B1C = values_BPC.mean(dim=1, keepdim=True)
         off_BPC = values_BPC - mean_B1C
@@ -404,15 +405,10 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, map_BCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(map_BCHW)
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
-        var_C, mean_C = torch.var_mean(wide(map_BCHW), dim=(0, 2, 3), correction=0)
-        own_C, mean_C = mean_C, average(mean_C)
-        var_C = average(var_C + (own_C - mean_C).square())
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(var_C * _unbiased(map_BCHW), self.momentum)
+        map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, self.num_features, self.eps)
+        mean_C, var_C = batch_moments(cast(Running, self), mean_BC, inverse_BC**-2 - self.eps, map_BCHW)
+        self.num_batches_tracked.add_(1)
         scale_C = self.weight * torch.rsqrt(var_C.clamp_min(0) + self.eps)
         factor_BC, shift_BC = (x_C.expand(map_BCHW.shape[:2]) for x_C in (scale_C, self.bias - mean_C * scale_C))
         return scale_and_shift(map_BCHW, factor_BC, shift_BC)
@@ -479,7 +475,7 @@ class InstanceBatchNorm2d(Module):
         self.BN = nn.BatchNorm2d(self.halves[1])  # which a row may replace by its own norm
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        if not (isinstance(self.IN, InstanceNorm2d) and isinstance(self.BN, nn.BatchNorm2d)):
+        if type(self.IN) is not InstanceNorm2d or type(self.BN) not in (nn.BatchNorm2d, SharedBatchNorm2d):
             first, second = torch.split(map_BCHW, self.halves, dim=1)
             return torch.cat([self.IN(first), self.BN(second)], dim=1)
         # Both are one factor and one shift per image and channel, so the map is read and written whole.

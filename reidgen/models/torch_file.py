@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD
-from reidgen.devices import memory_format
+from reidgen.devices import put_on
 from reidgen.errors import WeightsError
 from reidgen.methods import METHODS
 from reidgen.models.inputs import Input
@@ -66,7 +66,7 @@ def open_torch(row: BackboneRow, file: Path, asked: Mapping[str, Any], *, device
     network.form = form
     unused = load_weights(network.backbone, state, str(file))
     unused = _load_neck(network, state, unused)
-    network = network.to(device=device, memory_format=memory_format(device)).eval()  # type: ignore[call-overload]
+    network = put_on(network, device).eval()
     return OpenedTorch(network, form, unused)
 
 
