@@ -296,6 +296,7 @@ def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.
             asked.append("replay")
 
     def graph(graph: Graph, *, stream: Stream, capture_error_mode: str) -> AbstractContextManager[None]:
+        assert graphs.RECORDING.locked()  # before PyTorch waits for the device, which another recording forbids
         return inside(f"recording on {stream.name}, {capture_error_mode}")
 
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("own"))
@@ -312,6 +313,7 @@ def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.
     recording = ["recording on own, thread_local", "work", "end of recording on own, thread_local"]
     around = ["device cuda:1", "stream current"], ["end of stream current", "end of device cuda:1"]
     assert asked == [*before, *around[0], *recording, *around[1]]
+    assert not graphs.RECORDING.locked()
     replay()
     assert asked[-1] == "replay" and graphs.FAILED == []
 
