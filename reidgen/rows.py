@@ -216,9 +216,9 @@ def _place(target: str, test: str, *_: int) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Return a score in percent with one decimal, the same one wherever it is shown.
+    """Return a score in percent with one decimal, the same one wherever it is shown: of the six digits that files hold.
 
     >>> percent(0.6125), f"{100 * 0.6125:.1f}"
     ('61.2', '61.3')
     """
-    return f"{round(100 * fraction, 6):.1f}"
+    return f"{round(100 * float(f'{fraction:.6g}'), 6):.1f}"

@@ -356,6 +356,12 @@ def test_a_row_that_means_nothing_is_refused_before_a_dry_run_measures(
     words += ["--data", small_data, "--results", tmp_path / "r", "--dry-run"]
     refused = CliRunner().invoke(app, list(map(str, words)))
     assert refused.exit_code == 1 and refused.stderr.startswith("error: snr: pooling = gem needs a map")
+    for more, says in (
+        (["--log", "wandbb"], "error: unknown --log 'wandbb'"),
+        (["--status"], "error: --dry-run and --status are two questions"),
+    ):
+        refused = CliRunner().invoke(app, [*map(str, words), *more])
+        assert refused.exit_code == 1 and refused.stderr.startswith(says)
 
 
 def test_a_protocol_runs_the_cells_that_are_prepared(small_data: Path, tmp_path: Path) -> None:

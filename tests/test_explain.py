@@ -72,6 +72,7 @@ left out: 1 row of the same method, source and target, repeated by later ones or
         ("market → mall snr", "SNR, market → synth-mall"),
         ("snr market mean of unseen", "SNR, market → mean of unseen"),
         ("SNR market mean", "SNR, market → mean of unseen"),
+        ("snr market unseen", "SNR, market → mean of unseen"),
         ("baseline duke", "Baseline, market → duke"),
         ("duke snr duke", "SNR, duke → duke"),
         ("snr/market/market", "SNR, market → market"),
@@ -121,6 +122,10 @@ def test_settings_the_rows_know_are_given(tmp_path: Path) -> None:
     text = explain(rows, "snr market-all duke", results=tmp_path)
     assert "--recipe paper --backbone tiny --results" in text and "reidgen prepare market duke" in text
     assert "git checkout abc   # some files had been changed" in text
+    assert f"--recipe {tmp_path / 'mine.toml'}" in explain(rows, "snr market duke", results=tmp_path)
+    (tmp_path / "recipe.toml").touch()  # as published folders have it
+    assert f"--recipe {tmp_path / 'recipe.toml'}" in explain(rows, "snr market duke", results=tmp_path)
+    (tmp_path / "mine.toml").touch()
     assert f"--recipe {tmp_path / 'mine.toml'}" in explain(rows, "snr market duke", results=tmp_path)
 
 

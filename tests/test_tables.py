@@ -20,10 +20,11 @@ from rich.console import Console
 
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS, PAPER_TABLES
-from reidgen.rows import ADDED, COLUMNS, to_csv
+from reidgen.rows import ADDED, COLUMNS, percent, to_csv
 from reidgen.tables import compare, looks
 from reidgen.tables.choose import Note, Selection
 from reidgen.tables.compare import MEAN, make_table
+from reidgen.tables.formats import difference, signed
 
 CELL = ["source", "method", "target"]
 GOLDEN = Path(__file__).parent / "golden" / "table.md"
@@ -190,7 +191,7 @@ def test_one_more_evaluation_of_one_run_takes_the_mean_from_nobody() -> None:
     after = table.cells[table.cells["target"] != "pku"].reset_index(drop=True)
     pd.testing.assert_frame_equal(after, before)
     assert [note.text for note in table.notes] == [
-        "market: seeds 0, 1, but snr on pku has 0",
+        "market: seeds 0, 1, but snr on pku has seed 0",
         "market: pku is not in the mean of unseen, as baseline, in lack it",
     ]
     every = [
@@ -420,8 +421,8 @@ def test_notes_name_unlike_seeds_splits_and_unmatched_queries() -> None:
     rows += [row("baseline", "viper", split=split, seed=s) for split in range(3) for s in (0, 1)]
     notes = [note.text for note in make_table(frame(*rows)).notes]
     assert notes == [
-        "market: seeds 0, 1, but baseline on duke has 0, 1, 2; baseline on grid has 0, 1, 2; "
-        "in on duke has 0, 1, 2; in on grid has 1, 2",
+        "market: seeds 0, 1, but baseline on duke has seeds 0, 1, 2; baseline on grid has seeds 0, 1, 2; "
+        "in on duke has seeds 0, 1, 2; in on grid has seeds 1, 2",
         "market: not in the mean of unseen: seed 2 of baseline, without viper",
         "market: not in the mean of unseen: seed 0 of in, without grid",
         "market: not in the mean of unseen: seed 2 of in, without viper",
@@ -438,7 +439,7 @@ def test_a_method_with_fewer_seeds_everywhere_is_named_once() -> None:
         for s in range(n)
     ]
     assert said(make_table(frame(*rows)).notes) == [
-        "market: seeds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, but snr has 0, 1"
+        "market: seeds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, but snr has seeds 0, 1"
     ]
 
 
@@ -615,6 +616,43 @@ def test_a_source_that_the_paper_does_not_have_keeps_all_its_targets(name: str) 
         if note.endswith(f"(run: reidgen bench --source synth-plaza --methods {name}, with this recipe)")
     ]
     assert len(lacking) == 1 and ("snr-no-loss" in lacking[0]) == (name == "loss")
+    alone = make_table(frame(*rows), name=name, selection=Selection(methods=("snr",)))
+    assert lacking[0] in said(alone.notes) and "baseline" not in lacking[0]  # what is not asked for is there
+
+
+def test_the_same_seeds_of_several_tests_are_said_once() -> None:
+    rows = [
+        row(m, "duke", seed=s, test=t)
+        for m, s in (("baseline", 0), ("baseline", 1), ("snr", 1))
+        for t in ("plain", "bn")
+    ]
+    found = [note for note in said(make_table(frame(*rows)).notes) if "seed" in note]
+    assert found == ["market (plain, bn): seeds 0, 1, but snr has seed 1"]
+
+
+def test_a_selection_says_what_its_correction_counts() -> None:
+    rows, identities = compared(2)
+    words = "Holm's correction is over the {} differences asked for here; the whole table has more, and so fewer marks"
+    whole = make_table(rows, identities=identities)
+    assert not any("Holm's correction is over" in note for note in said(whole.notes))
+    tested = {
+        asked: int(part.cells[["gain_mAP_p", "gain_rank1_p"]].notna().to_numpy().sum())
+        for asked in (("in", "baseline"), ("in", "snr", "baseline"))
+        for part in [make_table(rows, identities=identities, selection=Selection(methods=asked))]
+        if words.format(int(part.cells[["gain_mAP_p", "gain_rank1_p"]].notna().to_numpy().sum())) in said(part.notes)
+    }
+    assert len(tested) == 2 and len(set(tested.values())) == 2
+
+
+def test_an_end_of_an_interval_keeps_its_side_of_nothing() -> None:
+    cell = {"gain_mAP": -3.3, "gain_mAP_p": 0.04, "gain_mAP_low": -6.6, "gain_mAP_high": -0.009, "gain_seeds": 2}
+    assert difference(cell | {"gain_mAP_holm": 1.0}) == "−3.3 [−6.6, −0.0]"
+    assert signed(-0.009) == "0.0"
+
+
+def test_a_score_has_one_rounding_whether_it_comes_from_a_file_or_not() -> None:
+    for exact in np.random.default_rng(0).integers(0, 10_000, 2000) / 10_000 + 4e-9:
+        assert percent(exact) == percent(float(f"{exact:.6g}"))
 
 
 def test_sets_of_the_papers_families_stand_beside_its_numbers() -> None:

@@ -111,13 +111,16 @@ def train(
     )
     for line in idle(asked.items(), [chosen.method]):
         note(line)
+    from reidgen.runs import now
     from reidgen.training import train as run_training
 
     _follow(log, results)
+    began = now()
     with progress() as report:
         run = run_training(chosen, data=data, results=results, device=device, log=log or (), report=report)
     facts = run.facts()
-    result(f"{run.folder}: trained in {facts['seconds']} s on {facts['device']}")
+    already = " already," if facts["date"] < began else ""
+    result(f"{run.folder}: trained{already} in {facts['seconds']} s on {facts['device']}")
     if facts["version"] != __version__:
         note(f"note: that was reidgen {facts['version']}, this is {__version__}; remove the folder to train it anew")
     if "eager" in facts:
@@ -307,6 +310,8 @@ def bench(
     options: dict[str, Any] = dict(partition=partition, gpus=gpus, hours=hours, memory=memory, parallel=parallel)
     options["setup"] = setup or None
     cluster = asked_cluster(on, wait, **options)
+    if dry_run and status:
+        raise RecipeError("--dry-run and --status are two questions; ask one of them")
     if json and not status:
         raise RecipeError("--json goes with --status; for the numbers: reidgen table --json")
     if source and protocol:
@@ -347,7 +352,9 @@ def bench(
 
         if not status:
             from reidgen.models.network import check_grid
+            from reidgen.tracking import check_followers
 
+            check_followers(log or ())
             check_grid(chosen, names)
         planned = plan_cells(chosen, **grid_of)
         if dry_run:

@@ -177,7 +177,7 @@ def print_table(
     whole = asked.best is None and replace(asked.selection or Selection(), every=False) == Selection()
     stem = "-".join(filter(None, ["table", name, "" if whole else "selected"]))
     texts = {f"{stem}.md": made.markdown(), f"{stem}.csv": made.csv(), f"{stem}.tex": made.latex()}
-    if made.literature:
+    if made.literature and len(made.literature.rows):
         texts[f"{stem}-literature.csv"] = made.literature.csv()
 
     def keep() -> None:
@@ -214,6 +214,8 @@ def _make(
     from reidgen.tables.identities import read_identities
     from reidgen.tables.settings import read_settings
 
+    if results.is_file():
+        raise ReidgenError(f"{results} is a file; --results takes the folder of runs and tables")
     rows, selection = read_rows(results), asked.selection or Selection()
     if asked.literature and selection.targets and not has_target(rows, selection.targets):
         raise EmptyTableError(f"there are no results on {', '.join(selection.targets)}")

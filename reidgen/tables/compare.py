@@ -97,7 +97,7 @@ def make_table(
     kept, not_best = _best(cells, best)
     if name not in ("", "main") and cells.groupby(GROUP)["target"].nunique().eq(2).all():
         cells = cells[cells["target"] != MEAN]  # the mean of one says nothing
-    said = left_out + notes.notes_on(shown, runs, means) + (notes.lacking_methods(shown, name) if name else [])
+    said = left_out + notes.notes_on(shown, runs, means) + (notes.lacking_methods(peers, name) if name else [])
     if paper:
         cells = _beside_paper(cells, means)
         said += notes.beside_paper(cells, name)
@@ -106,6 +106,8 @@ def make_table(
     known = pd.DataFrame() if identities is None else identities
     over = {key: mean.targets for key, mean in means.items()}
     cells = cells.merge(differences(peers, known, against=against, means=over), how="left", on=CELL)
+    if replace(selection, every=False) != Selection():
+        said += notes.corrected_alone(cells)
     cells, ranks = findings.ranked(cells, means)
     cells = _corrected(cells.assign(group=cells["method"].map(group_of)).reindex(columns=COLUMNS))
     cells = cells[[key in kept for key in cells[CELL[:-1]].itertuples(index=False, name=None)]].reset_index(drop=True)

@@ -58,7 +58,7 @@ def _of_cell(rows: pd.DataFrame, found: "pd.Series[Any]", columns: list[str], ta
 
 def _find(cells: pd.DataFrame, cell: str) -> "pd.Series[Any]":
     """Return the row of the cells that the words of `cell` mean."""
-    text = re.sub(r"\bmean( of unseen)?\b", "mean", cell.strip().lower())
+    text = re.sub(r"\b(mean( of unseen)?|unseen)\b", "mean", cell.strip().lower())
     words = re.split(r"[\s,/→>]+(?![^(]*\))", text)
     fields = cells[["method", "source", "target", "backbone", "hash", "test"]].replace({"target": {MEAN: "mean"}})
     meant = cells[[_means(words, *line) for line in fields.itertuples(index=False, name=None)]]
@@ -239,6 +239,7 @@ def _set(method: str, changed: Sequence[str]) -> list[str]:
 def _recipe(row: Mapping[Any, Any], results: Path) -> list[str]:
     """Return the options for the recipe of a run whose folder is gone, and for a backbone that is not the recipe's."""
     if row["recipe"] not in RECIPES:
-        return ["--recipe", str(results / f"{row['recipe']}.toml")]
+        named, kept = results / f"{row['recipe']}.toml", results / "recipe.toml"  # the latter: of a published folder
+        return ["--recipe", str(kept if kept.is_file() and not named.is_file() else named)]
     own = RECIPES[row["recipe"]].backbone
     return ["--recipe", str(row["recipe"]), *(["--backbone", row["backbone"]] if row["backbone"] != own else [])]

@@ -196,7 +196,8 @@ def difference(cell: "Mapping[Any, Any] | pd.Series[Any]", metric: str = "mAP") 
     """Return the difference of a cell from the method it is compared with, its 95 % interval and mark where tested."""
     words = signed(cell[f"gain_{metric}"])
     if pd.notna(cell[f"gain_{metric}_p"]):
-        words += f" [{signed(cell[f'gain_{metric}_low'])}, {signed(cell[f'gain_{metric}_high'])}]{mark(cell, metric)}"
+        low, high = (_end(cell[f"gain_{metric}_{end}"]) for end in ("low", "high"))
+        words += f" [{low}, {high}]{mark(cell, metric)}"
     return words
 
 
@@ -206,8 +207,13 @@ def signed(value: float) -> str:
     >>> signed(1.25), signed(-0.3), signed(-0.04)
     ('+1.2', '−0.3', '0.0')
     """
-    words = f"{value:+.1f}".replace("-", "−")
+    words = _end(value)
     return "0.0" if words in ("+0.0", "−0.0") else words
+
+
+def _end(value: float) -> str:
+    """Return an end of an interval: its sign says on which side of nothing it lies, however near."""
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def p_value(value: float) -> str:

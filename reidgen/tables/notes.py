@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from reidgen.escapes import many
 from reidgen.methods import PAPER_TABLES
 from reidgen.rows import ELSEWHERE, UNDECLARED
 from reidgen.tables import paper as papers
@@ -25,8 +26,8 @@ def notes_on(rows: pd.DataFrame, runs: pd.DataFrame, means: dict[tuple[Any, ...]
     """
     notes = [*_steps(rows), *_elsewhere(rows), *_made_with(rows[rows["model"] == ""])]
     names = group_names(rows)
+    notes += _seeds(rows, runs)
     for key, block in runs.groupby(GROUP):
-        notes += _seeds(names[key], block)
         if key in means:
             notes += _gaps(names[key], block, means[key])
     return [*notes, *_same(rows), *_splits(rows, names), *_unmatched(rows)]
@@ -76,8 +77,17 @@ def _made_with(rows: pd.DataFrame) -> list[Note]:
     return [Note(f"the runs of this table differ in {'; '.join(differs)}")] if differs else []
 
 
-def _seeds(name: str, block: pd.DataFrame) -> list[Note]:
-    """Return a note where methods or targets have other seeds than most."""
+def _seeds(rows: pd.DataFrame, runs: pd.DataFrame) -> list[Note]:
+    """Return a note where methods or targets have other seeds than most; groups that have the same share one."""
+    groups: dict[str, list[tuple[Any, ...]]] = {}
+    for key, block in runs.groupby(GROUP):
+        if unlike := _unlike_seeds(block):
+            groups.setdefault(unlike, []).append(key)
+    return [Note(f"{names_together(rows, keys)}: {unlike}") for unlike, keys in groups.items()]
+
+
+def _unlike_seeds(block: pd.DataFrame) -> str:
+    """Return which seeds most have in a group, and who has others; "" where all have the same."""
     of_method: dict[str, dict[str, set[int]]] = {}
     for method, target, seed in each(block, "method", "target", "seed"):
         of_method.setdefault(method, {}).setdefault(target, set()).add(seed)
@@ -90,8 +100,12 @@ def _seeds(name: str, block: pd.DataFrame) -> list[Note]:
     for method, targets in lists.items():
         alike = len(set(targets.values())) == 1
         own = {method: next(iter(targets.values()))} if alike else {f"{method} on {t}": s for t, s in targets.items()}
-        unusual += [f"{where} has {seeds}" for where, seeds in own.items() if seeds != usual]
-    return [Note(f"{name}: seeds {usual}, but {'; '.join(unusual)}")] if unusual else []
+        unusual += [f"{where} has {_of_seeds(seeds)}" for where, seeds in own.items() if seeds != usual]
+    return f"{_of_seeds(usual)}, but {'; '.join(unusual)}" if unusual else ""
+
+
+def _of_seeds(numbers: str) -> str:
+    return f"seed{'s' * (',' in numbers)} {numbers}"
 
 
 def _gaps(name: str, block: pd.DataFrame, mean: Mean) -> list[Note]:
@@ -193,6 +207,13 @@ def _unmatched(rows: pd.DataFrame) -> list[Note]:
     unmatched = rows.groupby(["target", "split"])["unmatched"].max().groupby("target").sum()
     unmatched = unmatched[unmatched > 0]
     return [Note(f"{target}: {n} queries without a match do not count") for target, n in unmatched.items()]
+
+
+def corrected_alone(cells: pd.DataFrame) -> list[Note]:
+    """Return a note on a table of some cells alone, whose marks are corrected for these and for no other."""
+    tested = int(cells.reindex(columns=["gain_mAP_p", "gain_rank1_p"]).notna().to_numpy().sum())
+    what = f"Holm's correction is over the {many(tested, 'difference')} asked for here"
+    return [Note(f"{what}; the whole table has more, and so fewer marks")] if tested else []
 
 
 def lacking_methods(rows: pd.DataFrame, name: str) -> list[Note]:
