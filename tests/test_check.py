@@ -78,7 +78,7 @@ def _changed(root: Path) -> None:
         (lambda root: (root / "p1" / "c1_0.jpg").unlink(), r"1 images have vanished, such as p1/c1_0.jpg,"),
         (lambda root: (root / "p1" / "c1_9.jpg").write_bytes(picture(9)), r"1 images have come, such as p1/c1_9.jpg,"),
         (lambda root: (root / "p1").rename(root / "p7"), r"4 images have vanished, such as p1/c1_0.jpg,"),
-        (shutil.rmtree, r"there is no folder"),
+        (shutil.rmtree, r"there is no file or folder"),
     ],
 )
 def test_a_change_is_named(mine: Prepared, change: object, sentence: str) -> None:

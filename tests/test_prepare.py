@@ -119,7 +119,7 @@ def test_again_is_at_once_until_something_changes(tmp_path: Path) -> None:
     assert not moved.already and moved.digest == first.digest  # the digest does not know where images lie
     shutil.rmtree(other)
     assert load_prepared("mine", data).root == other
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match="there is no file or folder"):
         prepare("mine", data=data)
     assert not prepare("mine", data=data, source=root).already
 
@@ -286,7 +286,7 @@ def test_what_is_asked_for_wrongly(tmp_path: Path) -> None:
         ("my cams", root, None, "^the name 'my cams' cannot name a data set"),
         ("mine", root, "x", "lacks the group"),
         ("mine", None, "x", "--pattern for mine needs the folder too: reidgen prepare mine --from DIR"),
-        ("mine", root / "none", None, "there is no folder"),
+        ("mine", root / "none", None, "there is no file or folder"),
     ]:
         with pytest.raises(DataError, match=sentence):
             prepare(name, data=data, source=source, pattern=pattern)

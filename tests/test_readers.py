@@ -483,7 +483,7 @@ def test_wrong_places(tmp_path: Path) -> None:
     market(tmp_path / "m")
     with pytest.raises(DataError, match=re.escape(f"is one part of the set: give {tmp_path / 'm'}")):
         read(get_dataset("market"), tmp_path / "m" / "query")
-    with pytest.raises(DataError, match="there is no folder"):
+    with pytest.raises(DataError, match="there is no file or folder"):
         read(get_dataset("market"), tmp_path / "nowhere")
     (tmp_path / "market.zip").touch()
     with pytest.raises(DataError, match=r"market.zip is a file; unpack it"):

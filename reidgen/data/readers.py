@@ -152,7 +152,7 @@ def check_folder(name: str, root: Path) -> None:
     if root.is_file():
         raise DataError(f"{name}: {root} is a file; unpack it, then run: reidgen prepare {name} --from FOLDER")
     if not root.is_dir():
-        raise DataError(f"{name}: there is no folder {root}; run: reidgen prepare {name} --from DIR")
+        raise DataError(f"{name}: there is no file or folder {root}; run: reidgen prepare {name} --from DIR")
 
 
 @dataclass(frozen=True)
