@@ -632,9 +632,10 @@ def test_the_same_seeds_of_several_tests_are_said_once() -> None:
 
 def test_a_selection_says_what_its_correction_counts() -> None:
     rows, identities = compared(2)
-    words = "Holm's correction is over the {} differences asked for here; the whole table has more, and so fewer marks"
-    whole = make_table(rows, identities=identities)
-    assert not any("Holm's correction is over" in note for note in said(whole.notes))
+    words = "Holm's correction is over the {} differences asked for here; the fewer are asked for, the more have a mark"
+    for nothing_hidden in (Selection(), Selection(tests=("plain",))):
+        whole = make_table(rows, identities=identities, selection=nothing_hidden)
+        assert not any("Holm's correction is over" in note for note in said(whole.notes))
     tested = {
         asked: int(part.cells[["gain_mAP_p", "gain_rank1_p"]].notna().to_numpy().sum())
         for asked in (("in", "baseline"), ("in", "snr", "baseline"))

@@ -210,10 +210,10 @@ def _unmatched(rows: pd.DataFrame) -> list[Note]:
 
 
 def corrected_alone(cells: pd.DataFrame) -> list[Note]:
-    """Return a note on a table of some cells alone, whose marks are corrected for these and for no other."""
+    """Return a note on a table of some rows alone, whose marks are corrected for these and for no other."""
     tested = int(cells.reindex(columns=["gain_mAP_p", "gain_rank1_p"]).notna().to_numpy().sum())
     what = f"Holm's correction is over the {many(tested, 'difference')} asked for here"
-    return [Note(f"{what}; the whole table has more, and so fewer marks")] if tested else []
+    return [Note(f"{what}; the fewer are asked for, the more have a mark")] if tested else []
 
 
 def lacking_methods(rows: pd.DataFrame, name: str) -> list[Note]:
