@@ -56,8 +56,8 @@ class InterruptedRunError(ReidgenError):
     exit_code = 130
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the sentence for a mistyped name: the nearest known one first, then all of them.
+def unknown(kind: str, name: str, known: Iterable[str], *, says: str = "unknown") -> str:
+    """Return the sentence for a mistyped name, or one that is not there: the nearest known one first, then all of them.
 
     >>> unknown("method", "snrr", ["baseline", "snr"])
     "unknown method 'snrr'; did you mean 'snr'? Known: baseline, snr"
@@ -66,4 +66,4 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     plain = {word.casefold(): word for word in reversed(known)}
     near = difflib.get_close_matches(name.casefold(), list(plain), n=1, cutoff=0.5)
     hint = f" did you mean {plain[near[0]]!r}?" if near else ""
-    return f"unknown {kind} {name!r};{hint} Known: {', '.join(known)}"
+    return f"{says} {kind} {name!r};{hint} Known: {', '.join(known)}"

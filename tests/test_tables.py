@@ -333,11 +333,11 @@ def test_what_was_asked_for_is_shown() -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"targets": ("dukee",)}, "no results of it: unknown target 'dukee'; did you mean 'duke'"),
-        ({"methods": ("snrr",)}, "unknown method 'snrr'; did you mean 'snr'"),
-        ({"recipes": ("paper",)}, "unknown recipe 'paper'; Known: quick@1a2b3c4d5e6f7788, quick@ffff0000"),
-        ({"backbones": ("resnet50",)}, "unknown backbone 'resnet50'; Known: tiny"),
-        ({"seeds": (7,)}, "unknown seed '7'; Known: 0, 1"),
+        ({"targets": ("dukee",)}, "there are no results of target 'dukee'; did you mean 'duke'"),
+        ({"methods": ("snrr",)}, "results of method 'snrr'; did you mean 'snr'"),
+        ({"recipes": ("paper",)}, "no results of recipe 'paper'; Known: quick@1a2b3c4d5e6f7788, quick@ffff0000"),
+        ({"backbones": ("resnet50",)}, "no results of backbone 'resnet50'; Known: tiny"),
+        ({"seeds": (7,)}, "no results of seed '7'; Known: 0, 1"),
         ({"targets": ("grid",), "methods": ("baseline",)}, "no result has all that was asked for"),
     ],
 )

@@ -123,7 +123,7 @@ def _named(
     meant = {word: {name for name in there if means(name, word)} for word in words}
     for word, names in meant.items():
         if not names:
-            raise ReidgenError(f"there are no results of it: {unknown(kind, word, sorted(there))}")
+            raise ReidgenError(unknown(kind, word, sorted(there), says="there are no results of"))
     return rows[column].isin(set().union(*meant.values()))
 
 

@@ -106,7 +106,8 @@ def make_table(
     known = pd.DataFrame() if identities is None else identities
     over = {key: mean.targets for key, mean in means.items()}
     cells = cells.merge(differences(peers, known, against=against, means=over), how="left", on=CELL)
-    if len(select(rows, selection)) < len(rows):
+    asked = only_of_paper(rows, selection, papers.numbers())[0] if narrow else selection
+    if len(select(rows, asked)) < len(rows):
         said += notes.corrected_alone(cells)
     cells, ranks = findings.ranked(cells, means)
     cells = _corrected(cells.assign(group=cells["method"].map(group_of)).reindex(columns=COLUMNS))
