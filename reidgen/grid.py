@@ -118,9 +118,9 @@ def bench(
                 refused.add((source, target))
                 say(f"left out: {sentence}")
         grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
-        for line in _summary(run, list(cell.targets), grid.tests, asked=protocol is not None):
-            say(f"{cell.name} {line}")
         rows = run.own_rows()
+        for line in _summary(run, rows, list(cell.targets), grid.tests, asked=protocol is not None):
+            say(f"{cell.name} {line}")
         for note in tie_notes(rows[rows["target"].isin(cell.targets) & rows["test"].isin(grid.tests)]):
             say(f"{cell.name} {note}")
     return grid
@@ -295,10 +295,9 @@ def rows_of(grid: Grid, rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
     return rows[tested & (digest == rows["hash"]) & pd.MultiIndex.from_frame(rows[["source", "target"]]).isin(cells)]
 
 
-def _summary(run: Run, targets: list[str], tests: Sequence[str], *, asked: bool) -> Iterator[str]:
+def _summary(run: Run, rows: pd.DataFrame, targets: list[str], tests: Sequence[str], *, asked: bool) -> Iterator[str]:
     """Yield lines for a finished run: training time, and for each test its mAP on each target, seen ones first."""
-    rows, recipe = run.own_rows(), run.recipe()
-    facts = run.facts()
+    recipe, facts = run.recipe(), run.facts()
     eager = f" without CUDA graphs ({facts['eager']})" if "eager" in facts else ""
     head = f"{run.method().label} s{recipe.seed}: trained in {float(facts['seconds']):.0f} s{eager}; "
     for test in tests:

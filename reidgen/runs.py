@@ -32,12 +32,7 @@ import pandas as pd
 from reidgen import __version__
 from reidgen.errors import BusyError, RecipeError, RunError
 from reidgen.files import sha256_file
-from reidgen.integrity import (
-    passes_check,
-    sealed,
-    text_digest,
-    write_sealed,
-)
+from reidgen.integrity import passes_check, sealed, text_digest, write_sealed
 from reidgen.locks import held_here, hold
 from reidgen.parts import BackboneRow, Method, backbone_from, method_from
 from reidgen.recipe import Recipe, read_recipe

@@ -17,7 +17,7 @@ from reidgen.data.manifest import load_index, load_prepared
 from reidgen.errors import DataError, RunError
 from reidgen.methods import METHODS
 from reidgen.planning import planned_run
-from reidgen.recipe import RECIPES
+from reidgen.recipe import RECIPES, Recipe
 from reidgen.teststeps import Way
 from reidgen.training import Trainer
 
@@ -42,6 +42,13 @@ def carried(real_table: ModuleType, small_data: Path, tmp_path: Path) -> Path:
     assert size == pytest.approx(sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()) / 1e6)
     assert (folder / "weights.pth").read_bytes() == b"weights"
     return folder
+
+
+@pytest.fixture
+def rehearsal(real_table: ModuleType, carried: Path, tmp_path: Path) -> tuple[Recipe, Path]:
+    """The tiny recipe, and the folder of the data that were carried."""
+    real_table.unpack(carried, tmp_path / "data")
+    return real_table.rehearsal_of(real_table.recipe_of("synth-plaza", "none", "float32")), tmp_path / "data"
 
 
 def test_the_parts_that_are_carried_give_the_same_pixels(
@@ -101,11 +108,10 @@ def test_what_is_missing_runs_in_order_and_rows_alone_are_enough_to_go_on(
 
 
 def test_the_six_come_first_and_none_is_begun_behind_the_end(
-    real_table: ModuleType, carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_table: ModuleType, rehearsal: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, results = tmp_path / "data", tmp_path / "results"
-    real_table.unpack(carried, data)
-    recipe = real_table.rehearsal_of(real_table.recipe_of("synth-plaza", "none", "float32"))
+    recipe, data = rehearsal
+    results = tmp_path / "results"
     waiting = list(real_table.missing(recipe, ["synth-night"], [Way()], data, results, list(METHODS)))
     six = {"baseline", "in", "ibn", "a-in", "a-sn", "snr"}
     assert len(waiting) == 3 * len(METHODS) and {one.method for one in waiting[:18]} == six
@@ -116,14 +122,13 @@ def test_the_six_come_first_and_none_is_begun_behind_the_end(
 
 def test_what_the_end_cuts_off_goes_on_and_what_another_is_at_is_passed_over(
     real_table: ModuleType,
-    carried: Path,
+    rehearsal: tuple[Recipe, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data, results = tmp_path / "data", tmp_path / "results"
-    real_table.unpack(carried, data)
-    recipe = real_table.rehearsal_of(real_table.recipe_of("synth-plaza", "none", "float32"))
+    recipe, data = rehearsal
+    results = tmp_path / "results"
     real, begun, now = Trainer.learn, list[int](), [0.0]
 
     def learn(self: Trainer, *given: object) -> None:

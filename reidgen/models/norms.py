@@ -399,17 +399,22 @@ def batch_moments(norm: Running, mean_BC: Tensor, var_BC: Tensor, map_BCHW: Tens
     return mean_C, var_C
 
 
+def _mean_and_scale(norm: nn.BatchNorm2d, mean_BC: Tensor, var_BC: Tensor, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a BatchNorm2d takes from a map and multiplies it by, (C,) each, and let it count the batch."""
+    mean_C, var_C = batch_moments(cast(Running, norm), mean_BC, var_BC, map_BCHW)
+    if norm.training:
+        cast(Tensor, norm.num_batches_tracked).add_(1)
+    return mean_C, norm.weight * torch.rsqrt(var_C.clamp_min(0) + norm.eps)
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose batch is that of all ranks, on CPU and GPU alike (torch's SyncBatchNorm waits for the GPU)."""
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(map_BCHW)
-        assert self.num_batches_tracked is not None
         map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, self.num_features, self.eps)
-        mean_C, var_C = batch_moments(cast(Running, self), mean_BC, inverse_BC**-2 - self.eps, map_BCHW)
-        self.num_batches_tracked.add_(1)
-        scale_C = self.weight * torch.rsqrt(var_C.clamp_min(0) + self.eps)
+        mean_C, scale_C = _mean_and_scale(self, mean_BC, inverse_BC**-2 - self.eps, map_BCHW)
         factor_BC, shift_BC = (x_C.expand(map_BCHW.shape[:2]) for x_C in (scale_C, self.bias - mean_C * scale_C))
         return scale_and_shift(map_BCHW, factor_BC, shift_BC)
 
@@ -483,10 +488,7 @@ class InstanceBatchNorm2d(Module):
         mean_in, mean_bn = torch.split(mean_BC, self.halves, dim=1)
         inverse_in, inverse_bn = torch.split(inverse_BC, self.halves, dim=1)
         var_bn = inverse_bn**-2 - self.IN.eps  # the variance itself again
-        mean_C, var_C = batch_moments(cast(Running, self.BN), mean_bn, var_bn, map_BCHW)
-        if self.BN.training:
-            cast(Tensor, self.BN.num_batches_tracked).add_(1)
-        scale_C = self.BN.weight * torch.rsqrt(var_C.clamp_min(0) + self.BN.eps)
+        mean_C, scale_C = _mean_and_scale(self.BN, mean_bn, var_bn, map_BCHW)
         scale_BC = torch.cat([self.IN.weight * inverse_in, scale_C.expand_as(mean_bn)], dim=1)
         shift_BC = torch.cat([self.IN.bias, self.BN.bias]) - scale_BC * torch.cat(
             [mean_in, mean_C.expand_as(mean_bn)], dim=1

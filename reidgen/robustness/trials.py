@@ -10,22 +10,14 @@ import pandas as pd
 
 from reidgen.errors import RunError
 from reidgen.integrity import UNSEALED, not_as_written, seal_anew, sealed, without_seal, write_sealed
-from reidgen.rows import is_there
+from reidgen.rows import COLUMNS, is_there
 from reidgen.runs import below_runs
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split.
 # mAP_se is the standard error of mAP over query identities, empty where there is one identity. version, commit, torch,
 # device, date: those of the measurement (in results.csv all but the date are those of the training).
 _SCORES = {"mAP": "float64", "mAP_se": "float64", "rank1": "float64", "drop": "float64", "queries": "int64"}
-_WHO = {
-    "source": "str",
-    "target": "str",
-    "seen": "int64",
-    "split": "int64",
-    "method": "str",
-    "backbone": "str",
-    "seed": "int64",
-}
+_WHO = {name: COLUMNS[name] for name in ("source", "target", "seen", "split", "method", "backbone", "seed")}
 _MADE = dict.fromkeys(
     ("recipe", "hash", "data", "source_data", "version", "commit", "torch", "device", "dtype", "date"), "str"
 )

@@ -90,7 +90,7 @@ def make_table(
     _check(rows, name, against)
     if selection.methods and against != FIRST:  # as Baseline is, which every word for several methods holds
         selection = replace(selection, methods=(*selection.methods, against))
-    shown, peers, left_out = _choose(rows, name=name, narrow=narrow, selection=selection, settings=settings)
+    shown, peers, left_out, hides = _choose(rows, name=name, narrow=narrow, selection=selection, settings=settings)
     runs = shown.drop_duplicates([*CELL, "seed"])  # one row for all splits
     means = means_of(runs, asked=selection.every or bool(selection.targets))
     cells = average(shown, means)
@@ -106,8 +106,7 @@ def make_table(
     known = pd.DataFrame() if identities is None else identities
     over = {key: mean.targets for key, mean in means.items()}
     cells = cells.merge(differences(peers, known, against=against, means=over), how="left", on=CELL)
-    asked = only_of_paper(rows, selection, papers.numbers())[0] if narrow else selection
-    if len(select(rows, asked)) < len(rows):
+    if hides:
         said += notes.corrected_alone(cells)
     cells, ranks = findings.ranked(cells, means)
     cells = _corrected(cells.assign(group=cells["method"].map(group_of)).reindex(columns=COLUMNS))
@@ -183,8 +182,9 @@ def _check(rows: pd.DataFrame, name: str, against: str) -> None:
 
 def _choose(
     rows: pd.DataFrame, *, name: str, narrow: bool, selection: Selection, settings: Settings | None
-) -> tuple[pd.DataFrame, pd.DataFrame, list[Note]]:
-    """Return the rows that the table shows, those of all methods beside them, and what was left out.
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Note], bool]:
+    """Return the rows that the table shows, those of all methods beside them, what was left out, and whether the
+    selection hides any.
 
     The other methods count in the differences, which are so the same in every table: they tell of the seeds.
     """
@@ -192,6 +192,7 @@ def _choose(
     if narrow:
         selection, said = only_of_paper(rows, selection, papers.numbers())
     shown = select(rows, selection)
+    hides = len(shown) < len(rows)
     if name and (shown := papers.select(shown, name)).empty:
         raise EmptyTableError(f"there are no results for the table {name} yet; run: reidgen bench --methods {name}")
     if narrow and not selection.targets:
@@ -209,10 +210,10 @@ def _choose(
     shown, left_out = comparable(shown, recipes_asked=by_name, settings=settings)
     beside = select(rows, selection, every_method=True)
     if len(beside) == chosen:  # there is no other method
-        return shown, shown, said + left_out
+        return shown, shown, said + left_out, hides
     made = [*GROUP, "version", "source_data", "target", "data"]
     peers = beside.merge(shown[made].drop_duplicates(), on=made)
-    return shown, comparable(peers, recipes_asked=by_name)[0], said + left_out
+    return shown, comparable(peers, recipes_asked=by_name)[0], said + left_out, hides
 
 
 def _best(cells: pd.DataFrame, number: int | None) -> tuple[set[tuple[str, ...]], list[Note]]:

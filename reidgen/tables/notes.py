@@ -12,6 +12,7 @@ from reidgen.rows import ELSEWHERE, UNDECLARED
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean
 from reidgen.tables.choose import GROUP, Note, distinct, each, group_names, names_together
+from reidgen.tables.formats import SHOWN
 from reidgen.tables.identities import run_names
 from reidgen.teststeps import PLAIN, TEST_STEPS, names_in
 
@@ -211,7 +212,7 @@ def _unmatched(rows: pd.DataFrame) -> list[Note]:
 
 def corrected_alone(cells: pd.DataFrame) -> list[Note]:
     """Return a note on a table of some rows alone, whose marks are corrected for these and for no other."""
-    tested = int(cells.reindex(columns=["gain_mAP_p", "gain_rank1_p"]).notna().to_numpy().sum())
+    tested = int(cells.reindex(columns=[f"gain_{metric}_p" for metric in SHOWN]).notna().to_numpy().sum())
     what = f"Holm's correction is over the {many(tested, 'difference')} asked for here"
     return [Note(f"{what}; the fewer are asked for, the more have a mark")] if tested else []
 
