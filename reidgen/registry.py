@@ -59,6 +59,7 @@ class Plugin:
 
 
 PLUGINS: dict[str, Plugin] = {}  # by the file's name, or the module's
+_GIVE = "give the path of a Python file, or the name of an importable module"
 P = TypeVar("P", bound=Part)
 Row = Method | BackboneRow | StepRow
 _KINDS: dict[type, tuple[str, dict[str, Any]]] = {  # of a row: what it is called, and where it stands
@@ -92,8 +93,10 @@ def load_plugins(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _load_file(path: Path) -> None:
-    if not path.is_file() or path.suffix != ".py":
-        raise PluginError(f"no plug-in {path}; give the path of a Python file, or the name of an importable module")
+    if not path.is_file():
+        raise PluginError(f"no plug-in {path}; {_GIVE}")
+    if path.suffix != ".py":
+        raise PluginError(f"{path} is no Python file, whose name ends in .py; {_GIVE}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if path.name in PLUGINS:
         known = PLUGINS[path.name]
@@ -125,14 +128,12 @@ def _load_module(name: str) -> None:
     if name in PLUGINS:
         return
     if not all(part.isidentifier() for part in name.split(".")):
-        raise PluginError(f"no plug-in {name!r}; give the path of a Python file, or the name of an importable module")
+        raise PluginError(f"no plug-in {name!r}; {_GIVE}")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if name == error.name or name.startswith(f"{error.name}."):
-            raise PluginError(
-                f"no plug-in {name}; give the path of a Python file, or the name of an importable module"
-            ) from error
+            raise PluginError(f"no plug-in {name}; {_GIVE}") from error
         _refuse(Path(name), error)
     except BaseException as error:
         _refuse(Path(name), error)

@@ -1,11 +1,10 @@
-"""Do the rows still train to the same bits? Trains every row of a golden file and compares its weights' SHA-256.
+"""Do the rows still train to the same bits? Trains every row of a file and compares its weights' SHA-256.
 
-    OMP_NUM_THREADS=1 python scripts/prove_bits.py tests/golden/weights.sha256
+    OMP_NUM_THREADS=1 python scripts/prove_bits.py FILE --write    at the commit before a change
+    OMP_NUM_THREADS=1 python scripts/prove_bits.py FILE            behind it
 
 `tiny`, synth-plaza, two epochs of the recipe quick, CPU, one thread. The bits are those of one kind of machine and one
-build of PyTorch (named in the file's first lines); elsewhere, write a file of the commit before a change and compare
-with
-that: --write FILE.
+build of PyTorch, which the file names first. Leave lines out of it to compare fewer rows.
 """
 
 import argparse

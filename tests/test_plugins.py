@@ -94,6 +94,11 @@ def test_a_plugin_that_is_not_there_says_so() -> None:
             load_plugins([name])
 
 
+def test_a_file_that_is_not_of_python_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"notes\.md is no Python file, whose name ends in \.py; give the path"):
+        load_plugins([write(tmp_path / "notes.md", "not code")])
+
+
 class Odd(nn := torch.nn.Module):  # type: ignore[misc, valid-type]
     def __init__(self, channels: int) -> None:
         raise TypeError("needs more")

@@ -134,7 +134,22 @@ def test_numbers_against_numpy_and_rows_not_modified() -> None:
 def test_one_seed_has_no_spread() -> None:
     table = make_table(frame(row("snr", "duke")))
     assert "±" not in table.markdown() + screen(table, 100) and "pm" not in table.latex()
-    assert line(table.markdown(), "SNR") == ["SNR", "30.0 / 50.0", "30.0 / 50.0"]
+    assert line(table.markdown(), "SNR") == ["SNR", "30.0 / 50.0"]
+
+
+def test_the_mean_of_one_target_has_no_column_and_that_of_two_has() -> None:
+    one, two = (make_table(frame(*(row("snr", target) for target in names))) for names in (["duke"], ["duke", "viper"]))
+    assert set(one.cells["target"]) == {"duke", MEAN} and list(one.columns()) == ["duke"]
+    assert MEAN not in one.markdown().splitlines()[0] and "mean of" not in screen(one, 80).split("──")[0]
+    assert list(two.columns()) == ["duke", "viper", MEAN]
+
+
+def test_what_a_block_is_called_is_folded_only_where_there_is_no_room() -> None:
+    rows = [row("snr", target, test="flip+centre") for target in ("duke", "viper", "grid", "prid", "ilids", "cuhk03")]
+    lines = screen(make_table(frame(*rows[:2])), 80).splitlines()
+    assert any(line.rstrip() == " market, tested with flip+centre" for line in lines)
+    assert all(len(line) <= 80 for line in lines)
+    assert not any("market, tested with flip" in line for line in screen(make_table(frame(*rows)), 80).splitlines())
 
 
 def test_best_bold_second_underlined_ties_share() -> None:

@@ -44,12 +44,14 @@ class BatchInstanceNorm2d(Module):
             self.gate.clamp_(0, 1)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, self.channels, self.eps)
-        mean_C, variance_C = batch_moments(self, mean_BC, inverse_BC**-2 - self.eps, map_BCHW)
-        batch_scale_C = self.gate * self.weight * torch.rsqrt(variance_C.clamp_min(0) + self.eps)
-        instance_scale_BC = (1 - self.gate) * self.instance_weight * inverse_BC
-        shift_C = self.gate * self.bias + (1 - self.gate) * self.instance_bias - batch_scale_C * mean_C
-        return scale_and_shift(map_BCHW, batch_scale_C + instance_scale_BC, shift_C - instance_scale_BC * mean_BC)
+        map_BCHW, mean_BC, variance_BC = moments(map_BCHW, self.channels)
+        mean_C, variance_C = batch_moments(self, mean_BC, variance_BC, map_BCHW)
+        batch_scale_C = self.gate * self.weight * torch.rsqrt(variance_C + self.eps)
+        instance_scale_BC = (1 - self.gate) * self.instance_weight * torch.rsqrt(variance_BC + self.eps)
+        bias_C = torch.lerp(self.instance_bias, self.bias, self.gate)
+        shift_C = torch.addcmul(bias_C, batch_scale_C, mean_C, value=-1)
+        shift_BC = torch.addcmul(shift_C, instance_scale_BC, mean_BC, value=-1)
+        return scale_and_shift(map_BCHW, batch_scale_C + instance_scale_BC, shift_BC)
 
 
 class SqueezeExcite(Module):

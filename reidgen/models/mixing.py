@@ -27,8 +27,8 @@ def style(map_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if positions < 2:
         raise ValueError(f"maps of one position have no style; got {tuple(map_BCHW.shape)}")
     biased = (positions - 1) / positions
-    map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, map_BCHW.shape[1], EPS * biased)
-    return map_BCHW, mean_BC, 1 / (inverse_BC * biased**0.5)
+    map_BCHW, mean_BC, variance_BC = moments(map_BCHW, map_BCHW.shape[1])
+    return map_BCHW, mean_BC, (variance_BC / biased + EPS).sqrt()
 
 
 class _Mixing(Module):

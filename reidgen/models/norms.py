@@ -36,35 +36,35 @@ class Pooled(NamedTuple):
 
 
 class _Moments(torch.autograd.Function):
-    """A map -> the same map, its spatial mean and 1 / sqrt(variance + eps), the two (B, C), in the type of `wide`.
+    """A map -> the same map, its spatial mean and biased variance, the two (B, C), in the type of `wide`.
 
-    The variance is the biased one. What goes on with the map that is returned hands its gradient over, and both are
+    What goes on with the map that is returned hands its gradient over, and both are
     added up here in one pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, map_BCHW: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, map_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if kernels := kernels_for(map_BCHW):
             mean_BC, variance_BC = kernels.moments(map_BCHW)
         elif map_BCHW.device.type == "cpu" and not torch.compiler.is_compiling():
             mean_BC, variance_BC = _two_passes(map_BCHW)
         else:
             variance_BC, mean_BC = torch.var_mean(wide(map_BCHW), dim=(2, 3), correction=0)
-        inverse_BC = torch.rsqrt(variance_BC + eps)
-        ctx.save_for_backward(map_BCHW, mean_BC, inverse_BC)
-        return map_BCHW.view_as(map_BCHW), mean_BC, inverse_BC
+        ctx.save_for_backward(map_BCHW, mean_BC)
+        return map_BCHW.view_as(map_BCHW), mean_BC, variance_BC
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        map_BCHW, mean_BC, inverse_BC = ctx.saved_tensors
-        of_map, of_mean, of_inverse = grads
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        map_BCHW, mean_BC = ctx.saved_tensors
+        of_map, of_mean, of_variance = grads
         values = map_BCHW.shape[2] * map_BCHW.shape[3]
-        factor_BC = -of_inverse * inverse_BC**3 / values
-        shift_BC = of_mean / values - factor_BC * mean_BC
+        factor_BC = of_variance * (2 / values)
+        shift_BC = torch.addcmul(of_mean / values, factor_BC, mean_BC, value=-1)
         if kernels := kernels_for(map_BCHW):
-            return kernels.affine(map_BCHW, factor_BC, shift_BC, of_map), None
-        return torch.addcmul(spread(shift_BC), map_BCHW, spread(factor_BC)).add_(of_map).to(of_map.dtype), None
+            into: Tensor = kernels.affine(map_BCHW, factor_BC, shift_BC, of_map)
+            return into
+        return torch.addcmul(spread(shift_BC), map_BCHW, spread(factor_BC)).add_(of_map).to(of_map.dtype)
 
 
 class _ScaleAndShift(torch.autograd.Function):
@@ -153,14 +153,14 @@ def spread(values_BC: Tensor) -> Tensor:
     return values_BC[:, :, None, None]
 
 
-def moments(map_BCHW: Tensor, channels: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def moments(map_BCHW: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_Moments` does. Raises ValueError for a map of another shape."""
     if map_BCHW.ndim != 4 or map_BCHW.shape[1] != channels:
         raise ValueError(f"a module for {channels} channels needs (B, {channels}, H, W); got {tuple(map_BCHW.shape)}")
     if torch.compiler.is_exporting():  # plain operators
         variance_BC, mean_BC = torch.var_mean(wide(map_BCHW), dim=(2, 3), correction=0)
-        return map_BCHW, mean_BC, torch.rsqrt(variance_BC + eps)
-    found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW, eps)
+        return map_BCHW, mean_BC, variance_BC
+    found: tuple[Tensor, Tensor, Tensor] = _Moments.apply(map_BCHW)
     return found
 
 
@@ -174,8 +174,8 @@ def scale_and_shift(map_BCHW: Tensor, factor_BC: Tensor, shift_BC: Tensor) -> Te
 
 def as_affine(map_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the map to go on with, its spatial mean, and the scale and shift that are Instance Norm: F~ = F s + t."""
-    map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, len(weight_C), eps)
-    scale_BC = weight_C * inverse_BC
+    map_BCHW, mean_BC, variance_BC = moments(map_BCHW, len(weight_C))
+    scale_BC = weight_C * torch.rsqrt(variance_BC + eps)
     return map_BCHW, mean_BC, scale_BC, torch.addcmul(bias_C, scale_BC, mean_BC, value=-1)
 
 
@@ -196,7 +196,8 @@ class InstanceNorm2d(Module, nn.InstanceNorm2d):
         if self.affine:
             map_BCHW, _, scale_BC, shift_BC = as_affine(map_BCHW, self.weight, self.bias, self.eps)
         else:
-            map_BCHW, mean_BC, scale_BC = moments(map_BCHW, self.num_features, self.eps)
+            map_BCHW, mean_BC, variance_BC = moments(map_BCHW, self.num_features)
+            scale_BC = torch.rsqrt(variance_BC + self.eps)
             shift_BC = -scale_BC * mean_BC
         return scale_and_shift(map_BCHW, scale_BC, shift_BC)
 
@@ -362,16 +363,16 @@ class SwitchableNorm2d(Module):
         self.eps, self.momentum = eps, momentum
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        map_BCHW, mean_in, inverse_in = moments(map_BCHW, len(self.weight), self.eps)
-        var_in = inverse_in**-2 - self.eps  # the variance itself again
+        map_BCHW, mean_in, var_in = moments(map_BCHW, len(self.weight))
         mean_ln = mean_in.mean(dim=1, keepdim=True)
         var_ln = (var_in + (mean_in - mean_ln).square()).mean(dim=1, keepdim=True)
         mean_bn, var_bn = batch_moments(self, mean_in, var_in, map_BCHW)
-        mean_share, var_share = functional.softmax(self.mean_weight, 0), functional.softmax(self.var_weight, 0)
-        mean = mean_share[0] * mean_in + mean_share[1] * mean_ln + mean_share[2] * mean_bn
-        var = var_share[0] * var_in + var_share[1] * var_ln + var_share[2] * var_bn
-        scale = self.weight * torch.rsqrt(var.clamp_min(0) + self.eps)
-        return scale_and_shift(map_BCHW, scale, self.bias - mean * scale)
+        each = torch.stack([x.expand_as(mean_in) for x in (mean_in, mean_ln, mean_bn, var_in, var_ln, var_bn)])
+        share_23 = functional.softmax(torch.stack([self.mean_weight, self.var_weight]), 1)
+        # the six moments are one tensor: on a GPU every operator of these small ones costs the start of a kernel
+        mean_BC, var_BC = (share_23[:, :, None, None] * each.view(2, 3, *mean_in.shape)).sum(1)
+        scale_BC = self.weight * torch.rsqrt(var_BC + self.eps)
+        return scale_and_shift(map_BCHW, scale_BC, torch.addcmul(self.bias, mean_BC, scale_BC, value=-1))
 
 
 class Running(Protocol):
@@ -404,7 +405,7 @@ def _mean_and_scale(norm: nn.BatchNorm2d, mean_BC: Tensor, var_BC: Tensor, map_B
     mean_C, var_C = batch_moments(cast(Running, norm), mean_BC, var_BC, map_BCHW)
     if norm.training:
         cast(Tensor, norm.num_batches_tracked).add_(1)
-    return mean_C, norm.weight * torch.rsqrt(var_C.clamp_min(0) + norm.eps)
+    return mean_C, norm.weight * torch.rsqrt(var_C + norm.eps)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -413,8 +414,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, map_BCHW: Tensor) -> Tensor:
         if not self.training:
             return super().forward(map_BCHW)
-        map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, self.num_features, self.eps)
-        mean_C, scale_C = _mean_and_scale(self, mean_BC, inverse_BC**-2 - self.eps, map_BCHW)
+        map_BCHW, mean_BC, var_BC = moments(map_BCHW, self.num_features)
+        mean_C, scale_C = _mean_and_scale(self, mean_BC, var_BC, map_BCHW)
         factor_BC, shift_BC = (x_C.expand(map_BCHW.shape[:2]) for x_C in (scale_C, self.bias - mean_C * scale_C))
         return scale_and_shift(map_BCHW, factor_BC, shift_BC)
 
@@ -484,12 +485,11 @@ class InstanceBatchNorm2d(Module):
             first, second = torch.split(map_BCHW, self.halves, dim=1)
             return torch.cat([self.IN(first), self.BN(second)], dim=1)
         # Both are one factor and one shift per image and channel, so the map is read and written whole.
-        map_BCHW, mean_BC, inverse_BC = moments(map_BCHW, sum(self.halves), self.IN.eps)
+        map_BCHW, mean_BC, var_BC = moments(map_BCHW, sum(self.halves))
         mean_in, mean_bn = torch.split(mean_BC, self.halves, dim=1)
-        inverse_in, inverse_bn = torch.split(inverse_BC, self.halves, dim=1)
-        var_bn = inverse_bn**-2 - self.IN.eps  # the variance itself again
+        var_in, var_bn = torch.split(var_BC, self.halves, dim=1)
         mean_C, scale_C = _mean_and_scale(self.BN, mean_bn, var_bn, map_BCHW)
-        scale_BC = torch.cat([self.IN.weight * inverse_in, scale_C.expand_as(mean_bn)], dim=1)
+        scale_BC = torch.cat([self.IN.weight * torch.rsqrt(var_in + self.IN.eps), scale_C.expand_as(mean_bn)], dim=1)
         shift_BC = torch.cat([self.IN.bias, self.BN.bias]) - scale_BC * torch.cat(
             [mean_in, mean_C.expand_as(mean_bn)], dim=1
         )

@@ -163,7 +163,10 @@ class Table:
     def _columns(self) -> dict[str, str]:
         if self._in_pairs():
             return {pair: pair for pair in dict.fromkeys(self.cells["source"] + " → " + self.cells["target"])}
-        return headings(in_order(self.cells["target"], "target"))
+        shown = dict.fromkeys(in_order(self.cells["target"], "target"))
+        if len(shown) == 2:
+            shown.pop(MEAN, None)  # it is that of one target
+        return headings(shown)
 
     def blocks(self) -> dict[str, dict[str, list[Cell]]]:
         """Return group (or "", where the columns name it) -> method -> one cell per column, {} where there is none.
@@ -184,9 +187,10 @@ class Table:
         blocks: dict[str, dict[str, list[Cell]]] = {}
         for cell in cast(list[Cell], cells.to_dict("records")):
             block = "" if pairs else names[tuple(cell[key] for key in GROUP)]
-            place = column[f"{cell['source']} → {cell['target']}" if pairs else cell["target"]]
-            lines = blocks.setdefault(block, {})
-            lines.setdefault(cell["method"], [{} for _ in column])[place] = cell
+            place = column.get(f"{cell['source']} → {cell['target']}" if pairs else cell["target"])
+            lines = blocks.setdefault(block, {}).setdefault(cell["method"], [{} for _ in column])
+            if place is not None:
+                lines[place] = cell
         return {block: {one: lines[one] for one in in_order(lines, "method")} for block, lines in blocks.items()}
 
     def seen(self, block: str) -> set[str]:
@@ -234,17 +238,19 @@ class _Screen:
             ]
             for look in lines
         }
-        first = max(_width(line[0]) for line in lines[TERMINAL])
-        first = min(max(first, self._least), max(self._least, 11))
+        named = max(_width(line[0]) for line in lines[TERMINAL])
+        first = min(max(named, self._least), max(self._least, 11))
         kind = max(map(len, SHOWN.values()))
         for number, look in ((1, TERMINAL), (1, slim), *((number, TERMINAL) for number in range(2, len(headings) + 1))):
             step = -(-len(headings) // number)
             parts = [slice(start, start + step) for start in range(0, len(headings), step)]
             wide = max(sum(wides) + 2 * len(wides) for part in parts for wides in [[first, kind, *widths[look][part]]])
-            if fits := wide + 1 <= options.max_width:  # one column of padding, one between two, and the edges
+            room = options.max_width - wide - 1  # one column of padding, one between two, and the edges
+            if room >= 0:
                 break
+        names = max(first, min(named, first + room)) if room >= 0 else None
         for part in parts:
-            yield self._draw(look, lines[look], widths[look], part, first if fits else None)
+            yield self._draw(look, lines[look], widths[look], part, names)
         yield "\n".join(self.table._below(look)[: 2 + len(self.table.findings)])
         if self.table.literature:
             yield self.table.literature.rich()
@@ -271,7 +277,8 @@ class _Screen:
 
         drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         least = self._least
-        drawn.add_column("Method", min_width=least, max_width=max(least, 11), width=first, overflow="fold")
+        widest = None if first else max(least, 11)
+        drawn.add_column("Method", min_width=least, max_width=widest, width=first, overflow="fold")
         drawn.add_column("", style="dim", no_wrap=True)
         for name, wide in zip(list(self.table.columns().values())[part], widths[part], strict=True):
             drawn.add_column(self._heading(name, look), justify="right", no_wrap=True, width=wide)
