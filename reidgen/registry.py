@@ -18,7 +18,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +61,7 @@ class Plugin:
 PLUGINS: dict[str, Plugin] = {}  # by the file's name, or the module's
 _GIVE = "give the path of a Python file, or the name of an importable module"
 P = TypeVar("P", bound=Part)
+R = TypeVar("R")
 Row = Method | BackboneRow | StepRow
 _KINDS: dict[type, tuple[str, dict[str, Any]]] = {  # of a row: what it is called, and where it stands
     Method: ("method", METHODS),
@@ -311,11 +312,7 @@ def broken() -> list[str]:
 
 def get_method(name: str) -> Method:
     """Return the row of METHODS called `name`. Raises RecipeError, naming the nearest one."""
-    if name not in METHODS:
-        _load_installed()
-    if name not in METHODS:
-        raise RecipeError(f"{unknown('method', name, METHODS)} (one from a plug-in needs --plugin FILE)")
-    return METHODS[name]
+    return _get("method", name, METHODS, lambda: METHODS)
 
 
 def get_backbone(name: str) -> BackboneRow:
@@ -325,23 +322,25 @@ def get_backbone(name: str) -> BackboneRow:
     """
     if name.startswith(TIMM):
         return _of_timm(name)
-    if name not in BACKBONES:
-        _load_installed()
-    if name not in BACKBONES:
-        known = [*BACKBONES, f"{TIMM}NAME"]
-        raise RecipeError(f"{unknown('backbone', name, known)} (one from a plug-in needs --plugin FILE)")
-    return BACKBONES[name]
+    return _get("backbone", name, BACKBONES, lambda: [*BACKBONES, f"{TIMM}NAME"])
 
 
 def get_test_step(name: str) -> StepRow:
     """Return the row of TEST_STEPS called `name`. Raises RecipeError, naming the nearest one."""
-    if name not in TEST_STEPS:
+    return _get("test step", name, TEST_STEPS, lambda: [PLAIN, *TEST_STEPS])
+
+
+def _get(kind: str, name: str, table: Mapping[str, R], known: Callable[[], Iterable[str]]) -> R:
+    if name not in table:
         _load_installed()
-    if name not in TEST_STEPS:
-        raise RecipeError(
-            f"{unknown('test step', name, [PLAIN, *TEST_STEPS])} (one from a plug-in needs --plugin FILE)"
-        )
-    return TEST_STEPS[name]
+    if name not in table:
+        raise no_row(kind, name, known())
+    return table[name]
+
+
+def no_row(kind: str, name: str, known: Iterable[str]) -> RecipeError:
+    """Return the error to raise for a name that no row has, with the nearest one of those that are known."""
+    return RecipeError(f"{unknown(kind, name, known)} (one from a plug-in needs --plugin FILE)")
 
 
 @functools.cache
@@ -415,8 +414,4 @@ def words_for_methods() -> list[str]:
 
 def _method_of(word: str) -> Method:
     """Return a method, as `get_method`; the nearest word of an unknown one may be a group's or a table's."""
-    if word not in METHODS:
-        _load_installed()
-    if word not in METHODS:
-        raise RecipeError(f"{unknown('method', word, words_for_methods())} (one from a plug-in needs --plugin FILE)")
-    return METHODS[word]
+    return _get("method", word, METHODS, words_for_methods)

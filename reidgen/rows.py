@@ -6,7 +6,7 @@ No torch here.
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -103,32 +103,43 @@ def read_csv(path: Path, *, remedy: Callable[[], str] | None = None) -> pd.DataF
     """Return the rows of one file, none where it is absent; columns that came later get their default.
 
     remedy: gives what to do where it is damaged, at the end of the sentence; by default to restore it from a copy.
-    What is believed: a file that is as its seal says, and without a seal one whose rows are all of reidgen 0.1.0, which
-    wrote none, so that its published rows stay readable. Rows of any later version without a seal are damaged.
-    Raises RunError when it is no file of result rows, torn, changed since it was written, or has lost its seal.
+    Raises RunError where it is not `believed`.
     """
     if not is_there(path):
         return no_rows()
     remedy = remedy or functools.partial(restored, path)
+    return believed(path, lambda: _parsed(path, sha256_file(path)), what="result", remedy=remedy).copy()
+
+
+def believed(
+    path: Path, parse: Callable[[], tuple[pd.DataFrame, str]], *, what: str, remedy: Callable[[], str]
+) -> pd.DataFrame:
+    """Return the rows of a file that is there, as `parse` returns them with what `impossible` says of them.
+
+    What is believed: a file that is as its seal says, and without a seal one whose rows are all of reidgen 0.1.0, which
+    wrote none, so that its published rows stay readable. Rows of any later version without a seal are damaged.
+    Raises RunError when it is no file of such rows, torn, changed since it was written, or has lost its seal. what: the
+    kind of rows. remedy: as in `read_csv`.
+    """
     whole = sealed(path)
     if whole is False:
         raise RunError(f"{not_as_written(path)}; {remedy()}")
     try:
-        parsed, impossible = _parsed(path, sha256_file(path))
+        rows, wrong = parse()
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, KeyError) as error:
-        raise RunError(f"{path} is damaged or holds no result rows of this version; {remedy()}") from error
-    if impossible:
-        raise RunError(f"{path} holds {impossible}; {remedy()}")
-    if not whole and {*parsed["version"]} != {UNSEALED}:
+        raise RunError(f"{path} is damaged or holds no {what} rows of this version; {remedy()}") from error
+    if wrong:
+        raise RunError(f"{path} holds {wrong}; {remedy()}")
+    if not whole and {*rows["version"]} != {UNSEALED}:
         raise RunError(f"{without_seal(path)}; {remedy()}")
-    return parsed.copy()
+    return rows
 
 
 @functools.lru_cache(maxsize=1)
 def _parsed(path: Path, digest: str) -> tuple[pd.DataFrame, str]:
-    """Return the rows of a file of that SHA-256, unproven, and what `_impossible` says of them.
+    """Return the rows of a file of that SHA-256, unproven, and what `impossible` says of them.
 
     The last file is kept: a table reads its own rows.csv, and again before it would write it.
     """
@@ -136,7 +147,7 @@ def _parsed(path: Path, digest: str) -> tuple[pd.DataFrame, str]:
         rows = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False)
     missing = {name: value for name, value in ADDED.items() if name not in rows}
     rows = rows.assign(**missing)[list(COLUMNS)]
-    return rows, _impossible(rows)
+    return rows, impossible(rows, COLUMNS)
 
 
 def tie_notes(rows: pd.DataFrame) -> list[str]:
@@ -166,12 +177,15 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
     write_sealed(path, to_csv(rows).encode())
 
 
-def _impossible(rows: pd.DataFrame) -> str:
-    """Return what no result row can hold, "" where all is well: a line that was cut, or a number out of its range."""
-    if rows.isna().to_numpy().any():
+def impossible(rows: pd.DataFrame, columns: Mapping[str, str], *, free: Collection[str] = ()) -> str:
+    """Return what no row can hold, "" where all is well: a line that was cut, or a number out of its range.
+
+    columns: their types; a float64 is a fraction but for those in `free`, which may be any number, or none.
+    """
+    if rows.drop(columns=list(free)).isna().to_numpy().any():
         return "a line that was cut"
-    for name, kind in COLUMNS.items():
-        if kind == "float64" and not rows[name].between(0, 1).all():
+    for name, kind in columns.items():
+        if kind == "float64" and name not in free and not rows[name].between(0, 1).all():
             return f"{name} = {rows.loc[~rows[name].between(0, 1), name].iloc[0]:g}, which is no fraction"
         if kind == "int64" and (rows[name] < 0).any():
             return f"{name} = {rows[name].min()}"

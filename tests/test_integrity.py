@@ -309,6 +309,23 @@ def test_trials_that_have_lost_their_seal_are_damaged(kind: str, tmp_path: Path)
     assert read_trials(file, kind)[["title", "row"]].to_numpy().tolist() == [["", ""]]
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize(("column", "value"), [("mAP", 1.5), ("rank1", -0.25), ("queries", -1)])
+def test_trials_that_cannot_be_are_refused(kind: str, column: str, value: float, tmp_path: Path) -> None:
+    blank = {"str": "x", "int64": 0, "float64": 0.5}
+    rows = pd.DataFrame([{name: blank[dtype] for name, dtype in KINDS[kind].items()}])
+    write_trials(tmp_path / "a.csv", rows.assign(drop=-0.5, mAP_se=float("nan")), kind)  # these can
+    assert len(read_trials(tmp_path / "a.csv", kind)) == 1
+    write_trials(tmp_path / "b.csv", rows.assign(**{column: value}), kind)
+    words = {
+        "mAP": "mAP = 1.5, which is no fraction",
+        "rank1": "rank1 = -0.25, which is no fraction",
+        "queries": "queries = -1",
+    }
+    with pytest.raises(RunError, match=rf"b\.csv holds {words[column]}; restore it .* repeat: reidgen {kind}"):
+        read_trials(tmp_path / "b.csv", kind)
+
+
 def test_sums_of_identities_that_have_lost_their_seal_are_damaged(tabled_run: Run, tmp_path: Path) -> None:
     seal_of(tmp_path / "identities.csv.gz").unlink()
     result = CliRunner().invoke(app, ["table", "--results", str(tmp_path)])

@@ -155,7 +155,7 @@ def test_bad_input_says_what_to_do(run: Run, small_data: Path, tmp_path: Path) -
     with pytest.raises(DataError, match="pku is not prepared"):
         stress(run, "pku", data=small_data, device="cpu", report=quiet)
     (tmp_path / "stress.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(RunError, match=r"stress\.csv holds no stress rows of this version; move it away"):
+    with pytest.raises(RunError, match=r"stress\.csv is damaged or holds no stress rows of this version; restore it"):
         read_trials(tmp_path / "stress.csv", "stress")
     unfinished = Run(tmp_path / "run")
     unfinished.folder.mkdir()

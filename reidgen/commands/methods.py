@@ -37,11 +37,10 @@ def methods(
     Example: reidgen methods --plugin examples/own_parts.py
     """
     from reidgen.backbones import BACKBONES
-    from reidgen.errors import RecipeError, unknown
     from reidgen.methods import METHODS
     from reidgen.parts import TIMM, words_of
     from reidgen.recipe import RECIPES
-    from reidgen.registry import broken, get_backbone, get_method, select_methods, words_for_methods
+    from reidgen.registry import broken, get_backbone, get_method, no_row, select_methods, words_for_methods
     from reidgen.teststeps import TEST_STEPS
 
     if name in BACKBONES or name.startswith(TIMM):
@@ -65,8 +64,7 @@ def methods(
             return
         words = words_for_methods()
         if "," not in name and name not in words:
-            sentence = unknown("name", name, [*words, *parts, *BACKBONES, *TEST_STEPS, *RECIPES])
-            raise RecipeError(f"{sentence} (one from a plug-in needs --plugin FILE)")
+            raise no_row("name", name, [*words, *parts, *BACKBONES, *TEST_STEPS, *RECIPES])
         chosen = [get_method(one) for one in select_methods(name)]
         if len(chosen) == 1:
             _show(chosen[0])

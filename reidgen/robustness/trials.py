@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reidgen.errors import RunError
-from reidgen.integrity import UNSEALED, not_as_written, seal_anew, sealed, without_seal, write_sealed
-from reidgen.rows import COLUMNS, is_there
+from reidgen.integrity import seal_anew, write_sealed
+from reidgen.rows import COLUMNS, believed, impossible, is_there
 from reidgen.runs import below_runs
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split.
@@ -48,23 +47,18 @@ KINDS = {"stress": STRESS, "attack": ATTACK}
 def read_trials(path: Path, kind: str) -> pd.DataFrame:
     """Return the rows of one file, none where it is absent; kind: a name of KINDS. Columns that came later are "".
 
-    Believed is what `reidgen.rows.read_csv` believes of result rows. Raises RunError for another file, one that has
-    changed since it was written, and rows of a version later than 0.1.0 without a seal.
+    Raises RunError for a file that is not `reidgen.rows.believed`.
     """
     columns, how = KINDS[kind], f"restore it from a copy, or move it away and repeat: reidgen {kind}"
     if not is_there(path):
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
-    whole = sealed(path)
-    if whole is False:
-        raise RunError(f"{not_as_written(path)}; {how}; if it is right as it is: {seal_anew(path)}")
-    try:
+
+    def parse() -> tuple[pd.DataFrame, str]:
         rows = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values={"mAP_se": [""]})
         rows = rows.assign(**dict.fromkeys(_ADDED.keys() - set(rows), ""))[list(columns)]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path} holds no {kind} rows of this version; move it away and run again") from error
-    if not whole and {*rows["version"]} != {UNSEALED}:
-        raise RunError(f"{without_seal(path)}; {how}; if it is right as it is: {seal_anew(path)}")
-    return rows
+        return rows, impossible(rows, columns, free=("mAP_se", "drop"))
+
+    return believed(path, parse, what=kind, remedy=lambda: f"{how}; if it is right as it is: {seal_anew(path)}")
 
 
 def write_trials(path: Path, rows: pd.DataFrame, kind: str) -> None:
