@@ -16,7 +16,7 @@ from reidgen.data.augment import augment, draw_augmentation, standardize
 from reidgen.data.batches import Source, epoch_batches
 from reidgen.devices import choose_device, memory_format
 from reidgen.errors import RecipeError
-from reidgen.evaluation import BATCH, embed
+from reidgen.evaluation import batch_on, embed
 from reidgen.graphs import WARM
 from reidgen.models.network import check_recipe
 from reidgen.ranking import rank
@@ -109,7 +109,7 @@ def pace(recipe: Recipe, *, device: str) -> tuple[float, float]:
     images_BHWC = trainer.source.read(images_B).to(place)
     trainer.network.train()
     training = recipe.batch / seconds(lambda: trainer.learn(images_BHWC, images_B), place)
-    network, rows_N = trainer.network.eval(), np.arange(min(len(pixels), FEW if place.type == "cpu" else BATCH))
+    network, rows_N = trainer.network.eval(), np.arange(min(len(pixels), batch_on(place)))
 
     def run() -> Tensor:
         return embed(network, pixels, rows_N=rows_N, dtype=recipe.dtype, report=lambda what, done, total: None)
@@ -258,7 +258,7 @@ def embedding(name: str, trainer: Trainer, flops: float, *, images: int = 0) -> 
     def run(rows_N: NDArray[np.int64] = rows_N) -> Tensor:
         return embed(network, pixels, rows_N=rows_N, dtype=recipe.dtype, report=lambda what, done, total: None)
 
-    counted_N = rows_N[:BATCH]  # one batch: of what is replayed nobody counts anything
+    counted_N = rows_N[: batch_on(trainer.device)]  # one batch: of what is replayed nobody counts anything
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # of attention, whose products inside nobody counts
     try:

@@ -250,6 +250,20 @@ def test_embedding_by_full_batches_equals_that_by_batches_as_they_come(
     assert counting.recorded == 1
 
 
+def test_a_cpu_embeds_fewer_images_at_a_time_than_a_gpu_and_finds_the_same(
+    noise: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [evaluation.batch_on(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [32, 256, 256]
+    network = trainer(RECIPE.change(method="snr"), noise).network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (70, RECIPE.height, RECIPE.width, 3), dtype=np.uint8)
+    done: list[int] = []
+    few = evaluation.embed(network, pixels, rows_N=np.arange(70), report=lambda what, now, total: done.append(now))
+    assert done == [32, 64, 70]
+    monkeypatch.setattr(evaluation, "BATCH_CPU", 256)
+    many = evaluation.embed(network, pixels, rows_N=np.arange(70), report=quiet)
+    torch.testing.assert_close(few, many, rtol=0, atol=1e-6)
+
+
 def test_a_batch_that_cannot_be_recorded_is_said_and_changes_nothing(
     noise: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
