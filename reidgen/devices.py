@@ -1,6 +1,8 @@
 """Where the work runs, and what that machine is called."""
 
 import contextlib
+import ctypes
+import functools
 import math
 import os
 import platform
@@ -15,6 +17,7 @@ from torch import nn
 from reidgen.errors import OutOfMemoryError, RecipeError
 
 M = TypeVar("M", bound=nn.Module)
+KEPT = 256 << 20
 KINDS = "auto, cpu, cuda, cuda:N, mps or xpu"
 
 
@@ -127,11 +130,27 @@ def device_name(device: torch.device) -> str:
 
 def put_on(module: M, device: torch.device) -> M:
     """Return the module, moved to the device, with what has four dimensions in the layout of `memory_format`."""
+    if device.type == "cpu":
+        _keep_memory()
     module.to(device)
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.ndim == 4:  # torch's own `to` would refuse a module that has others, of a plug-in's Conv3d, say
             tensor.data = tensor.data.to(memory_format=memory_format(device))
     return module
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Have glibc keep KEPT bytes that tensors give back, and take tensors of up to that size from there.
+
+    By itself it hands every map of more than 32 MiB back to the system, and the next one meets a page fault every 4
+    KiB: MobileNetV2 embedded 223 to 278 images per second, and 355 so (results/allocator-cpu-2026-11-27). No bit of a
+    result changes. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # none of them has it, or Windows
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+            mallopt(parameter, KEPT)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,25 @@ def test_threads_wait_passively_also_from_python() -> None:
     if "OPENMP DISPLAY ENVIRONMENT" not in result.stderr:
         pytest.skip("this PyTorch does not use an OpenMP library that tells")
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in result.stderr
+
+
+def test_what_tensors_give_back_on_a_cpu_is_kept_for_the_next() -> None:
+    """Ten tensors of 100 MiB after ten others: without it each meets its page faults anew."""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    code = "import resource, sys, torch, reidgen.devices as devices\n"
+    code += "if sys.argv[1:]: devices.put_on(torch.nn.Conv2d(1, 1, 1), torch.device('cpu'))\n"
+    code += "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+    code += "for number in range(20):\n"
+    code += "    before = before if number > 10 else faults()\n"
+    code += "    torch.ones(100 << 18)\n"
+    code += "print(faults() - before)"
+    plain, kept = (
+        int(subprocess.run([sys.executable, "-c", code, *more], capture_output=True, check=True).stdout)
+        for more in ([], ["put on"])
+    )
+    pages = (100 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert kept < pages and (plain > 9 * pages or plain < pages)  # where pages are large by themselves, or kept
 
 
 def test_what_has_four_dimensions_gets_the_layout_and_the_rest_stays() -> None:
