@@ -144,8 +144,8 @@ def _keep_memory() -> None:
     """Have glibc keep KEPT bytes that tensors give back, and take tensors of up to that size from there.
 
     By itself it hands every map of more than 32 MiB back to the system, and the next one meets a page fault every 4
-    KiB: MobileNetV2 embedded 223 to 278 images per second, and 355 so (results/allocator-cpu-2026-11-27). No bit of a
-    result changes. Other C libraries are left as they are.
+    KiB: MobileNetV2 embedded 204 to 243 images per second, and 328 to 349 so (results/allocator-cpu-2026-11-27). No bit
+    of a result changes. Other C libraries are left as they are.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # none of them has it, or Windows
         mallopt = ctypes.CDLL(None).mallopt
