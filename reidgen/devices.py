@@ -17,7 +17,7 @@ from torch import nn
 from reidgen.errors import OutOfMemoryError, RecipeError
 
 M = TypeVar("M", bound=nn.Module)
-KEPT = 256 << 20
+KEPT = 256 << 20  # bytes
 KINDS = "auto, cpu, cuda, cuda:N, mps or xpu"
 
 
@@ -147,7 +147,7 @@ def _keep_memory() -> None:
     KiB: MobileNetV2 embedded 204 to 243 images per second, and 328 to 349 so (results/allocator-cpu-2026-11-27). No bit
     of a result changes. Other C libraries are left as they are.
     """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # none of them has it, or Windows
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
         mallopt = ctypes.CDLL(None).mallopt
         for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
             mallopt(parameter, KEPT)

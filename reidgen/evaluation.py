@@ -34,7 +34,7 @@ from reidgen.rows import COLUMNS
 from reidgen.runs import Progress, Run, now
 from reidgen.teststeps import STAGES, Way
 
-BATCH, BATCH_CPU = 256, 32  # images embedded at a time; a CPU has 32 images' maps nearer, and no gain by more
+BATCH, BATCH_CPU = 256, 32  # images embedded at a time; a CPU loses by more (results/allocator-cpu-2026-11-27)
 
 log = logging.getLogger("reidgen")
 

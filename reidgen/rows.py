@@ -197,9 +197,9 @@ def unreadable(path: Path, error: OSError) -> RunError:
     return RunError(f"{path} cannot be read ({error.strerror or error}); look at its permissions and its disk")
 
 
-def restored(path: Path) -> str:
-    """Return how a damaged file is replaced that nothing makes again."""
-    return f"restore it from a copy, or move it away and run again; if it is right as it is: {seal_anew(path)}"
+def restored(path: Path, again: str = "run again") -> str:
+    """Return how a damaged file is replaced that nothing makes again; again: what to do without it."""
+    return f"restore it from a copy, or move it away and {again}; if it is right as it is: {seal_anew(path)}"
 
 
 def disagreement(rows: pd.DataFrame, queries: pd.DataFrame) -> str:

@@ -38,8 +38,7 @@ class Pooled(NamedTuple):
 class _Moments(torch.autograd.Function):
     """A map -> the same map, its spatial mean and biased variance, the two (B, C), in the type of `wide`.
 
-    What goes on with the map that is returned hands its gradient over, and both are
-    added up here in one pass.
+    What goes on with the map that is returned hands its gradient over, and both are added up here in one pass.
     """
 
     @staticmethod

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reidgen.integrity import seal_anew, write_sealed
-from reidgen.rows import COLUMNS, believed, impossible, is_there
+from reidgen.integrity import write_sealed
+from reidgen.rows import COLUMNS, believed, impossible, is_there, restored
 from reidgen.runs import below_runs
 
 # mAP, rank1 and drop are fractions; drop is 1 - mAP / mAP of the clean images, of the same run, target and split.
@@ -49,7 +49,7 @@ def read_trials(path: Path, kind: str) -> pd.DataFrame:
 
     Raises RunError for a file that is not `reidgen.rows.believed`.
     """
-    columns, how = KINDS[kind], f"restore it from a copy, or move it away and repeat: reidgen {kind}"
+    columns = KINDS[kind]
     if not is_there(path):
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in columns.items()})
 
@@ -58,7 +58,7 @@ def read_trials(path: Path, kind: str) -> pd.DataFrame:
         rows = rows.assign(**dict.fromkeys(_ADDED.keys() - set(rows), ""))[list(columns)]
         return rows, impossible(rows, columns, free=("mAP_se", "drop"))
 
-    return believed(path, parse, what=kind, remedy=lambda: f"{how}; if it is right as it is: {seal_anew(path)}")
+    return believed(path, parse, what=kind, remedy=lambda: restored(path, f"repeat: reidgen {kind}"))
 
 
 def write_trials(path: Path, rows: pd.DataFrame, kind: str) -> None:

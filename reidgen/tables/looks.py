@@ -248,9 +248,9 @@ class _Screen:
             room = options.max_width - wide - 1  # one column of padding, one between two, and the edges
             if room >= 0:
                 break
-        names = max(first, min(named, first + room)) if room >= 0 else None
+        width = max(first, min(named, first + room)) if room >= 0 else None
         for part in parts:
-            yield self._draw(look, lines[look], widths[look], part, names)
+            yield self._draw(look, lines[look], widths[look], part, width)
         yield "\n".join(self.table._below(look)[: 2 + len(self.table.findings)])
         if self.table.literature:
             yield self.table.literature.rich()
