@@ -35,7 +35,7 @@ def folder(description: str | None) -> Path:
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Print the rows, and write them with where they came from: one CSV, whole or not at all."""
-    facts = {
+    facts: dict[str, Any] = {
         "machine": device_name(torch.device("cpu")),
         "load": round(os.getloadavg()[0], 1),  # of other work too: compare within one run only where it is high
         "torch": torch.__version__,
@@ -48,9 +48,14 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     print(f"written: {path}")
 
 
+def people(train: int, test: int) -> None:
+    """Let the built-in domains have so many people, in this process and in those that it forks."""
+    preparing.IDENTITIES = (train, test)  # type: ignore[attr-defined]
+
+
 def prepare(data: Path) -> None:
     """Prepare the two built-in domains that the processes train and test on, with few people."""
-    preparing.IDENTITIES = (6, 4)
+    people(6, 4)
     for name in ("synth-plaza", "synth-night"):
         preparing.prepare(name, data=data)
 

@@ -21,7 +21,7 @@ import torch._dynamo  # which the first optimizer of a process would import
 
 from reidgen import evaluation, grid, locks, training
 from reidgen.cli import app
-from reidgen.runs import provenance
+from reidgen.runs import Progress, provenance
 from reidgen.tables import compare
 
 LOADED = (evaluation, compare)  # before the forks, which then begin at once
@@ -49,13 +49,13 @@ def run(words: list[str], log: Path, out: Path) -> None:
         os.dup2(file.fileno(), 2)
     real = training.Trainer.fit
 
-    def fit(trainer: training.Trainer, report: training.Progress) -> None:
+    def fit(trainer: training.Trainer, report: Progress) -> None:
         name = trainer.run.folder.name
         proof.note(log, "begins" if trainer.step == 0 else "goes on", name)
         real(trainer, report)
         proof.note(log, "ends", name)
 
-    training.Trainer.fit = fit  # type: ignore[method-assign]
+    training.Trainer.fit = fit  # type: ignore[assignment,method-assign]
     app(words, standalone_mode=False)
 
 

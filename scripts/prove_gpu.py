@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where nothing is installed
 
@@ -39,6 +40,7 @@ from reidgen.evaluation import evaluate
 from reidgen.files import write_text
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.runs import Run, now, provenance
+from reidgen.synth.domains import IDENTITIES
 from reidgen.training import Trainer, train
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -174,11 +176,12 @@ class Proof:
     def facts(self) -> Row:
         """Return where and with what this was measured."""
         cuda = self.device.type == "cuda"
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         return {
             "device": device_name(self.device),
             "memory": f"{torch.cuda.get_device_properties(self.device).total_memory / 2**30:.0f} GiB" if cuda else "",
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "torch": f"{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",
+            "torch": f"{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {cudnn}",
             "reidgen": " ".join(provenance().values()),
             "date": now(),
         }
@@ -244,21 +247,15 @@ def limit_rows(proof: Proof) -> Rows:
 @contextlib.contextmanager
 def way_of(way: str, *, rehearse: bool) -> Iterator[None]:
     """Work with graphs, without, or with torch.compile; a rehearsal replays by hand and compiles nothing."""
-    recorders = training.recorder_for
-    before = os.environ.pop("REIDGEN_GRAPHS", None)
-    if way != "graphs":
-        os.environ["REIDGEN_GRAPHS"] = "0"
-    elif rehearse:
-        training.recorder_for = lambda device: graphs.Rehearsal()
-    stance = torch.compiler.set_stance("force_eager" if rehearse else "default")
-    try:
-        with stance:
-            yield
-    finally:
-        training.recorder_for = recorders
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ))
         os.environ.pop("REIDGEN_GRAPHS", None)
-        if before is not None:
-            os.environ["REIDGEN_GRAPHS"] = before
+        if way != "graphs":
+            os.environ["REIDGEN_GRAPHS"] = "0"
+        elif rehearse:
+            stack.enter_context(patch.object(training, "recorder_for", lambda device: graphs.Rehearsal()))
+        stack.enter_context(torch.compiler.set_stance("force_eager" if rehearse else "default"))
+        yield
 
 
 def made(
@@ -324,7 +321,7 @@ def rank_rows(proof: Proof, queries: int, gallery: int, features: int) -> Rows:
 
 def profile_rows(proof: Proof, way: str, method: str, dtype: str, other: tuple[tuple[str, str | int], ...]) -> Rows:
     """Look into some steps of a method: the dearest kernels, and how long the device waits for the host."""
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
 
     cuda, steps = proof.device.type == "cuda", proof.sizes.steps
@@ -396,13 +393,10 @@ def dtype_rows(proof: Proof) -> Rows:
 
 def draw(sizes: Sizes, data: Path) -> None:
     """Draw the domains of the built-in benchmark; in a rehearsal with few people."""
-    people = prepare_module.IDENTITIES
-    prepare_module.IDENTITIES = (6, 4) if sizes.rehearse else people
-    try:
+    people = (6, 4) if sizes.rehearse else IDENTITIES
+    with patch.object(prepare_module, "IDENTITIES", people):
         for name in sizes.domains:
             prepare_module.prepare(name, data=data)
-    finally:
-        prepare_module.IDENTITIES = people
 
 
 def differences(rows: pd.DataFrame, source: str) -> Iterator[Row]:

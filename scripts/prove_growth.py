@@ -38,7 +38,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def prepared(folder: Path, name: str, train_people: int, test_people: int) -> None:
-    preparing.IDENTITIES = (train_people, test_people)
+    proof.people(train_people, test_people)
     preparing.prepare(name, data=folder)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import proof
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from reidgen.data.augment import augment, draw_augmentation
-from reidgen.data.batches import Source
 from reidgen.models.norms import SNR, Pooled
 from reidgen.recipe import Recipe
 from reidgen.runs import Run
+from reidgen.speed import noise
 from reidgen.training import Trainer
 
 RECIPE = Recipe(weights="none", batches_per_epoch=100)
@@ -38,7 +39,7 @@ def naive_forward(self: SNR, map_BCHW: Tensor) -> Tensor:
     gate = self.gate(removed.mean((2, 3)))[:, :, None, None]
     restored, contaminated = normalized + gate * removed, normalized + (1 - gate) * removed
     self.offered = Pooled(*(map_.mean((2, 3)) for map_ in (normalized, restored, contaminated)))
-    return restored
+    return restored  # type: ignore[no-any-return]
 
 
 def measure(form: str) -> None:
@@ -46,21 +47,18 @@ def measure(form: str) -> None:
     if form == "naive":
         SNR.forward = naive_forward  # type: ignore[method-assign]
     recipe = RECIPE.change(method="baseline" if form == "baseline" else "snr")
-    image_N = np.arange(recipe.batch)
-    label_N, zero_N = image_N // recipe.images, np.zeros_like(image_N)
-    noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.height, recipe.width, 3), dtype=np.uint8)
-    source = Source((noise,), image_N, label_N, zero_N, zero_N, classes=751, single=0, digest="", origins=())
-    trainer = Trainer(recipe, source, Run(Path("none")), torch.device("cpu"))
+    source, image_B = noise(recipe), np.arange(recipe.batch)
+    trainer, pixels_BHWC = Trainer(recipe, source, Run(Path("none")), torch.device("cpu")), source.read(image_B)
     trainer.network.train()
     times = []
     for _ in range(1 + STEPS):
         wall, cpu = time.perf_counter(), time.process_time()
-        trainer.learn(source.pixels_NHWC, np.arange(len(label_N)))
+        trainer.learn(pixels_BHWC, image_B)
         times.append((time.perf_counter() - wall, time.process_time() - cpu))
     data = []
     for _ in range(1 + STEPS):
         cpu = time.process_time()
-        augment(source.read(image_N), draw_augmentation(recipe, step=0))
+        augment(source.read(image_B), draw_augmentation(recipe, step=0), recipe)
         data.append(time.process_time() - cpu)
     wall, cpu = map(min, zip(*times[1:], strict=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -70,7 +68,7 @@ def measure(form: str) -> None:
 def differences() -> list[dict[str, object]]:
     """Return how far SNR's output, pooled features and gradients are from the naive form's, relative in norm."""
     torch.manual_seed(0)
-    rows = []
+    rows: list[dict[str, object]] = []
     for channels, height, width in ((256, 64, 32), (512, 32, 16), (1024, 16, 8), (2048, 16, 8)):
         ours = SNR(channels)
         with torch.no_grad():
@@ -81,12 +79,9 @@ def differences() -> list[dict[str, object]]:
         for module, forward in ((ours, SNR.forward), (naive, naive_forward)):
             inputs = start.clone().requires_grad_()
             out = forward(module, inputs)
-            assert module.offered is not None
-            loss = (
-                (out * weight).sum()
-                + module.offered.restored.square().sum()
-                + module.offered.contaminated.square().sum()
-            )
+            assert isinstance(module.offered, Pooled)
+            _, restored, contaminated = module.offered
+            loss = (out * weight).sum() + restored.square().sum() + contaminated.square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
             grads = torch.cat(
                 [parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None]
@@ -105,7 +100,7 @@ def main() -> None:
     for form in FORMS * TURNS:
         ended = subprocess.run([sys.executable, __file__, "--form", form], check=True, capture_output=True, text=True)
         found[form].append(json.loads(ended.stdout))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"form": form, "batch": RECIPE.batch, **{key: min(turn[key] for turn in turns) for key in turns[0]}}
         for form, turns in found.items()
     ]

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import proof
@@ -22,15 +23,25 @@ LARGE = (1000, 1_000_000, 512, 20_000)
 REPEATS = 5
 
 
-def problem(queries: int, images: int, people: int) -> dict[str, Tensor]:
+class Ids(TypedDict):
+    """Who is on each query and gallery image, and by which camera: int64, (Q,) or (G,)."""
+
+    pid_Q: Tensor
+    pid_G: Tensor
+    camid_Q: Tensor
+    camid_G: Tensor
+
+
+def problem(queries: int, images: int, people: int) -> Ids:
     """Return pids and cameras: people of unequal numbers of images, a sixth of the gallery are distractors (pid 0)."""
     rng = np.random.default_rng(0)
     share = rng.gamma(2.0, size=people)
     pid_G = rng.choice(np.arange(1, people + 1), images, p=share / share.sum())
     pid_G[rng.random(images) < 1 / 6] = 0
     pid_Q = rng.choice(np.unique(pid_G[pid_G > 0]), queries)
-    cameras = {"camid_Q": rng.integers(0, 6, queries), "camid_G": rng.integers(0, 6, images)}
-    return {name: torch.from_numpy(ids) for name, ids in {"pid_Q": pid_Q, "pid_G": pid_G, **cameras}.items()}
+    camid_Q, camid_G = rng.integers(0, 6, queries), rng.integers(0, 6, images)
+    ids = [torch.from_numpy(ids) for ids in (pid_Q, pid_G, camid_Q, camid_G)]
+    return {"pid_Q": ids[0], "pid_G": ids[1], "camid_Q": ids[2], "camid_G": ids[3]}
 
 
 def features(pid_N: Tensor, centre_PD: Tensor, seed: int) -> Tensor:

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from prove_ranking import problem
 from torch.nn import functional
 
+from reidgen.contracts import TestStep
 from reidgen.evaluation import Images, rank_split
 from reidgen.steps import Centre, Rerank
 
@@ -50,7 +52,7 @@ def measure(size: int) -> dict[str, float]:
     process's memory after each, in GB.
     """
     drawn = images(*MSMT17, size)
-    ways = {
+    ways: dict[str, Mapping[str, Sequence[TestStep]]] = {
         "plain": {"embeddings": [], "distances": []},
         "centre+rerank": {"embeddings": [Centre()], "distances": [Rerank()]},
     }

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -93,10 +92,9 @@ def check(results: Path) -> None:
 def outcome(results: Path) -> tuple[dict[str, str], pd.DataFrame]:
     """Return what must be equal however often a grid was killed: the digests of the weights and of every query's
     numbers, and the rows without their date."""
-    read = {"weights.safetensors": Path.read_bytes, "per_query.csv.gz": lambda path: gzip.decompress(path.read_bytes())}
     digests = {
-        str(path.relative_to(results)): hashlib.sha256(content(path)).hexdigest()
-        for name, content in read.items()
+        str(path.relative_to(results)): hashlib.sha256(unpack(path.read_bytes())).hexdigest()
+        for name, unpack in (("weights.safetensors", bytes), ("per_query.csv.gz", gzip.decompress))
         for path in sorted(results.rglob(name))
     }
     files = sorted(results.glob("runs/*/*/results.csv"))
@@ -151,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -116,7 +116,7 @@ def main() -> None:
     out, rows = proof.folder(__doc__), []
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        preparing.IDENTITIES = (8, 40)
+        proof.people(8, 40)
         preparing.prepare("synth-plaza", data=place)
         run = train(RECIPE, data=place, results=place / "results", device="cpu", report=silent)
         drawn = sorted((place / "synth-plaza").rglob("*.jpg"))

@@ -24,7 +24,7 @@ def fuzz() -> Iterator[ModuleType]:
 
     yield module
     patch.undo()
-    for name in ("fuzz", "proof"):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("fuzz", "fuzzing", "proof")]:
         sys.modules.pop(name)
 
 
@@ -50,23 +50,27 @@ def test_damaged_inputs_are_refused_or_mean_the_same(
 
 
 def test_a_verdict_is_what_it_should_be(fuzz: ModuleType) -> None:
-    truth = fuzz.Ended(0, "snr 40.1\n", {"rows.csv": "40.1"})
-    assert fuzz.judge(truth, truth) == "same"
-    assert fuzz.judge(fuzz.Ended(1, "error: it is damaged"), truth) == "noticed"
-    assert fuzz.judge(fuzz.Ended(0, "snr 40.2\n", truth.written), truth) == "other"
-    assert fuzz.judge(fuzz.Ended(0, truth.printed, {"rows.csv": "40.2"}), truth) == "other"
-    assert fuzz.judge(fuzz.Ended(0, "", {}), truth, gone=True) == "absent"
-    assert fuzz.judge(fuzz.Ended(0, "snr 40.2\n", truth.written), truth, own=True) == "input"
-    told = fuzz.Ended(0, "duke: left out, as it is damaged\n", truth.written)
-    assert fuzz.judge(told, truth) == "told"
-    assert fuzz.judge(fuzz.Ended(-1, "", fault="hang"), truth) == "hang"
-    assert fuzz.neutral("trained in 3.5 s, 2026-11-26T10:00:00Z, mAP 3.5") == "trained in TIME, DATE, mAP 3.5"
+    from fuzzing.verdicts import Ended, judge, neutral
+
+    truth = Ended(0, "snr 40.1\n", {"rows.csv": "40.1"})
+    assert judge(truth, truth) == "same"
+    assert judge(Ended(1, "error: it is damaged"), truth) == "noticed"
+    assert judge(Ended(0, "snr 40.2\n", truth.written), truth) == "other"
+    assert judge(Ended(0, truth.printed, {"rows.csv": "40.2"}), truth) == "other"
+    assert judge(Ended(0, "", {}), truth, gone=True) == "absent"
+    assert judge(Ended(0, "snr 40.2\n", truth.written), truth, own=True) == "input"
+    told = Ended(0, "duke: left out, as it is damaged\n", truth.written)
+    assert judge(told, truth) == "told"
+    assert judge(Ended(-1, "", fault="hang"), truth) == "hang"
+    assert neutral("trained in 3.5 s, 2026-11-26T10:00:00Z, mAP 3.5") == "trained in TIME, DATE, mAP 3.5"
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b"epoch,loss\n1,2.5\n2,1.25\n", os.urandom(5000)])
 def test_every_damage_is_repeated_by_its_seed(fuzz: ModuleType, content: bytes) -> None:
-    for name, damage in fuzz.DAMAGES.items():
+    from fuzzing.damage import DAMAGES, number
+
+    for name, damage in DAMAGES.items():
         once, again = (damage(content, random.Random(f"7 {name}")) for _ in range(2))
         assert once == again
-    number = fuzz.number(b"mAP,0.75\n", random.Random(2))
-    assert number != b"mAP,0.75\n" and number.startswith(b"mAP,")
+    other = number(b"mAP,0.75\n", random.Random(2))
+    assert other != b"mAP,0.75\n" and other.startswith(b"mAP,")
