@@ -45,6 +45,10 @@ def _reporting(progress: bool | None) -> Iterator[Callable[[str, float, int], No
             yield report
 
 
+def _saying(progress: bool | None) -> Callable[[str], None]:
+    return note if progress is not False else lambda line: None
+
+
 def _several(names: Names) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
@@ -94,7 +98,8 @@ def train(
     Raises DataError, RecipeError, WeightsError, RunError, PluginError.
     """
     chosen = choose_recipe(recipe, source, plugins=_several(plugins), settings=settings, method=method, **changes)
-    idle(settings.items(), [chosen.method])
+    for line in idle(settings.items(), [chosen.method]):
+        _saying(progress)(line)
     from reidgen.training import train as run
 
     with _reporting(progress) as report:
@@ -170,7 +175,8 @@ def bench(
     ways = select_ways(",".join(_several(tests)), asked_of_steps)
     chosen = choose_recipe(recipe, first, grid=True, plugins=plugins, settings=asked, **changes)
     names = select_methods(",".join(_several(methods)))
-    idle(asked.items(), names)
+    for line in idle(asked.items(), names):
+        _saying(progress)(line)
     from reidgen.grid import bench as run
     from reidgen.grid import rows_of
 
@@ -186,7 +192,7 @@ def bench(
             ways=ways,
             device=device,
             report=report,
-            say=note if progress is not False else lambda line: None,
+            say=_saying(progress),
         )
     if grid.failures:
         raise RunError("; ".join(f"{one.recipe.method} s{one.recipe.seed}: {one.sentence}" for one in grid.failures))
@@ -284,9 +290,9 @@ def embed(
 
     if not isinstance(images, str | Path):
         raise DataError("embed writes a file of a folder or a .csv; for a list of images: load(run).embed(images)")
-    crops, said = collect(_folder(images), pattern), note if progress is not False else lambda line: None
+    crops = collect(_folder(images), pattern)
     with _reporting(progress) as report:
-        made = embed_images(model, crops, _folder(out), said=str(images), say=said, report=report)
+        made = embed_images(model, crops, _folder(out), said=str(images), say=_saying(progress), report=report)
     return open_features(made.file)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from reidgen.errors import OutOfMemoryError, RecipeError
+from reidgen.escapes import many
 
 M = TypeVar("M", bound=nn.Module)
 KEPT = 256 << 20  # bytes
@@ -125,7 +126,7 @@ def device_name(device: torch.device) -> str:
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model}, mps" if device.type == "mps" else f"{model}, {torch.get_num_threads()} threads"
+    return f"{model}, mps" if device.type == "mps" else f"{model}, {many(torch.get_num_threads(), 'thread')}"
 
 
 def put_on(module: M, device: torch.device) -> M:

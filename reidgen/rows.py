@@ -202,6 +202,12 @@ def restored(path: Path, again: str = "run again") -> str:
     return f"restore it from a copy, or move it away and {again}; if it is right as it is: {seal_anew(path)}"
 
 
+def with_bare_device(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose device is the hardware's name alone where `threads` says how many a CPU used."""
+    bare = rows["device"].str.replace(r", [\d,]+ threads?$", "", regex=True)
+    return rows.assign(device=rows["device"].where(rows["threads"] == 0, bare))
+
+
 def disagreement(rows: pd.DataFrame, queries: pd.DataFrame) -> str:
     """Return how result rows of one run differ from its per-query numbers, "" where they agree.
 

@@ -149,3 +149,20 @@ def test_importing_costs_nothing() -> None:
 def test_seeds_that_mean_nothing_are_refused(seeds: object, small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"give 1 to 1,000 seeds, or a list of seeds such as \[2, 4\]"):
         reidgen.bench("synth-plaza", methods="snr", seeds=seeds, recipe=SMALL, data=small_data, results=tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("verb", ["train", "bench"])
+def test_a_setting_that_changes_nothing_is_said(
+    verb: str, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for progress, says in ((None, "note: --set snr.distance changes nothing of baseline\n"), (False, "")):
+        with pytest.raises(DataError, match="market is not prepared"):
+            getattr(reidgen, verb)(
+                source="market",
+                **{"train": {"method": "baseline"}, "bench": {"methods": "baseline"}}[verb],
+                settings={"snr.distance": "euclidean"},
+                data=small_data,
+                results=tmp_path,
+                progress=progress,
+            )
+        assert capsys.readouterr().out == says

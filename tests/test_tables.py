@@ -372,6 +372,14 @@ def test_runs_that_differ_in_machine_are_said_in_one_line() -> None:
     assert "threads 2;" in older.caption and not make_table(frame(row("snr", "duke"))).notes
 
 
+def test_a_device_is_named_without_its_threads_which_are_a_column() -> None:
+    rows = [row(name, "duke", device=f"EPYC, 1 thread{s}", threads=1) for name, s in (("snr", "s"), ("baseline", ""))]
+    table = make_table(frame(*rows))
+    assert not table.notes and "device EPYC; threads 1; " in table.caption
+    older = make_table(frame(row("snr", "duke", device="EPYC, 2 threads", threads=0)))
+    assert "device EPYC, 2 threads; torch" in older.caption
+
+
 def test_methods_with_the_very_same_numbers_are_named_once() -> None:
     scores = [(test, target, 0.3 + 0.1 * n) for test in ("plain", "bn") for n, target in enumerate(["duke", "pku"])]
     rows = [row(m, t, mAP=mAP, test=test) for m in ("in", "dualnorm") for test, t, mAP in scores]

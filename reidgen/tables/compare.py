@@ -13,7 +13,7 @@ import pandas as pd
 from reidgen.errors import EmptyTableError, ReidgenError, unknown
 from reidgen.methods import FIRST, PAPER_TABLES, TABLES, group_of
 from reidgen.registry import get_method
-from reidgen.rows import ELSEWHERE
+from reidgen.rows import ELSEWHERE, with_bare_device
 from reidgen.tables import findings, notes
 from reidgen.tables import literature as literatures
 from reidgen.tables import paper as papers
@@ -277,9 +277,7 @@ def _caption(rows: pd.DataFrame) -> str:
         how.setdefault(made, []).append(tuple(first[column] for column in GROUP))
     groups = rows[GROUP].drop_duplicates()
     parts = [f"{names_together(groups, same)}: {made}" for made, same in how.items()]
-    made_by = rows[["device", "threads"]].drop_duplicates()
-    told = made_by["device"].str.contains("thread")  # the device's name says it
-    threads = made_by["threads"].map(lambda n: str(n) if n else "").mask(told, "")
+    rows = with_bare_device(rows).assign(threads=rows["threads"].astype(str).replace("0", ""))
     for word, column in {
         "seeds": "seed",
         "dtype": "dtype",
@@ -288,7 +286,7 @@ def _caption(rows: pd.DataFrame) -> str:
         "torch": "torch",
         "commit": "commit",
     }.items():
-        if values := distinct(threads if column == "threads" else rows[column]):
+        if values := distinct(rows[column]):
             parts.append(f"{word} {', '.join(values)}")
     days = sorted({date[:10] for date in distinct(rows["date"])})
     return "; ".join([*parts, *([" to ".join(dict.fromkeys((days[0], days[-1])))] if days else [])])

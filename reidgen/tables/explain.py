@@ -13,7 +13,7 @@ import pandas as pd
 from reidgen.errors import ReidgenError
 from reidgen.methods import METHODS
 from reidgen.recipe import RECIPES, read_recipe
-from reidgen.rows import percent
+from reidgen.rows import percent, with_bare_device
 from reidgen.runs import Run
 from reidgen.tables.choose import GROUP, TRAINED
 from reidgen.tables.formats import SHOWN, difference, p_value, signed
@@ -137,7 +137,7 @@ def _runs(counted: pd.DataFrame, *, several: bool) -> str:
 
 def _made(counted: pd.DataFrame) -> str:
     """Return what made the runs; a line per field, all values where they differ."""
-    made = counted.assign(
+    made = with_bare_device(counted).assign(
         recipe=counted["recipe"] + "@" + counted["hash"].str[:8], data=counted["target"] + "@" + counted["data"]
     )
     made = made.assign(date=made["date"].str[:10], source_data=made["source"] + "@" + made["source_data"])

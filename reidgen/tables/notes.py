@@ -8,7 +8,7 @@ import pandas as pd
 
 from reidgen.escapes import many
 from reidgen.methods import PAPER_TABLES
-from reidgen.rows import ELSEWHERE, UNDECLARED
+from reidgen.rows import ELSEWHERE, UNDECLARED, with_bare_device
 from reidgen.tables import paper as papers
 from reidgen.tables.average import METRICS, Mean
 from reidgen.tables.choose import GROUP, Note, distinct, each, group_names, names_together
@@ -70,7 +70,7 @@ def _made_with(rows: pd.DataFrame) -> list[Note]:
     """Return one line for all that the runs differ in beside recipe, source and seed: their numbers
     may differ by it.
     """
-    differs = []
+    rows, differs = with_bare_device(rows), []
     for column, words in MADE_WITH.items():
         values = {str(value) if value else "not known" for value in rows[column].unique()}
         if len(values) > 1:
