@@ -24,11 +24,12 @@ from reidgen.recipe import Recipe
 from reidgen.rows import percent, tie_notes
 from reidgen.runs import Progress, Run
 from reidgen.status import FailedElsewhereError, failure_mark, forget_failure, note_failure, note_refused, read_failure
+from reidgen.stopping import stop_signals
 from reidgen.tables.average import means_of
 from reidgen.teststeps import PLAIN, Way
 from reidgen.together import train_together
 from reidgen.tracking import check_followers, follow_results
-from reidgen.training import check_weights, stop_signals, train
+from reidgen.training import check_weights, train
 
 # what is being done, runs that are done (of the present one a part), runs in all
 GridProgress = Callable[[str, float, int], None]

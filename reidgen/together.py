@@ -11,7 +11,7 @@ from reidgen.locks import look
 from reidgen.pool import unwarned
 from reidgen.recipe import Recipe
 from reidgen.runs import Run
-from reidgen.training import stop_signals
+from reidgen.stopping import stop_signals
 
 POLL = 0.2  # seconds between two looks at torchrun
 

@@ -7,15 +7,11 @@ import hashlib
 import io
 import json
 import math
-import os
 import pickle
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -50,6 +46,7 @@ from reidgen.recipe import Recipe
 from reidgen.registry import blaming, load_plugins
 from reidgen.runs import Progress, Run, now, provenance
 from reidgen.seeds import stream_seed
+from reidgen.stopping import stop_signals
 from reidgen.tracking import check_followers, following
 
 CHECKPOINT_SECONDS = 60.0
@@ -563,33 +560,3 @@ def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
             raise RecipeError(f"PyTorch cannot compile on this machine ({reason}); leave out --compile") from error
 
     return run
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C, SIGTERM or SIGHUP sets, so that training stops between two steps; a second stops
-    hard. SIGUSR1 and SIGUSR2, a scheduler's warning, set it too; in its jobs nothing stops hard, as it may warn twice.
-
-    SIGHUP, a terminal that was closed, is left alone where nohup ignores it.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number not in gentle:
-            raise KeyboardInterrupt
-        stop.set()
-
-    warnings = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # not on Windows
-    numbers = [signal.SIGINT, signal.SIGTERM, *warnings]
-    gentle = set(numbers if "SUBMITIT_EXECUTOR" in os.environ else warnings)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -25,8 +25,9 @@ from reidgen.grid import FailedElsewhereError, bench
 from reidgen.locks import held_here
 from reidgen.planning import Cell, plan_cells
 from reidgen.runs import Run, read_rows
+from reidgen.stopping import stop_signals
 from reidgen.together import train_together
-from reidgen.training import stop_signals, train
+from reidgen.training import train
 
 # Long enough to be killed in the midst of it.
 SHORT = 'base = "quick"\nidentities = 4\nimages = 2\nbatches_per_epoch = 4\nepochs = 2\nheight = 32\nwidth = 16\n'

@@ -18,6 +18,7 @@ from reidgen.errors import DataError, RunError
 from reidgen.methods import METHODS
 from reidgen.planning import planned_run
 from reidgen.recipe import RECIPES, Recipe
+from reidgen.stopping import stop_signals
 from reidgen.teststeps import Way
 from reidgen.training import Trainer
 
@@ -160,7 +161,7 @@ def test_an_end_within_the_set_up_stops_the_training_once_it_listens(
     monkeypatch.setattr(real_table, "time", SimpleNamespace(monotonic=lambda: 2.0))
     report = real_table.stopping_at(1.0)
     report("packing", 1, 2)  # of pixels; nobody listens, and the process lives on
-    with training.stop_signals() as stop:
+    with stop_signals() as stop:
         report("a step", 1, 2)
         assert stop.is_set()
         report("a step", 2, 2)  # once: a second signal would stop hard

@@ -31,6 +31,7 @@ from reidgen.models.weights import build_backbone
 from reidgen.recipe import Recipe, load_recipe
 from reidgen.registry import get_backbone
 from reidgen.runs import Run
+from reidgen.stopping import stop_signals
 from reidgen.training import train
 
 pytestmark = pytest.mark.usefixtures("thin_tiny")
@@ -636,11 +637,11 @@ def test_a_disk_without_room_for_the_weights_is_met_before_training(tmp_path: Pa
 def test_a_closed_terminal_stops_a_training_but_not_that_of_nohup() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with training.stop_signals() as stop:
+        with stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.is_set()
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with training.stop_signals() as stop:
+        with stop_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.is_set()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
