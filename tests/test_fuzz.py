@@ -74,3 +74,17 @@ def test_every_damage_is_repeated_by_its_seed(fuzz: ModuleType, content: bytes) 
         assert once == again
     other = number(b"mAP,0.75\n", random.Random(2))
     assert other != b"mAP,0.75\n" and other.startswith(b"mAP,")
+
+
+def test_a_log_counts_without_its_speeds_and_a_damaged_one_by_its_bytes(fuzz: ModuleType, tmp_path: Path) -> None:
+    from fuzzing.verdicts import numbers_of
+
+    answers = set()
+    for seconds in (1, 2):
+        (tmp_path / "log.csv").write_text(f"epoch,loss,images_per_s,seconds\n1,2.5,90,{seconds}\n")
+        answers.add(numbers_of(tmp_path / "log.csv"))
+    assert answers == {"epoch,loss\n1,2.5\n"}
+    for damage in (b"epoch,lo\xe9s\n", b"", b"epoch,loss\n1,2.5\n"):
+        (tmp_path / "log.csv").write_bytes(damage)
+        answers.add(numbers_of(tmp_path / "log.csv"))
+    assert len(answers) == 4

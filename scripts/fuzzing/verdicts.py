@@ -1,13 +1,14 @@
 """Running a command in this process, and the verdict on how it ended beside the undamaged one; the tally of them."""
 
 import hashlib
+import io
 import re
 import resource
 import signal
 import traceback
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,15 +119,20 @@ def judge(found: Ended, truth: Ended, *, own: bool = False, gone: bool = False, 
 
 
 def numbers_of(path: Path) -> str:
-    """Return what a written file answers, without dates and speeds."""
+    """Return what a written file answers, without dates and speeds; its digest where it is no text, or damaged."""
     content = path.read_bytes()
-    if path.name == "log.csv":
-        return pd.read_csv(path).drop(columns=["images_per_s", "seconds"]).to_csv(index=False)
-    if path.name == "rows.csv":  # what is evaluated again comes last
-        return "\n".join(sorted(neutral(content.decode()).splitlines()))
-    if path.suffix in (".safetensors", ".gz", ".png"):
-        return hashlib.sha256(content).hexdigest()
-    return re.sub(r'"check": "\w+"', "", neutral(content.decode()))  # the check covers a date
+    if path.suffix not in (".safetensors", ".gz", ".png"):
+        with suppress(ValueError, KeyError):  # a damaged one of another run
+            return _numbers(path.name, content.decode())
+    return hashlib.sha256(content).hexdigest()
+
+
+def _numbers(name: str, text: str) -> str:
+    if name == "log.csv":
+        return pd.read_csv(io.StringIO(text)).drop(columns=["images_per_s", "seconds"]).to_csv(index=False)
+    if name == "rows.csv":  # what is evaluated again comes last
+        return "\n".join(sorted(neutral(text).splitlines()))
+    return re.sub(r'"check": "\w+"', "", neutral(text))  # the check covers a date
 
 
 def difference(found: Ended, truth: Ended) -> str:
