@@ -171,7 +171,7 @@ def bench(
     cells = get_protocol(protocol) if protocol else None
     first = next(iter(cells.cells)) if cells else source
     plugins = load_plugins(_several(plugins))
-    asked, asked_of_steps = of_steps(settings.items())
+    asked, asked_of_steps = of_steps(settings)
     ways = select_ways(",".join(_several(tests)), asked_of_steps)
     chosen = choose_recipe(recipe, first, grid=True, plugins=plugins, settings=asked, **changes)
     names = select_methods(",".join(_several(methods)))

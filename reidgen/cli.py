@@ -1,9 +1,10 @@
 """The command line: `reidgen` with its commands, in the order in which one uses them."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from reidgen.commands.data import prepare
 from reidgen.commands.deploy import export
@@ -25,8 +26,22 @@ app = typer.Typer(
 )
 MAKING = (prepare, methods, train, evaluate, bench, table, report, show, stress, attack)
 USING = (embed, search, judge, export, speed)
+
+
+class _Command(TyperCommand):
+    """A command that refuses an option given twice where one value counts, as the last would count in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in {one.name: one for one in given if isinstance(one, TyperOption)}.values():
+            if given.count(option) > 1 and not (option.multiple or option.is_flag or ctx.resilient_parsing):
+                what = f"{option.opts[0]} is given twice, and only the last would count; give it once"
+                ctx.fail(f"{what} (where it takes several values, with commas between them)")
+        return super().parse_args(ctx, args)
+
+
 for function in (*MAKING, *USING):
-    app.command()(function)
+    app.command(cls=_Command)(function)
 
 
 def main() -> None:

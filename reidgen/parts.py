@@ -294,6 +294,17 @@ def read_setting(text: str) -> tuple[str, Value]:
     return key.strip(), value  # type: ignore[return-value]
 
 
+def settings_of(texts: Iterable[str]) -> dict[str, Value]:
+    """Return the settings that `--set` was given. Raises RecipeError where one is none, or its key is given twice."""
+    found: dict[str, Value] = {}
+    for text in texts:
+        key, value = read_setting(text)
+        if key in found:
+            raise RecipeError(f"--set {key} is given twice, as {words_of(found[key])} and as {words_of(value)}")
+        found[key] = value
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneRow:
     """A backbone: its class and parameters, as in a Part, and who says so. digest, origin: as of a Part and a Method;

@@ -1,20 +1,19 @@
 """From words to ways to test: `flip+centre,rerank(k1=30)` and settings -> the steps, in their order. No torch here."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from reidgen.errors import RecipeError
 from reidgen.escapes import split_names
-from reidgen.parts import Value, read_setting
+from reidgen.parts import Value, settings_of
 from reidgen.registry import get_test_step
 from reidgen.teststeps import ALONE, PLAIN, STAGES, TEST_STEPS, StepRow, Way, split_word
 
 
-def of_steps(settings: Iterable[tuple[str, Value]]) -> tuple[dict[str, Value], dict[str, Value]]:
+def of_steps(settings: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
     """Return settings "part.parameter" -> value in two: those of methods' parts, and those of test steps."""
-    every = dict(settings)
-    own = {key: value for key, value in every.items() if key.partition(".")[0] in TEST_STEPS}
-    return {key: value for key, value in every.items() if key not in own}, own
+    own = {key: value for key, value in settings.items() if key.partition(".")[0] in TEST_STEPS}
+    return {key: value for key, value in settings.items() if key not in own}, own
 
 
 def select_ways(words: str, settings: Mapping[str, Value] = {}) -> list[Way]:
@@ -73,5 +72,5 @@ def _read_step(text: str, settings: Mapping[str, Value]) -> StepRow:
     if found[3] and not row.digest.startswith(found[3]):
         raise RecipeError(f"--test {text}: the plug-in's {row.name} is {row.label} now; leave out the digits")
     asked = {key.partition(".")[2]: value for key, value in settings.items() if key.partition(".")[0] == row.name}
-    own = [read_setting(f"{row.name}.{one.replace('/', ',')}") for one in filter(None, (found[2] or "").split(","))]
-    return row.set(asked | {key.partition(".")[2]: value for key, value in own})
+    own = settings_of(f"{row.name}.{one.replace('/', ',')}" for one in filter(None, (found[2] or "").split(",")))
+    return row.set(asked | {key.partition(".")[2]: value for key, value in own.items()})

@@ -110,6 +110,17 @@ def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) 
         assert option in result.output
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_given_twice_is_refused_where_one_value_counts(name: str) -> None:
+    options = [one for one in COMMANDS[name].params if one.opts[0].startswith("--")]
+    for option in options:
+        if not (option.multiple or option.is_flag):
+            result = reidgen(name, option.opts[0], "1", option.opts[0], "2")
+            assert result.exit_code == 2 and f"{option.opts[0]} is given twice" in result.output
+    twice = [word for one in options if one.multiple or one.is_flag for word in [one.opts[0], "x"][: 2 - one.is_flag]]
+    assert "given twice" not in reidgen(name, *twice, *twice, "--help").output
+
+
 def test_version() -> None:
     assert reidgen("--version").output.strip() == __version__
 

@@ -21,7 +21,7 @@ from reidgen.losses import dual_causality_loss
 from reidgen.methods import IN, METHODS, SNR, SNR_LOSS, title_of
 from reidgen.models.network import build_losses, build_network, check_row
 from reidgen.models.norms import Pooled
-from reidgen.parts import BackboneRow, Method, Part, read_setting
+from reidgen.parts import BackboneRow, Method, Part, read_setting, settings_of
 from reidgen.recipe import Recipe, idle, read_recipe
 from reidgen.registry import load_plugins
 from reidgen.rows import COLUMNS, write_rows
@@ -191,6 +191,7 @@ def test_refused_rows_touch_no_data(tmp_path: Path) -> None:
         (lambda: METHODS["snr"].set({"snr.weights": float("inf")}), "snr.weights must be like"),
         (lambda: read_setting("snr.weights=[[1]]"), "a value is a text, a number"),
         (lambda: read_setting("snr.weights=1979-05-27"), "a value is a text, a number"),
+        (lambda: settings_of(["snr.weights=1,2", "snr.weights=1"]), "snr.weights is given twice, as 1/2 and as 1"),
         (lambda: check_row(METHODS["snr"].set({"snr.gates": 3}), "tiny", SHARED), "gates 1 or 2; got 16 and 3"),
         (lambda: check_row(METHODS["snr"].set({"snr.reduction": 0}), "tiny", SHARED), "reduction must be at least 1"),
         (lambda: check_row(METHODS["snr"].set({"snr.weights": -1}), "tiny", SHARED), "snr.weights must lie within 0"),
@@ -291,7 +292,7 @@ def test_snr_and_its_loss_work_at_every_place_and_before_the_relu(module: Part, 
 
 
 def test_settings_change_the_rows_that_have_them_and_no_other() -> None:
-    settings = dict([read_setting("snr.distance=euclidean"), read_setting("snr.weights=1")])
+    settings = settings_of(["snr.distance=euclidean", "snr.weights=1"])
     snr, baseline = METHODS["snr"].set(settings), METHODS["baseline"].set(settings)
     assert baseline == METHODS["baseline"] and baseline.digest == METHODS["baseline"].digest
     assert snr.label == "snr(distance=euclidean,weights=1)" and snr.digest != METHODS["snr"].digest
@@ -309,7 +310,7 @@ def test_settings_change_the_rows_that_have_them_and_no_other() -> None:
         idle([("se.foo", 0.3)], ["mixstyle"])
     with pytest.raises(RecipeError, match="unknown part 'snrr'; did you mean 'snr'"):
         idle([("snrr.distance", "x")], ["snr"])
-    swapped = dict([read_setting("snr.weights=1"), read_setting("snr.distance=euclidean")])
+    swapped = settings_of(["snr.weights=1", "snr.distance=euclidean"])
     assert METHODS["snr"].set(swapped).label == snr.label  # one name, in whatever order
     for words in ("snr.distance", "distance=3", "a.b.c=3"):
         with pytest.raises(RecipeError, match=r"write part\.parameter=value"):

@@ -72,7 +72,7 @@ def embed(
     """
     from reidgen.data.collection import collect
     from reidgen.features.store import check_name
-    from reidgen.parts import read_setting
+    from reidgen.parts import settings_of
     from reidgen.runs import find_run
     from reidgen.ways import only_way
 
@@ -80,7 +80,7 @@ def embed(
     if bool(run) == bool(model):
         raise RunError("what embeds? For example: reidgen embed snr-tiny-s0 --images ~/crops --out features.parquet")
     refuse_without_model(model, weights=weights, trained_on="", input=input)
-    way, found = only_way(test, dict(map(read_setting, setting or []))), find_run(run, results) if run else None
+    way, found = only_way(test, settings_of(setting or [])), find_run(run, results) if run else None
     collection = collect(images.expanduser(), pattern)
     for line in collection.remarks:
         note(line)

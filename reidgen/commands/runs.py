@@ -93,10 +93,10 @@ def train(
     Example: reidgen train --method snr --source market --seed 0
     """
     from reidgen.catalogue import split_all
-    from reidgen.parts import read_setting
+    from reidgen.parts import settings_of
     from reidgen.recipe import choose_recipe, idle
 
-    asked = dict(map(read_setting, setting or []))
+    asked = settings_of(setting or [])
     chosen = choose_recipe(
         recipe,
         source,
@@ -169,11 +169,11 @@ def evaluate(
     from reidgen.catalogue import expand
     from reidgen.data.judge import copies_tested
     from reidgen.data.manifest import load_prepared
-    from reidgen.parts import read_setting
+    from reidgen.parts import settings_of
     from reidgen.runs import find_run
     from reidgen.ways import select_ways
 
-    ways = select_ways(test, dict(map(read_setting, setting or [])))
+    ways = select_ways(test, settings_of(setting or []))
     if runs and model:
         raise RunError("give either RUNs or --model, not both: each has its own rows")
     if not target or not (runs or model):
@@ -301,7 +301,7 @@ def bench(
     Example: reidgen bench --protocol p2 --status
     """
     from reidgen.catalogue import expand
-    from reidgen.parts import read_setting
+    from reidgen.parts import settings_of
     from reidgen.protocols import get_protocol
     from reidgen.recipe import choose_recipe, idle
     from reidgen.registry import select_methods
@@ -319,7 +319,7 @@ def bench(
     if target and protocol:
         raise RecipeError(f"--protocol {protocol} has targets of its own; leave out --target {target}, or --protocol")
     cells = get_protocol(protocol) if protocol else None
-    asked, asked_of_steps = of_steps(map(read_setting, setting or []))
+    asked, asked_of_steps = of_steps(settings_of(setting or []))
     ways = select_ways(test, asked_of_steps)
     chosen = choose_recipe(
         recipe,
@@ -456,11 +456,11 @@ def speed(
     Example: reidgen speed --methods baseline,snr,bau --backbone all
     """
     from reidgen.escapes import split_names
-    from reidgen.parts import read_setting
+    from reidgen.parts import settings_of
     from reidgen.recipe import choose_recipe, idle
     from reidgen.registry import all_rows, select_methods
 
-    asked = dict(map(read_setting, setting or []))
+    asked = settings_of(setting or [])
     chosen = choose_recipe(recipe, None, compile=compile or None, plugins=plugin or (), settings=asked)
     names = select_methods(methods)
     bodies = [row.name for row in all_rows()[1]] if backbone == "all" else split_names(backbone or chosen.backbone)
