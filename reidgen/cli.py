@@ -29,13 +29,19 @@ USING = (embed, search, judge, export, speed)
 
 
 class _Command(TyperCommand):
-    """A command that refuses an option given twice where one value counts, as the last would count in silence."""
+    """A command that refuses what would count in silence otherwise: the last of an option that is given twice where one
+    value counts, and an empty value, as of a shell's variable that is not set, which would mean the default.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for option in {one.name: one for one in given if isinstance(one, TyperOption)}.values():
-            if given.count(option) > 1 and not (option.multiple or option.is_flag or ctx.resilient_parsing):
-                what = f"{option.opts[0]} is given twice, and only the last would count; give it once"
+        values, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for one in () if ctx.resilient_parsing else {one.name: one for one in given}.values():
+            option, value = one if isinstance(one, TyperOption) else None, values[one.name]
+            name = option.opts[0] if option else (one.metavar or str(one.name)).strip("[].")
+            if "" in (value if isinstance(value, list | tuple) else [value]):
+                ctx.fail(f"{name} is given an empty value; give it another, or leave it out")
+            if option and given.count(option) > 1 and not (option.multiple or option.is_flag):
+                what = f"{name} is given twice, and only the last would count; give it once"
                 ctx.fail(f"{what} (where it takes several values, with commas between them)")
         return super().parse_args(ctx, args)
 

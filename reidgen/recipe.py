@@ -303,6 +303,9 @@ def choose_recipe(
     Raises RecipeError for what is unknown or of the wrong type, PluginError.
     """
     loaded = load_plugins(plugins)
+    if source and "," in source:
+        joined = "+".join(word.strip() for word in source.split(","))
+        raise RecipeError(f"source {source!r}: what is trained on together is joined by plus, as {joined}")
     names = [DEFAULT_SYNTH if one == "synth" else one for one in source.split("+")] if source else []
     if not isinstance(name, Recipe):
         default = "quick" if all(one.startswith("synth-") for one in names) else "paper"

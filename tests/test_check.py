@@ -75,9 +75,9 @@ def _changed(root: Path) -> None:
     ("change", "sentence"),
     [
         (_changed, r"1 of 12 images have changed, such as p1/c1_0.jpg,"),
-        (lambda root: (root / "p1" / "c1_0.jpg").unlink(), r"1 images have vanished, such as p1/c1_0.jpg,"),
-        (lambda root: (root / "p1" / "c1_9.jpg").write_bytes(picture(9)), r"1 images have come, such as p1/c1_9.jpg,"),
-        (lambda root: (root / "p1").rename(root / "p7"), r"4 images have vanished, such as p1/c1_0.jpg,"),
+        (lambda root: (root / "p1" / "c1_0.jpg").unlink(), r"1 image vanished, such as p1/c1_0.jpg,"),
+        (lambda root: (root / "p1" / "c1_9.jpg").write_bytes(picture(9)), r"1 image came, such as p1/c1_9.jpg,"),
+        (lambda root: (root / "p1").rename(root / "p7"), r"4 images vanished, such as p1/c1_0.jpg,"),
         (shutil.rmtree, r"there is no file or folder"),
     ],
 )

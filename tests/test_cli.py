@@ -111,8 +111,16 @@ def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) 
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_option_given_twice_is_refused_where_one_value_counts(name: str) -> None:
+def test_what_would_count_in_silence_is_refused(name: str) -> None:
+    """An empty value, which would mean the default, and all but the last of an option where one value counts."""
     options = [one for one in COMMANDS[name].params if one.opts[0].startswith("--")]
+    for parameter in COMMANDS[name].params:
+        if not getattr(parameter, "is_flag", False):
+            result = reidgen(name, *([parameter.opts[0]] if parameter in options else []), "")
+            named = (
+                f"{parameter.opts[0]} is given an empty value" if parameter in options else "is given an empty value"
+            )
+            assert result.exit_code == 2 and named in result.output
     for option in options:
         if not (option.multiple or option.is_flag):
             result = reidgen(name, option.opts[0], "1", option.opts[0], "2")
@@ -214,6 +222,10 @@ def test_help_table_and_status_never_import_torch(small_data: Path, tmp_path: Pa
         (["prepare", "market", "mine", "--from", "empty"], "the catalogue does not know mine; prepare each by itself"),
         (["train", "--source", "synth+synth-plaza"], "names a data set twice"),
         (["train", "--source", "synth-plaza-all"], "run: reidgen prepare synth-plaza"),
+        (
+            ["train", "--source", "market, duke"],
+            "source 'market, duke': what is trained on together is joined by plus, as market+duke",
+        ),
         (["bench", "--protocol", "p22"], "unknown protocol 'p22'; did you mean 'p2'?"),
         (["bench", "--protocol", "p2", "--source", "market"], "leave out --source market, or --protocol"),
         (["bench", "--protocol", "p2"], "nothing of the protocol p2 can be run; "),
@@ -342,7 +354,7 @@ def test_names_reach_the_terminal_without_their_escapes(tmp_path: Path, monkeypa
 
 def test_a_stopped_bench_goes_on(small_data: Path, tmp_path: Path) -> None:
     """Stopped in each of three ways, one after the other, and each time gone on with by the same command."""
-    (tmp_path / "long.toml").write_text(grid_toml(SMALL.change(epochs=30)))
+    (tmp_path / "long.toml").write_text(grid_toml(SMALL.change(epochs=60)))
     words = ["bench", "--methods", "baseline", "--seeds", "1", "--recipe", tmp_path / "long.toml"]
     words += ["--data", small_data, "--results", tmp_path, "--device", "cpu"]
 
@@ -356,7 +368,7 @@ def test_a_stopped_bench_goes_on(small_data: Path, tmp_path: Path) -> None:
             time.sleep(0.02)
         command.signal(number)
         code, printed = command.ended(), command.err.read_text()
-        assert not list(tmp_path.glob("runs/*/*/done")) and epochs() > before
+        assert not list(tmp_path.glob("runs/*/*/done")) and epochs() > before, (code, epochs(), before, printed)
         if number == signal.SIGKILL:
             assert code == -number
         else:
@@ -365,7 +377,7 @@ def test_a_stopped_bench_goes_on(small_data: Path, tmp_path: Path) -> None:
         assert next(tmp_path.glob("runs/*/*/state.pt")).stat().st_size > 0
     last = Command(tmp_path / "last", *words)
     assert last.ended() == 0, last.err.read_text()
-    assert "[1/1] baseline s0" in last.out.read_text() and epochs() == 30
+    assert "[1/1] baseline s0" in last.out.read_text() and epochs() == 60
 
 
 def test_a_stop_while_everything_is_imported_is_one_sentence(

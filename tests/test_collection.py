@@ -49,7 +49,7 @@ def test_a_list_says_it_in_columns_and_needs_a_path_only(tmp_path: Path) -> None
         "file,camera,track_id,identity,more\ndeep\\b.jpg,7.0,t9,anna,x\ndeep/a.jpg,nan,,,\ndeep/a.jpg,1,,,\n"
     )
     assert known(table) == [("deep/a.jpg", "", "", ""), ("deep/b.jpg", "7", "t9", "anna")]
-    assert collect(table).remarks == [f"{table} names 1 images again; the first line of each counts"]
+    assert collect(table).remarks == [f"{table} names 1 image again; the first line of each counts"]
     table.write_text(f"{tmp_path / 'deep' / 'b.jpg'}\ndeep/absent.jpg\n")
     assert known(table) == [("deep/absent.jpg", "", "", ""), ("deep/b.jpg", "", "", "")]
     made = embed_images(Means(), collect(table), tmp_path / "f.npz", said="list", say=print, report=quiet)

@@ -90,7 +90,7 @@ def test_what_is_beside_the_parts_is_left_out_aloud(tmp_path: Path) -> None:
     found = readings(tmp_path)
     assert len(found) == 3 and not any("all_imgs" in path for path in found)
     assert left_out(own_dataset("mine", tmp_path), tmp_path, found) == [
-        "left out, as no part of the set: . (1 images), extra (1 images), val/all_imgs (2 images)",
+        "left out, as no part of the set: . (1 image), extra (1 image), val/all_imgs (2 images)",
         "left out, as no images: 1 .heic, 1 .txt, 1 hidden",
     ]
 

@@ -417,7 +417,7 @@ def test_the_command_says_what_it_did(run: Run, tmp_path: Path) -> None:
     assert first.exit_code == 0, first.output
     lines = first.output.splitlines()
     assert lines[0] == f"{out}: 9 embeddings of 128 numbers by {name}"
-    assert lines[1].startswith(f"left out, as they cannot be read: 1 images ({tmp_path / 'f.broken.csv'}): torn.jpg ")
+    assert lines[1].startswith(f"left out, as they cannot be read: 1 image ({tmp_path / 'f.broken.csv'}): torn.jpg ")
     assert lines[2] == "1 image has the very bytes of another, such as p1/copy.jpg of p0/c1_0.jpg"
     assert lines[3] == "no camera is known; of p0/c1_0.jpg --pattern '(?P<camid>[^/]+)/[^/]+' would read p0"
     assert lines[4] == f"next: reidgen search {out} --query IMAGE"
@@ -434,7 +434,9 @@ def test_the_command_says_what_it_did(run: Run, tmp_path: Path) -> None:
     )
     flipped = CliRunner().invoke(app, [*words, "--test", "flip"])
     assert flipped.exit_code == 1 and f"{out} holds embeddings of another network, {name}; give" in flipped.output
-    assert CliRunner().invoke(app, [*words, "--test", "flip", "--out", tmp_path / "flip.npz"]).exit_code == 0
+    assert (
+        CliRunner().invoke(app, [*words[:-3], str(tmp_path / "flip.npz"), *words[-2:], "--test", "flip"]).exit_code == 0
+    )
     assert open_features(tmp_path / "flip.npz").info["test"] == "flip" and open_features(out).info["test"] == "plain"
 
 

@@ -42,7 +42,7 @@ def test_three_images_and_the_parts_are_told(tmp_path: Path) -> None:
         "mine: train/10/c2_0.png is person 10, camera 2 (train)",
         "mine: query/2/c1_0.png is person 2, camera 1 (query)",
         "mine: parts: train in train, query in query, gallery in gallery",
-        "mine: left out, as no part of the set: extra (1 images)",
+        "mine: left out, as no part of the set: extra (1 image)",
         "mine: left out, as no images: 1 .txt",
     ]
     again = CliRunner().invoke(app, ["prepare", "mine", "--data", str(tmp_path / "data")])
@@ -138,7 +138,7 @@ def test_the_same_picture_in_two_parts_is_refused_unless_accepted(tmp_path: Path
     made = prepare("mine", data=data, source=root, accept_duplicates=True)
     assert made.duplicates.startswith(sentence) and made.again.endswith(" --accept-duplicates")
     assert (
-        f"1 images are there twice (the same bytes under two paths), such as {min(one, other)} and {max(one, other)}"
+        f"1 image more than once (the same bytes under two paths), such as {min(one, other)} and {max(one, other)}"
         in made.notes
     )
     assert prepare("mine", data=data).already
@@ -150,7 +150,7 @@ def test_copies_and_links_in_one_part_are_counted(tmp_path: Path) -> None:
     (root / "p0" / "c1_9.jpg").symlink_to("c1_0.jpg")
     made = prepare("mine", data=tmp_path / "data", source=root)
     assert (
-        "2 images are there twice (the same bytes under two paths), such as p0/c1_0 (copy).jpg and p0/c1_0.jpg"
+        "2 images more than once (the same bytes under two paths), such as p0/c1_0 (copy).jpg and p0/c1_0.jpg"
         in made.notes
     )
 
@@ -269,7 +269,7 @@ def test_bytes_that_are_no_utf8_are_read(tmp_path: Path) -> None:
     check("mine", tmp_path / "data", deep=True)
     assert len(load_pack(made, 16, 8)[0]) == 12
     os.unlink(odd + b"/c1_0.jpg")  # noqa: PTH108
-    with pytest.raises(DataError, match=r"1 images have vanished, such as jos\\xe9/c1_0.jpg"):
+    with pytest.raises(DataError, match=r"1 image vanished, such as jos\\xe9/c1_0.jpg"):
         check("mine", tmp_path / "data")
 
 

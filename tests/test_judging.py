@@ -207,7 +207,7 @@ def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
         judge([Means()], of_images(tmp_path / "single"), data=tmp_path, report=quiet)
     (root / "p0" / "c1_0.jpg").write_bytes(b"none")
     judged = judge([Means()], of_images(root), data=tmp_path, report=quiet)
-    assert len(judged.paths) == 11 and "1 images, such as p0/c1_0.jpg" in judged.notes[0]
+    assert len(judged.paths) == 11 and "1 image, such as p0/c1_0.jpg" in judged.notes[0]
     assert len(judged.query_Q) == 11
     for path in (tmp_path / "in").rglob("*.jpg"):
         path.write_bytes(b"none")

@@ -104,7 +104,7 @@ def embed(
     if made.broken:
         few = "; ".join(f"{shown(path)} {what}" for path, what in list(made.broken.items())[:3])
         more = "; ..." if len(made.broken) > 3 else ""
-        note(f"left out, as they cannot be read: {len(made.broken):,} images ({made.listed}): {few}{more}")
+        note(f"left out, as they cannot be read: {many(len(made.broken), 'image')} ({made.listed}): {few}{more}")
     if made.copies:
         path, first = next(iter(made.copies.items()))
         have = "has" if len(made.copies) == 1 else "have"

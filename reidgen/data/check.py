@@ -14,6 +14,7 @@ from reidgen.data.naming import shown
 from reidgen.data.pack import check_packs
 from reidgen.data.readers import read
 from reidgen.errors import DataError
+from reidgen.escapes import many
 from reidgen.files import read_regular, writable
 from reidgen.locks import locked
 from reidgen.runs import Progress
@@ -70,9 +71,9 @@ def difference(prepared: Prepared, *, deep: bool = False, report: Progress | Non
     here, index = read(prepared.dataset, prepared.root), load_index(prepared)
     known = dict(zip(index["path"], index["sha256"], strict=True)) | prepared.outside
     paths = here.kept["path"].tolist()
-    for odd, what in ((set(known) - set(paths), "have vanished"), (set(paths) - set(known), "have come")):
+    for odd, what in ((set(known) - set(paths), "vanished"), (set(paths) - set(known), "came")):
         if odd:
-            return f"{len(odd):,} images {what}, such as {shown(min(odd))},"
+            return f"{many(len(odd), 'image')} {what}, such as {shown(min(odd))},"
     if here.rows.to_csv(index=False) != index.drop(columns="sha256").to_csv(index=False):
         return "its lists or splits have changed"
     found, _ = stamp_files(prepared.root, paths)

@@ -15,6 +15,7 @@ from reidgen.data.readers import SUFFIXES, image_files
 from reidgen.data.readings import cameras_in
 from reidgen.entries import Dataset
 from reidgen.errors import DataError
+from reidgen.escapes import many
 
 KNOWN = ("camera", "track", "person")  # what may be known of a crop, "" where it is not
 _GROUPS = ("camid", "track", "pid")  # of a pattern, in the same order
@@ -53,13 +54,7 @@ def collect(images: Path, pattern: str | None = None) -> Collection:
         raise DataError(
             f"no images in {images} ({', '.join(SUFFIXES[:8])}, ...); give the folder that holds your crops"
         )
-    remarks = []
-    if found.others:
-        kinds = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(found.others.items()))
-        remarks.append(f"left out, as no images: {kinds}")
-    if found.twice:
-        what = f"{len(found.twice):,} links to folders that are read already, such as {shown(found.twice[0])}"
-        remarks.append(f"left out: {what}")
+    remarks = found.left_out
     rows = _by_pattern(images, found.images, pattern) if pattern is not None else _by_names(found.images)
     crops = _table(rows)
     if pattern is not None and (unfit := int((crops[list(KNOWN)] == "").all(axis=1).sum())):
@@ -72,7 +67,7 @@ def _of_list(file: Path) -> Collection:
     crops = _table([(one.path, one.camid, one.track, one.pid) for one in listed])
     crops = crops.drop_duplicates("path", ignore_index=True)
     twice = len(listed) - len(crops)
-    remarks = [f"{file} names {twice:,} images again; the first line of each counts"] if twice else []
+    remarks = [f"{file} names {many(twice, 'image')} again; the first line of each counts"] if twice else []
     return Collection(file.parent, crops, remarks)
 
 

@@ -14,6 +14,7 @@ from reidgen.data.naming import shown
 from reidgen.data.readers import Found, image_files
 from reidgen.data.readings import never_a_person, part_of
 from reidgen.entries import Dataset
+from reidgen.escapes import many
 
 SINGLE = 0.8  # above this share of people with one image, frames were read as people; PRID, of real sets, has 0.79
 LONELY = 0.5  # above this share of cameras that show one person, times or hashes were read as cameras
@@ -95,15 +96,9 @@ def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
     inside = tuple(f"{one}/" for one in folders)  # what is junk there is counted as junk
     others = [path for path in found.images if path not in known and not path.startswith(inside) and folders != ["."]]
     if beside := Counter(_top(path, folders) for path in others):
-        counted = ", ".join(f"{shown(folder)} ({count:,} images)" for folder, count in sorted(beside.items()))
+        counted = ", ".join(f"{shown(folder)} ({many(count, 'image')})" for folder, count in sorted(beside.items()))
         sentences.append(f"left out, as no part of the set: {counted}")
-    if found.others:
-        kinds = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(found.others.items()))
-        sentences.append(f"left out, as no images: {kinds}")
-    if found.twice:
-        what = f"{len(found.twice):,} links to folders that are read already, such as {shown(found.twice[0])}"
-        sentences.append(f"left out: {what}")
-    return sentences
+    return sentences + found.left_out
 
 
 def _top(path: str, folders: list[str]) -> str:
@@ -192,7 +187,7 @@ def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]
         return [], []
     first, second = (shown(one) for one in copies["path"].iloc[:2])
     extra = len(copies) - copies["digest"].nunique()
-    said = [f"{extra:,} images are there twice (the same bytes under two paths), such as {first} and {second}"]
+    said = [f"{many(extra, 'image')} more than once (the same bytes under two paths), such as {first} and {second}"]
     rows = found.rows[found.rows["path"].isin(copies["path"])].drop(columns="split").drop_duplicates()
     rows = rows.assign(digest=rows["path"].map(digests))
     refused = []

@@ -15,6 +15,7 @@ from reidgen.data.naming import number_of, numbers, shown, spellings
 from reidgen.data.partitions import divide
 from reidgen.entries import Dataset
 from reidgen.errors import DataError
+from reidgen.escapes import many
 
 # What is read as an image: every suffix of the kinds that `images.KINDS` decodes.
 SUFFIXES = (
@@ -163,6 +164,18 @@ class Files:
     images: list[str]
     others: dict[str, int]
     twice: list[str]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Sentences for people on what was left out."""
+        said = []
+        if self.others:
+            kinds = ", ".join(f"{count:,} {shown(kind)}" for kind, count in sorted(self.others.items()))
+            said.append(f"left out, as no images: {kinds}")
+        if self.twice:
+            links = many(len(self.twice), "link")
+            said.append(f"left out: {links} to what is read already, such as {shown(self.twice[0])}")
+        return said
 
 
 MARKER = "unpacked.json"  # ours: written last into an unpacked folder

@@ -18,6 +18,7 @@ from reidgen.data.batches import training_images
 from reidgen.data.images import decode, file_of, resized
 from reidgen.data.naming import shown
 from reidgen.errors import DataError, ReidgenError, RunError
+from reidgen.escapes import many
 from reidgen.judging.cameras import Sums, add_pixels, distance, pixel_sums, share_of_cameras
 from reidgen.judging.crops import Crops, Size, drawn, read_windows
 from reidgen.judging.measures import MEASURES, TOP
@@ -171,7 +172,9 @@ class _Pool:
             done += len(window.rows_B)
         if broken:
             path, what = next(iter(broken.items()))
-            self.notes.append(f"left out, as they cannot be read: {len(broken):,} images, such as {shown(path)} {what}")
+            self.notes.append(
+                f"left out, as they cannot be read: {many(len(broken), 'image')}, such as {shown(path)} {what}"
+            )
         if done < 2:
             raise DataError(f"{crops.name}: {done} of {len(crops):,} images can be read; nearest crops need two")
         self.paths, self.camera_N = [crops.paths[row] for row in found], crops.camera_N[found]
