@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from reidgen.features.store import Features
     from reidgen.foreign import ModelExtractor
 
-DATA = os.environ.get("REIDGEN_DATA", "data")
-RESULTS = os.environ.get("REIDGEN_RESULTS", "results")
+DATA = os.environ.get("REIDGEN_DATA") or "data"
+RESULTS = os.environ.get("REIDGEN_RESULTS") or "results"
 Names = str | Sequence[str]
 
 
@@ -72,7 +72,7 @@ def prepare(
     from reidgen.data.prepare import prepare as run
 
     with _reporting(progress) as report:
-        where = _folder(source) if source else None
+        where = None if source is None else _folder(source)
         asked = [name for one in names for name in _several(one)]
         return [run(name, data=_folder(data), source=where, report=report, **options) for name in expand(asked)]
 
@@ -168,7 +168,7 @@ def bench(
     tests: the words of the tests that each run is put to. settings: also of their steps, "step.parameter" -> value.
     Raises RunError when a run failed, once the others have ended, and what `train` and `evaluate` raise.
     """
-    cells = get_protocol(protocol) if protocol else None
+    cells = None if protocol is None else get_protocol(protocol)
     first = next(iter(cells.cells)) if cells else source
     plugins = load_plugins(_several(plugins))
     asked, asked_of_steps = of_steps(settings)
@@ -325,7 +325,7 @@ def search(
     from reidgen.features.store import Features, open_features
 
     opened = features if isinstance(features, Features) else open_features(_folder(features))
-    by = by or ("track" if has_tracks(opened) else "crop")
+    by = ("track" if has_tracks(opened) else "crop") if by is None else by
     rule_of(opened, by, top)
 
     def maker() -> "NetworkExtractor":

@@ -39,10 +39,11 @@ class _Command(TyperCommand):
             option, value = one if isinstance(one, TyperOption) else None, values[one.name]
             name = option.opts[0] if option else (one.metavar or str(one.name)).strip("[].")
             if "" in (value if isinstance(value, list | tuple) else [value]):
-                ctx.fail(f"{name} is given an empty value; give it another, or leave it out")
+                ctx.fail(
+                    f"{name} is given an empty value; give it another{'' if one.required else ', or leave it out'}"
+                )
             if option and given.count(option) > 1 and not (option.multiple or option.is_flag):
-                what = f"{name} is given twice, and only the last would count; give it once"
-                ctx.fail(f"{what} (where it takes several values, with commas between them)")
+                ctx.fail(f"{name} is given twice, and only the last would count; give it once")
         return super().parse_args(ctx, args)
 
 

@@ -2,6 +2,8 @@
 
 import re
 
+from reidgen.errors import ReidgenError
+
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -43,9 +45,15 @@ def many(number: int, noun: str) -> str:
 
 
 def split_names(words: str) -> list[str]:
-    """Return the names in `words`, which commas part; a comma within parentheses belongs to its name.
+    """Return the names in `words`, which commas part, none of ""; a comma within parentheses belongs to its name.
+
+    Raises ReidgenError where there is no name before, between or behind commas, as of a shell's variable that is not
+    set.
 
     >>> split_names("baseline, snr(distance=euclidean,triplets=hard)")
     ['baseline', 'snr(distance=euclidean,triplets=hard)']
     """
-    return [name for part in re.split(r",(?![^(]*\))", words) if (name := part.strip())]
+    names = [part.strip() for part in re.split(r",(?![^(]*\))", words)] if words.strip() else []
+    if "" in names:
+        raise ReidgenError(f"{words[:80]!r} has an empty name before, between or behind its commas")
+    return names

@@ -278,8 +278,8 @@ def read_setting(text: str) -> tuple[str, Value]:
     >>> read_setting("snr.weights=1,1,0.5,0.5"), read_setting("snr.distance=euclidean")
     (('snr.weights', (1, 1, 0.5, 0.5)), ('snr.distance', 'euclidean'))
     """
-    key, equals, words = text.partition("=")
-    if not equals or key.count(".") != 1:
+    key, _, words = text.partition("=")
+    if not words.strip() or key.count(".") != 1:
         raise RecipeError(f"--set {text}: write part.parameter=value, for example snr.distance=euclidean")
     found: object = words.strip()
     for attempt in (words, f"[{words}]"):

@@ -115,6 +115,11 @@ class Recipe:
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise RecipeError(unknown(key, str(getattr(self, key)), choices))
+        if "" in (names := [word.strip() for word in self.source.replace(",", "+").split("+")]):
+            raise RecipeError(f"source {self.source!r} has an empty name; write one, or several joined by plus")
+        if "," in self.source:
+            together = "+".join(names)
+            raise RecipeError(f"source {self.source!r}: what is trained on together is joined by plus, as {together}")
         if len(set(self.sources)) < len(self.sources):
             raise RecipeError(f"source {self.source!r} names a data set twice; name each once")
         if self.pad and self.zoom:
@@ -303,18 +308,15 @@ def choose_recipe(
     Raises RecipeError for what is unknown or of the wrong type, PluginError.
     """
     loaded = load_plugins(plugins)
-    if source and "," in source:
-        joined = "+".join(word.strip() for word in source.split(","))
-        raise RecipeError(f"source {source!r}: what is trained on together is joined by plus, as {joined}")
-    names = [DEFAULT_SYNTH if one == "synth" else one for one in source.split("+")] if source else []
+    names = [] if source is None else [DEFAULT_SYNTH if one == "synth" else one for one in source.split("+")]
     if not isinstance(name, Recipe):
         default = "quick" if all(one.startswith("synth-") for one in names) else "paper"
-        asked = {**changes, "source": "+".join(names) or None}
+        asked = {**changes, "source": source and "+".join(names)}
         _refuse_two_words(name, {key: asked.get(key) for key in ("method", "seed", "source")})
-        name = load_recipe(name or default, without=("method", "seed") if grid else ())
+        name = load_recipe(default if name is None else name, without=("method", "seed") if grid else ())
     parts = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return name.change(
-        source="+".join(names) or None,
+        source=None if source is None else "+".join(names),
         plugins=tuple(dict.fromkeys([*name.plugins, *loaded])),
         settings=tuple((dict(name.settings) | parts).items()),
         **_typed_fields(changes),
@@ -341,7 +343,7 @@ def idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> list[
             raise RecipeError(f"--set {key}: {unknown('part', name, sorted(known))}")
         check_parameter(key, [part for part in parts if part.name == name])
         if not any(part.name == name for method in methods for part in get_method(method).parts):
-            said.append(f"note: --set {key} changes nothing of {', '.join(methods)}")
+            said.append(f"note: the setting {key} changes nothing of {', '.join(methods)}")
     return said
 
 

@@ -203,9 +203,12 @@ def restored(path: Path, again: str = "run again") -> str:
 
 
 def with_bare_device(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows whose device is the hardware's name alone where `threads` says how many a CPU used."""
-    bare = rows["device"].str.replace(r", [\d,]+ threads?$", "", regex=True)
-    return rows.assign(device=rows["device"].where(rows["threads"] == 0, bare))
+    """Return rows whose device is the hardware's name alone; the threads behind a CPU's name are in `threads`, also of
+    rows that were written before there was that column.
+    """
+    parts = rows["device"].str.extract(r"^(.*?)(?:, ([\d,]+) threads?)?$")
+    named = parts[1].fillna("0").str.replace(",", "").astype("int64")
+    return rows.assign(device=parts[0], threads=rows["threads"].where(rows["threads"] > 0, named))
 
 
 def disagreement(rows: pd.DataFrame, queries: pd.DataFrame) -> str:

@@ -72,5 +72,9 @@ def _read_step(text: str, settings: Mapping[str, Value]) -> StepRow:
     if found[3] and not row.digest.startswith(found[3]):
         raise RecipeError(f"--test {text}: the plug-in's {row.name} is {row.label} now; leave out the digits")
     asked = {key.partition(".")[2]: value for key, value in settings.items() if key.partition(".")[0] == row.name}
-    own = settings_of(f"{row.name}.{one.replace('/', ',')}" for one in filter(None, (found[2] or "").split(",")))
+    words = [] if found[2] is None else found[2].split(",")
+    try:
+        own = settings_of(f"{row.name}.{one.replace('/', ',')}" for one in words)
+    except RecipeError as error:
+        raise RecipeError(f"--test {text}: {str(error).removeprefix('--set ')}") from error
     return row.set(asked | {key.partition(".")[2]: value for key, value in own.items()})

@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from test_tables import frame, row
 
 import reidgen
 from reidgen import grid
-from reidgen.errors import DataError, PluginError, RecipeError, RunError
+from reidgen.errors import DataError, PluginError, RecipeError, ReidgenError, RunError
 from reidgen.rows import write_rows
 from reidgen.runs import Run
 
@@ -151,11 +152,23 @@ def test_seeds_that_mean_nothing_are_refused(seeds: object, small_data: Path, tm
         reidgen.bench("synth-plaza", methods="snr", seeds=seeds, recipe=SMALL, data=small_data, results=tmp_path)  # type: ignore[arg-type]
 
 
+def test_an_empty_text_is_no_default(tmp_path: Path) -> None:
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: reidgen.train(source="", results=tmp_path), "source '' has an empty name"),
+        (lambda: reidgen.train(recipe="", results=tmp_path), "unknown recipe ''"),
+        (lambda: reidgen.bench(protocol="", results=tmp_path), "unknown protocol ''"),
+        (lambda: reidgen.evaluate(Run(tmp_path), "duke", test=["plain", ""], data=tmp_path), "has an empty name"),
+    ]
+    for call, says in calls:
+        with pytest.raises(ReidgenError, match=says):
+            call()
+
+
 @pytest.mark.parametrize("verb", ["train", "bench"])
 def test_a_setting_that_changes_nothing_is_said(
     verb: str, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for progress, says in ((None, "note: --set snr.distance changes nothing of baseline\n"), (False, "")):
+    for progress, says in ((None, "note: the setting snr.distance changes nothing of baseline\n"), (False, "")):
         with pytest.raises(DataError, match="market is not prepared"):
             getattr(reidgen, verb)(
                 source="market",

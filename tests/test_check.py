@@ -47,9 +47,7 @@ def test_the_same_size_and_time_need_deep(mine: Prepared) -> None:
     path.write_bytes(content)
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     check("mine", mine.folder.parent)
-    with pytest.raises(
-        DataError, match=r"mine: 1 of 12 images have changed, such as p0/c1_0.jpg, since it was prepared; "
-    ):
+    with pytest.raises(DataError, match=r"mine: 1 image of 12 changed, such as p0/c1_0.jpg, since it was prepared; "):
         check("mine", mine.folder.parent, deep=True)
 
 
@@ -74,7 +72,7 @@ def _changed(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (_changed, r"1 of 12 images have changed, such as p1/c1_0.jpg,"),
+        (_changed, r"1 image of 12 changed, such as p1/c1_0.jpg,"),
         (lambda root: (root / "p1" / "c1_0.jpg").unlink(), r"1 image vanished, such as p1/c1_0.jpg,"),
         (lambda root: (root / "p1" / "c1_9.jpg").write_bytes(picture(9)), r"1 image came, such as p1/c1_9.jpg,"),
         (lambda root: (root / "p1").rename(root / "p7"), r"4 images vanished, such as p1/c1_0.jpg,"),

@@ -114,13 +114,16 @@ def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) 
 def test_what_would_count_in_silence_is_refused(name: str) -> None:
     """An empty value, which would mean the default, and all but the last of an option where one value counts."""
     options = [one for one in COMMANDS[name].params if one.opts[0].startswith("--")]
+    arguments = [one for one in COMMANDS[name].params if one not in options]
     for parameter in COMMANDS[name].params:
         if not getattr(parameter, "is_flag", False):
-            result = reidgen(name, *([parameter.opts[0]] if parameter in options else []), "")
-            named = (
-                f"{parameter.opts[0]} is given an empty value" if parameter in options else "is given an empty value"
-            )
-            assert result.exit_code == 2 and named in result.output
+            before = [parameter.opts[0]] if parameter in options else ["x"] * arguments.index(parameter)
+            result = reidgen(name, *before, "")
+            named = parameter.opts[0] if parameter in options else f"{parameter.metavar or parameter.name}".strip("[].")
+            ends = "give it another" if parameter.required else "give it another, or leave it out"
+            assert result.exit_code == 2 and f"Error: {named} is given an empty value; {ends}\n" in result.output
+            if parameter in options:
+                assert f"{named} is given an empty" in reidgen(name, f"{named}=").output
     for option in options:
         if not (option.multiple or option.is_flag):
             result = reidgen(name, option.opts[0], "1", option.opts[0], "2")
@@ -226,6 +229,18 @@ def test_help_table_and_status_never_import_torch(small_data: Path, tmp_path: Pa
             ["train", "--source", "market, duke"],
             "source 'market, duke': what is trained on together is joined by plus, as market+duke",
         ),
+        (["train", "--source", "market+"], "source 'market+' has an empty name"),
+        (["table", "--target", ","], "',' has an empty name before, between or behind its commas"),
+        (["evaluate", "x", "--target", "duke", "--test", "plain,"], "'plain,' has an empty name"),
+        (
+            ["evaluate", "x", "--target", "duke", "--test", "rerank(k1=1,k1=2)"],
+            "rerank(k1=1,k1=2): rerank.k1 is given twice",
+        ),
+        (
+            ["evaluate", "x", "--target", "duke", "--test", "rerank(k1=30,)"],
+            "--test rerank(k1=30,): rerank.: write part.par",
+        ),
+        (["train", "--set", "snr.weights="], "--set snr.weights=: write part.parameter=value"),
         (["bench", "--protocol", "p22"], "unknown protocol 'p22'; did you mean 'p2'?"),
         (["bench", "--protocol", "p2", "--source", "market"], "leave out --source market, or --protocol"),
         (["bench", "--protocol", "p2"], "nothing of the protocol p2 can be run; "),

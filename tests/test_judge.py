@@ -119,10 +119,10 @@ def test_a_reading_that_cannot_be_right_is_shown_and_refused(tmp_path: Path, kin
 
 
 DOUBLED = {
-    "query and gallery": ("query/1/c1_0.png", "gallery/1/c2_9.png", "1 pictures of query are in gallery too"),
-    "one camera": ("query/1/c1_0.png", "gallery/1/c1_9.png", "1 pictures of query are in gallery too"),
-    "train and query": ("train/10/c1_0.png", "query/1/c1_0.png", "1 pictures of train are in query too"),
-    "train and gallery": ("train/10/c1_0.png", "gallery/3/c1_9.png", "1 pictures of train are in gallery too"),
+    "query and gallery": ("query/1/c1_0.png", "gallery/1/c2_9.png", "1 picture of query in gallery too"),
+    "one camera": ("query/1/c1_0.png", "gallery/1/c1_9.png", "1 picture of query in gallery too"),
+    "train and query": ("train/10/c1_0.png", "query/1/c1_0.png", "1 picture of train in query too"),
+    "train and gallery": ("train/10/c1_0.png", "gallery/3/c1_9.png", "1 picture of train in gallery too"),
 }
 
 
@@ -137,10 +137,7 @@ def test_the_same_picture_in_two_parts_is_refused_unless_accepted(tmp_path: Path
     assert prepared_names(data) == []
     made = prepare("mine", data=data, source=root, accept_duplicates=True)
     assert made.duplicates.startswith(sentence) and made.again.endswith(" --accept-duplicates")
-    assert (
-        f"1 image more than once (the same bytes under two paths), such as {min(one, other)} and {max(one, other)}"
-        in made.notes
-    )
+    assert f"1 image with the very bytes of another, such as {max(one, other)} of {min(one, other)}" in made.notes
     assert prepare("mine", data=data).already
 
 
@@ -149,16 +146,13 @@ def test_copies_and_links_in_one_part_are_counted(tmp_path: Path) -> None:
     shutil.copy(root / "p0" / "c1_0.jpg", root / "p0" / "c1_0 (copy).jpg")
     (root / "p0" / "c1_9.jpg").symlink_to("c1_0.jpg")
     made = prepare("mine", data=tmp_path / "data", source=root)
-    assert (
-        "2 images more than once (the same bytes under two paths), such as p0/c1_0 (copy).jpg and p0/c1_0.jpg"
-        in made.notes
-    )
+    assert "2 images with the very bytes of another, such as p0/c1_0.jpg of p0/c1_0 (copy).jpg" in made.notes
 
 
 def test_copies_under_another_camera_are_refused_where_queries_are_chosen(tmp_path: Path) -> None:
     root = crops(tmp_path / "in")
     shutil.copy(root / "p0" / "c1_0.jpg", root / "p0" / "c2_9.jpg")  # a match without merit
-    with pytest.raises(DataError, match="1 pictures of query are in gallery too"):
+    with pytest.raises(DataError, match="1 picture of query in gallery too"):
         prepare("mine", data=tmp_path / "data", source=root)
 
 
@@ -192,7 +186,7 @@ def test_crops_of_nobody_are_a_gallery(tmp_path: Path, queries: bool) -> None:
     assert set(index["part"][index["path"].str.startswith("p2")]) == {"gallery"}
     assert set(index["pid"][index["path"].str.startswith("p2")]) == {0}
     assert ("query" in made.counts) == queries and made.person(0) == "unknown"
-    assert "4 images of the gallery are of nobody who is named, and match no query" in made.notes
+    assert "of nobody who is named, so that they match no query: 4 images of the gallery" in made.notes
     assert ("there are no queries: it can be embedded and searched, but is no target" in made.notes) != queries
     assert len(load_pack(made, 16, 8)[0]) == len(known) + 4
     check("mine", tmp_path / "data", deep=True)
@@ -202,7 +196,7 @@ def test_a_folder_of_nobody_is_embedded_and_never_trained_on(tmp_path: Path) -> 
     root = lay(crops(tmp_path / "in"), "unknown/x.png", "unknown/y.png")
     made = prepare("mine", data=tmp_path / "data", source=root)
     assert str(made) == "6 queries of 3 people, 8 gallery images of 4 people (2 distractors)"
-    assert "2 images of the gallery are of nobody who is named, and match no query" in made.notes
+    assert "of nobody who is named, so that they match no query: 2 images of the gallery" in made.notes
     assert len(load_pack(made, 16, 8)[0]) == 14 and prepare("mine", data=tmp_path / "data").already
     _, rows = training_images("mine-all", data=tmp_path / "data")
     assert len(rows) == 12 and not rows["path"].str.startswith("unknown").any()

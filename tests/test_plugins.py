@@ -302,7 +302,10 @@ def test_settings_change_the_rows_that_have_them_and_no_other() -> None:
         METHODS["snr"].set({"snr.distanc": "x"})
     with pytest.raises(RecipeError, match=r"snr.plus must be like 'true' \(bool\); got 3"):
         METHODS["snr"].set({"snr.plus": 3})
-    assert idle(settings.items(), ["baseline", "in"])[0] == "note: --set snr.distance changes nothing of baseline, in"
+    assert (
+        idle(settings.items(), ["baseline", "in"])[0]
+        == "note: the setting snr.distance changes nothing of baseline, in"
+    )
     assert idle(settings.items(), ["baseline", "snr"]) == []
     with pytest.raises(RecipeError, match=r"--set ibn-a.share: the part ibn-a has no parameters; leave it out"):
         METHODS["ibn-a"].set({"ibn-a.share": 0.3})

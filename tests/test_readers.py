@@ -151,9 +151,7 @@ def test_personx_numbers_its_cameras_from_one(tmp_path: Path) -> None:
     }
     assert names == {3: 1, 4: 2, 8: 3, 10: 4, 11: 5, 12: 6}
     (tmp_path / "PersonX" / "query" / "0002_c5s2_09.jpg").touch()
-    with pytest.raises(
-        DataError, match=r"1 images are of cameras that are not in the catalogue, such as .*0002_c5s2_09"
-    ):
+    with pytest.raises(DataError, match=r"1 image of cameras that are not in the catalogue, such as .*0002_c5s2_09"):
         read(get_dataset("personx"), tmp_path)
 
 

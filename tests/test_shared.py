@@ -116,7 +116,7 @@ def test_a_check_judges_the_set_and_not_the_rights(shared: Path) -> None:
     assert reidgen("prepare", "--deep", "--data", shared / "data").exit_code == 0
     image.chmod(0o644)
     image.write_bytes(b"another")
-    with as_a_guest(), pytest.raises(DataError, match="1 of 12 images have changed"):
+    with as_a_guest(), pytest.raises(DataError, match="1 image of 12 changed"):
         check("mine", shared / "data")
 
 

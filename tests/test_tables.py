@@ -376,8 +376,9 @@ def test_a_device_is_named_without_its_threads_which_are_a_column() -> None:
     rows = [row(name, "duke", device=f"EPYC, 1 thread{s}", threads=1) for name, s in (("snr", "s"), ("baseline", ""))]
     table = make_table(frame(*rows))
     assert not table.notes and "device EPYC; threads 1; " in table.caption
-    older = make_table(frame(row("snr", "duke", device="EPYC, 2 threads", threads=0)))
-    assert "device EPYC, 2 threads; torch" in older.caption
+    older = row("snr", "duke", device="EPYC, 1 threads", threads=0)  # of before there was the column
+    assert not make_table(frame(older, rows[1])).notes
+    assert "device EPYC; threads 1024; " in make_table(frame(older | {"device": "EPYC, 1,024 threads"})).caption
 
 
 def test_methods_with_the_very_same_numbers_are_named_once() -> None:

@@ -231,7 +231,7 @@ def search(
         _print_hits(answer, by)
     for path, what in queries.broken.items():
         note(f"left out: {shown(path)}: {what}")
-    note(f"{len(opened):,} images, {how(answer)}; distance: squared Euclidean of unit vectors, 0 to 4")
+    note(f"{many(len(opened), 'image')}, {how(answer)}; distance: squared Euclidean of unit vectors, 0 to 4")
     for made in written:
         note(f"written: {made}")
 

@@ -83,7 +83,7 @@ def difference(prepared: Prepared, *, deep: bool = False, report: Progress | Non
     hashed = (one for window in windows(work, paths, what=f"check {prepared.name}", report=report) for one in window)
     changed = [path for path, new in zip(paths, hashed, strict=True) if known[path] != new]
     if changed:
-        return f"{len(changed):,} of {len(paths):,} images have changed, such as {shown(changed[0])},"
+        return f"{many(len(changed), 'image')} of {len(paths):,} changed, such as {shown(changed[0])},"
     if found != prepared.stamp and writable(prepared.folder):
         manifest = json.loads((prepared.folder / "manifest.json").read_text(encoding="utf-8"))
         write_manifest(prepared.folder, manifest | {"stamp": found})

@@ -60,11 +60,11 @@ def remarks(found: Found) -> list[str]:
         )
     if crowd := int(kept["pid"].isin(dataset.distractors).sum()):
         sentences.append(
-            f"person 0 stands for distractors, as in Market-1501: {crowd:,} images of the gallery; give it another "
-            "number if it is a person"
+            f"person 0 stands for distractors, as in Market-1501: {many(crowd, 'image')} of the gallery; give it "
+            "another number if it is a person"
         )
     if nobody := int((kept["person"] == "").sum()):
-        sentences.append(f"{nobody:,} images of the gallery are of nobody who is named, and match no query")
+        sentences.append(f"of nobody who is named, so that they match no query: {many(nobody, 'image')} of the gallery")
     if not {"query", "train"} & set(found.rows["part"]):
         sentences.append("there are no queries: it can be embedded and searched, but is no target")
     return [*sentences, *found.joined, *left_out(dataset, found.root, kept["path"])]
@@ -89,7 +89,7 @@ def left_out(dataset: Dataset, root: Path, read: Iterable[str]) -> list[str]:
         val = sum(
             one.split == "val" for file in files if dataset.list_format == "table" for one in read_table(file, root)
         )
-        return [f"left out: {val:,} images of val, as there is a test part beside it"] if val else []
+        return [f"left out: {many(val, 'image')} of val, as there is a test part beside it"] if val else []
     found, known = image_files(root, "."), set(read)
     sentences = []
     folders = sorted(one for some in dataset.folders.values() for one in some)
@@ -187,7 +187,7 @@ def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]
         return [], []
     first, second = (shown(one) for one in copies["path"].iloc[:2])
     extra = len(copies) - copies["digest"].nunique()
-    said = [f"{many(extra, 'image')} more than once (the same bytes under two paths), such as {first} and {second}"]
+    said = [f"{many(extra, 'image')} with the very bytes of another, such as {second} of {first}"]
     rows = found.rows[found.rows["path"].isin(copies["path"])].drop(columns="split").drop_duplicates()
     rows = rows.assign(digest=rows["path"].map(digests))
     refused = []
@@ -200,7 +200,7 @@ def doubles(found: Found, digests: dict[str, str]) -> tuple[list[str], list[str]
         if len(pairs):
             pair = pairs.sort_values(["path_x", "path_y"]).iloc[0]
             refused.append(
-                f"{pairs['digest'].nunique():,} pictures of {one} are in {pair['part_y']} too (the same bytes), such "
+                f"{many(pairs['digest'].nunique(), 'picture')} of {one} in {pair['part_y']} too (the same bytes), such "
                 f"as {shown(pair['path_x'])} and {shown(pair['path_y'])}"
             )
     return said, refused

@@ -341,7 +341,7 @@ def _numbered(dataset: Dataset, rows: pd.DataFrame) -> tuple[pd.DataFrame, int, 
     strange = kept[~kept["camera"].isin(list(cameras))]
     if len(strange):
         raise DataError(
-            f"{dataset.name}: {len(strange):,} images are of cameras that are not in the catalogue, such as "
+            f"{dataset.name}: {many(len(strange), 'image')} of cameras that are not in the catalogue, such as "
             f"{strange['path'].iloc[0]!a} (known: {', '.join(cameras)}); remove them, or correct datasets.toml"
         )
     return kept.assign(pid=pid, camid=kept["camera"].map(cameras).astype("int64")), int(junk.sum()), joined

@@ -18,6 +18,7 @@ from reidgen.contracts import IMAGENET_MEAN, IMAGENET_STD
 from reidgen.data.images import decode, file_of
 from reidgen.data.manifest import load_index, load_prepared, prepared_names
 from reidgen.errors import DataError, ReidgenError, RunError, unknown
+from reidgen.escapes import many
 from reidgen.evaluation import load_network
 from reidgen.files import replacing
 from reidgen.models.inputs import METADATA, Input
@@ -128,7 +129,7 @@ def export(
             )
         resized = _from_evaluate(network, embed, checked.pictures, pixels, recipe.size) if resize else None
     threads = torch.get_num_threads()
-    device = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    device = f"CPU, {many(threads, 'thread')}"
     return Exported(out, format, difference, checked.words, len(checked.pictures), resized, speed, device, facts)
 
 

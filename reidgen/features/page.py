@@ -7,6 +7,7 @@ import pandas as pd
 
 from reidgen.data.naming import shown
 from reidgen.errors import DataError
+from reidgen.escapes import many
 from reidgen.features.search import Answer, Queries
 from reidgen.features.store import Features
 from reidgen.pages.local import Thumbnail, thumbnail, write_page
@@ -109,7 +110,7 @@ def where_of(hit: dict[str, Any]) -> str:
 def _facts(features: Features, answer: Answer, by: str, on_page: int, queries: int) -> dict[str, str]:
     info = features.info
     test = "" if info["test"] == "plain" else f" ({info['test']})"
-    size = f"{len(features):,} images of {shown(str(info['images']))} ({features.file.name})"
+    size = f"{many(len(features), 'image')} of {shown(str(info['images']))} ({features.file.name})"
     facts = {"Searched": size, "By": f"{info['name']}{test}, {features.dim} numbers"}
     facts["Search"] = how(answer)
     facts["Distance"] = "squared Euclidean of unit vectors, 0 to 4; cosine = 1 - distance / 2"
