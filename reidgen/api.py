@@ -98,7 +98,7 @@ def train(
     Raises DataError, RecipeError, WeightsError, RunError, PluginError.
     """
     chosen = choose_recipe(recipe, source, plugins=_several(plugins), settings=settings, method=method, **changes)
-    for line in idle(settings.items(), [chosen.method]):
+    for line in idle(settings, [chosen.method]):
         _saying(progress)(line)
     from reidgen.training import train as run
 
@@ -175,7 +175,7 @@ def bench(
     ways = select_ways(",".join(_several(tests)), asked_of_steps)
     chosen = choose_recipe(recipe, first, grid=True, plugins=plugins, settings=asked, **changes)
     names = select_methods(",".join(_several(methods)))
-    for line in idle(asked.items(), names):
+    for line in idle(asked, names):
         _saying(progress)(line)
     from reidgen.grid import bench as run
     from reidgen.grid import rows_of

@@ -272,15 +272,17 @@ def words_of(value: Value) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def read_setting(text: str) -> tuple[str, Value]:
+def read_setting(text: str, *, said: str = "--set") -> tuple[str, Value]:
     """Return the key and the value of one `--set part.parameter=value`. Raises RecipeError when it is none.
+
+    said: what gave it, as errors call that.
 
     >>> read_setting("snr.weights=1,1,0.5,0.5"), read_setting("snr.distance=euclidean")
     (('snr.weights', (1, 1, 0.5, 0.5)), ('snr.distance', 'euclidean'))
     """
     key, _, words = text.partition("=")
     if not words.strip() or key.count(".") != 1:
-        raise RecipeError(f"--set {text}: write part.parameter=value, for example snr.distance=euclidean")
+        raise RecipeError(f"{said} {text}: write part.parameter=value, for example snr.distance=euclidean")
     found: object = words.strip()
     for attempt in (words, f"[{words}]"):
         try:
@@ -290,17 +292,17 @@ def read_setting(text: str) -> tuple[str, Value]:
             continue
     value = tuple(found) if isinstance(found, list) else found
     if not is_value(value):
-        raise RecipeError(f"--set {text[:80]}: a value is a text, a number, true, false, or numbers joined by commas")
+        raise RecipeError(f"{said} {text[:80]}: a value is a text, a number, true, false, or numbers joined by commas")
     return key.strip(), value  # type: ignore[return-value]
 
 
-def settings_of(texts: Iterable[str]) -> dict[str, Value]:
-    """Return the settings that `--set` was given. Raises RecipeError where one is none, or its key is given twice."""
+def settings_of(texts: Iterable[str], *, said: str = "--set") -> dict[str, Value]:
+    """Return settings, each read as `read_setting` does. Raises RecipeError where one is none, or a key comes twice."""
     found: dict[str, Value] = {}
     for text in texts:
-        key, value = read_setting(text)
+        key, value = read_setting(text, said=said)
         if key in found:
-            raise RecipeError(f"--set {key} is given twice, as {words_of(found[key])} and as {words_of(value)}")
+            raise RecipeError(f"{said} {key} is given twice, as {words_of(found[key])} and as {words_of(value)}")
         found[key] = value
     return found
 

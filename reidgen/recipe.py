@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -309,14 +309,15 @@ def choose_recipe(
     """
     loaded = load_plugins(plugins)
     names = [] if source is None else [DEFAULT_SYNTH if one == "synth" else one for one in source.split("+")]
+    source = "+".join(names) if names else None
     if not isinstance(name, Recipe):
         default = "quick" if all(one.startswith("synth-") for one in names) else "paper"
-        asked = {**changes, "source": source and "+".join(names)}
+        asked = {**changes, "source": source}
         _refuse_two_words(name, {key: asked.get(key) for key in ("method", "seed", "source")})
         name = load_recipe(default if name is None else name, without=("method", "seed") if grid else ())
     parts = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     return name.change(
-        source=None if source is None else "+".join(names),
+        source=source,
         plugins=tuple(dict.fromkeys([*name.plugins, *loaded])),
         settings=tuple((dict(name.settings) | parts).items()),
         **_typed_fields(changes),
@@ -331,13 +332,13 @@ def _refuse_two_words(name: str | None, asked: Mapping[str, Any]) -> None:
             raise RecipeError(f"{name} says {key} = {own[key]!r}, and {value!r} is asked for beside it; leave out one")
 
 
-def idle(settings: Iterable[tuple[str, Value]], methods: Sequence[str]) -> list[str]:
+def idle(settings: Mapping[str, Value], methods: Sequence[str]) -> list[str]:
     """Return a sentence for each setting that changes none of the methods, as they lack the part.
 
     Raises RecipeError for a setting of a part that no known method has, or of a parameter that such parts lack.
     """
     said, parts = [], [part for row in METHODS.values() for part in row.parts]
-    for key, _ in settings:
+    for key in settings:
         name = key.partition(".")[0]
         if name not in (known := {part.name for part in parts}):
             raise RecipeError(f"--set {key}: {unknown('part', name, sorted(known))}")

@@ -73,8 +73,5 @@ def _read_step(text: str, settings: Mapping[str, Value]) -> StepRow:
         raise RecipeError(f"--test {text}: the plug-in's {row.name} is {row.label} now; leave out the digits")
     asked = {key.partition(".")[2]: value for key, value in settings.items() if key.partition(".")[0] == row.name}
     words = [] if found[2] is None else found[2].split(",")
-    try:
-        own = settings_of(f"{row.name}.{one.replace('/', ',')}" for one in words)
-    except RecipeError as error:
-        raise RecipeError(f"--test {text}: {str(error).removeprefix('--set ')}") from error
+    own = settings_of((f"{row.name}.{one.replace('/', ',')}" for one in words), said=f"--test {text}:")
     return row.set(asked | {key.partition(".")[2]: value for key, value in own.items()})

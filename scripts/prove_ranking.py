@@ -40,8 +40,12 @@ def problem(queries: int, images: int, people: int) -> Ids:
     pid_G[rng.random(images) < 1 / 6] = 0
     pid_Q = rng.choice(np.unique(pid_G[pid_G > 0]), queries)
     camid_Q, camid_G = rng.integers(0, 6, queries), rng.integers(0, 6, images)
-    ids = [torch.from_numpy(ids) for ids in (pid_Q, pid_G, camid_Q, camid_G)]
-    return {"pid_Q": ids[0], "pid_G": ids[1], "camid_Q": ids[2], "camid_G": ids[3]}
+    return {
+        "pid_Q": torch.from_numpy(pid_Q),
+        "pid_G": torch.from_numpy(pid_G),
+        "camid_Q": torch.from_numpy(camid_Q),
+        "camid_G": torch.from_numpy(camid_G),
+    }
 
 
 def features(pid_N: Tensor, centre_PD: Tensor, seed: int) -> Tensor:

@@ -302,17 +302,14 @@ def test_settings_change_the_rows_that_have_them_and_no_other() -> None:
         METHODS["snr"].set({"snr.distanc": "x"})
     with pytest.raises(RecipeError, match=r"snr.plus must be like 'true' \(bool\); got 3"):
         METHODS["snr"].set({"snr.plus": 3})
-    assert (
-        idle(settings.items(), ["baseline", "in"])[0]
-        == "note: the setting snr.distance changes nothing of baseline, in"
-    )
-    assert idle(settings.items(), ["baseline", "snr"]) == []
+    assert idle(settings, ["baseline", "in"])[0] == "note: the setting snr.distance changes nothing of baseline, in"
+    assert idle(settings, ["baseline", "snr"]) == []
     with pytest.raises(RecipeError, match=r"--set ibn-a.share: the part ibn-a has no parameters; leave it out"):
         METHODS["ibn-a"].set({"ibn-a.share": 0.3})
     with pytest.raises(RecipeError, match=r"--set se.foo: unknown parameter of se 'foo'"):
-        idle([("se.foo", 0.3)], ["mixstyle"])
+        idle({"se.foo": 0.3}, ["mixstyle"])
     with pytest.raises(RecipeError, match="unknown part 'snrr'; did you mean 'snr'"):
-        idle([("snrr.distance", "x")], ["snr"])
+        idle({"snrr.distance": "x"}, ["snr"])
     swapped = settings_of(["snr.weights=1", "snr.distance=euclidean"])
     assert METHODS["snr"].set(swapped).label == snr.label  # one name, in whatever order
     for words in ("snr.distance", "distance=3", "a.b.c=3"):

@@ -109,7 +109,7 @@ def train(
         weights=weights,
         epochs=epochs,
     )
-    for line in idle(asked.items(), [chosen.method]):
+    for line in idle(asked, [chosen.method]):
         note(line)
     from reidgen.runs import now
     from reidgen.training import train as run_training
@@ -333,7 +333,7 @@ def bench(
         epochs=epochs,
     )
     names = select_methods(methods)
-    for line in idle(asked.items(), names):
+    for line in idle(asked, names):
         note(line)
     chosen_seeds = read_seeds(seeds)
     chosen_targets = expand(target.split(",")) if target else []
@@ -464,7 +464,7 @@ def speed(
     chosen = choose_recipe(recipe, None, compile=compile or None, plugins=plugin or (), settings=asked)
     names = select_methods(methods)
     bodies = [row.name for row in all_rows()[1]] if backbone == "all" else split_names(backbone or chosen.backbone)
-    for line in idle(asked.items(), names):
+    for line in idle(asked, names):
         note(line)
     from reidgen.devices import choose_device, device_name
     from reidgen.speed import kinds_of

@@ -277,18 +277,10 @@ def _caption(rows: pd.DataFrame) -> str:
         how.setdefault(made, []).append(tuple(first[column] for column in GROUP))
     groups = rows[GROUP].drop_duplicates()
     parts = [f"{names_together(groups, same)}: {made}" for made, same in how.items()]
-    rows = with_bare_device(rows)
-    rows = rows.assign(threads=rows["threads"].astype(str).replace("0", ""))
-    for word, column in {
-        "seeds": "seed",
-        "dtype": "dtype",
-        "device": "device",
-        "threads": "threads",
-        "torch": "torch",
-        "commit": "commit",
-    }.items():
-        if values := distinct(rows[column]):
-            word = "seed" if column == "seed" and len(values) == 1 else word
+    parts.append(notes.of_seeds(", ".join(distinct(rows["seed"]))))
+    facts = with_bare_device(rows[["dtype", "device", "threads", "torch", "commit"]].drop_duplicates())
+    for word in facts:
+        if values := distinct(facts[word][facts[word] != 0]):
             parts.append(f"{word} {', '.join(values)}")
     days = sorted({date[:10] for date in distinct(rows["date"])})
     return "; ".join([*parts, *([" to ".join(dict.fromkeys((days[0], days[-1])))] if days else [])])

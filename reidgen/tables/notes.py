@@ -70,7 +70,7 @@ def _made_with(rows: pd.DataFrame) -> list[Note]:
     """Return one line for all that the runs differ in beside recipe, source and seed: their numbers
     may differ by it.
     """
-    rows, differs = with_bare_device(rows), []
+    rows, differs = with_bare_device(rows[list(MADE_WITH)].drop_duplicates()), []
     for column, words in MADE_WITH.items():
         values = {str(value) if value else "not known" for value in rows[column].unique()}
         if len(values) > 1:
@@ -101,11 +101,12 @@ def _unlike_seeds(block: pd.DataFrame) -> str:
     for method, targets in lists.items():
         alike = len(set(targets.values())) == 1
         own = {method: next(iter(targets.values()))} if alike else {f"{method} on {t}": s for t, s in targets.items()}
-        unusual += [f"{where} has {_of_seeds(seeds)}" for where, seeds in own.items() if seeds != usual]
-    return f"{_of_seeds(usual)}, but {'; '.join(unusual)}" if unusual else ""
+        unusual += [f"{where} has {of_seeds(seeds)}" for where, seeds in own.items() if seeds != usual]
+    return f"{of_seeds(usual)}, but {'; '.join(unusual)}" if unusual else ""
 
 
-def _of_seeds(numbers: str) -> str:
+def of_seeds(numbers: str) -> str:
+    """Return one or several seeds, joined by commas, in words."""
     return f"seed{'s' * (',' in numbers)} {numbers}"
 
 
