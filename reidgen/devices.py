@@ -83,21 +83,24 @@ def enough_memory(work: str, lower: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not (what := full(error)):
             raise
-        asked = _ASKED.search(str(error))
-        size = f" ({asked[1]} more were asked for)" if asked else ""
-        gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
-        where = "the GPU's memory" if gpu else "this computer's memory"
-        raise OutOfMemoryError(f"{work}: {where} is full{size}; {lower}") from error
+        raise OutOfMemoryError(f"{work}: {what}; {lower}") from error
 
 
 _ASKED = re.compile(r"(?:[Tt]ried to allocate|Unable to allocate) ([\d.]+ (?:bytes|[KMGTP]i?B))")
 _FULL = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
 
 
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in _FULL)
+def full(error: BaseException) -> str:
+    """Return that a memory is full, and by how much, where an error of Python or PyTorch means this; else ""."""
+    gpu = isinstance(error, torch.OutOfMemoryError)
+    if not (gpu or isinstance(error, MemoryError) or any(word in str(error) for word in _FULL)):
+        return ""
+    asked = _ASKED.search(str(error))
+    size = f" ({asked[1]} more were asked for)" if asked else ""
+    whose = "the GPU's" if gpu or "CUDA" in str(error) else "this computer's"
+    return f"{whose} memory is full{size}"
 
 
 def free_memory(device: torch.device) -> float:

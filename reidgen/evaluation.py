@@ -152,12 +152,12 @@ def _describer(network: Network, dtype: str, *, size: int, batches: float) -> Ca
     recorder = recorder_for(device) if batches > 2 * WARM else None
     if recorder is None or incapable(getattr(network, "parts", [network])):
         return lambda images: describe([(images,)])
-    step = StaticStep(describe, device=device, recorder=recorder, refused=_say_refused)
+    step = StaticStep(device=device, recorder=recorder, refused=_say_refused)
 
     def filled(images: Tensor) -> Tensor:
         missing = size - len(images)
         full = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
-        found = step([(full.contiguous(memory_format=memory_format(device)),)])
+        found = step(describe, [(full.contiguous(memory_format=memory_format(device)),)])
         assert found is not None
         return found[: len(images)]
 

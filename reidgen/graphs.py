@@ -16,13 +16,26 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from reidgen.devices import full
 from reidgen.errors import RecipeError
 
 Groups = Sequence[tuple[Tensor, ...]]
 Work = Callable[[], None]
 WARM = 3  # calls before the recording: constants, workspaces and cuDNN's choices, which a recording cannot make
 RECORDING = threading.Lock()  # a recording begins by waiting for the whole device, which another thread's forbids
-FAILED: list[torch.cuda.CUDAGraph] = []  # PyTorch's allocator still asks those whose recording did not end
+FAILED: list[torch.cuda.CUDAGraph] = []  # an older PyTorch's allocator of host memory still asks these
+
+
+class _Streams(threading.local):
+    """The stream of each device that a thread records on, one recording after the other: cuBLAS keeps 64 MiB for each
+    stream that it has worked on, and cached memory serves its own stream alone.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[torch.device, torch.cuda.Stream] = {}
+
+
+_STREAMS = _Streams()
 
 
 class Recorder(Protocol):
@@ -36,11 +49,13 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records a CUDA graph, on a stream of its own."""
+    """Records a CUDA graph, on the stream that this thread has for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        if device not in _STREAMS.of:
+            _STREAMS.of[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = _STREAMS.of[device]
 
     def warm(self, work: Work) -> None:
         """Do the work on the recorder's stream, behind what was asked before and before what is asked next."""
@@ -51,17 +66,34 @@ class CudaRecorder:
 
     def record(self, work: Work) -> Work:
         """Return the replay of the work, which is recorded and not done. Other threads may go on meanwhile."""
-        graph = torch.cuda.CUDAGraph()
-        FAILED.append(graph)
-        with (
-            RECORDING,
-            torch.cuda.device(self.device),
-            torch.cuda.stream(torch.cuda.current_stream(self.device)),  # where to come back to when recording fails
-            torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
-        ):
-            work()
-        FAILED.remove(graph)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        with RECORDING, torch.cuda.device(self.device):
+            try:
+                with (
+                    torch.cuda.stream(torch.cuda.current_stream(self.device)),  # to come back to when recording fails
+                    torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"),
+                ):
+                    work()
+            except BaseException:
+                _end(graph, pool)
+                raise
         return graph.replay
+
+
+def _end(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+    """End a recording that failed, on this device, for PyTorch's allocator of device memory.
+
+    PyTorch forgot to (2.11 does; mended by its pull request 180395), and takes the recording to be underway for good:
+    then no cached memory goes back to the device any more, neither when asked for nor when the device is full. A newer
+    one has done so, and refuses a second time.
+    """
+    device = torch.cuda.current_device()
+    try:
+        torch._C._cuda_endAllocateToPool(device, pool)
+    except RuntimeError:
+        return
+    torch._C._cuda_releasePool(device, pool)
+    FAILED.append(graph)
 
 
 class Rehearsal:
@@ -79,45 +111,41 @@ class Rehearsal:
 class StaticStep:
     """A function of groups of tensors, which must have the same shapes at every call.
 
-    work: gets the tensors on the device; what it returns is copied for the caller. recorder: None, where nothing is to
-    be recorded: the tensors are brought to the device, and the work is done. refused: called once, with the reason,
-    when the recording failed; the work is done as before then.
-    Raises RecipeError for tensors of other shapes than at the first call.
+    recorder: None, where nothing is to be recorded: the tensors are brought to the device, and the work is done.
+    refused: called once, with the reason, when the recording failed; the work is done as before then.
     """
 
-    def __init__(
-        self,
-        work: Callable[[Groups], Tensor | None],
-        *,
-        device: torch.device,
-        recorder: Recorder | None,
-        refused: Callable[[str], None],
-    ) -> None:
-        self.work, self.device, self.recorder, self.refused = work, device, recorder, refused
+    def __init__(self, *, device: torch.device, recorder: Recorder | None, refused: Callable[[str], object]) -> None:
+        self.device, self.recorder, self.refused = device, recorder, refused
         self.inputs: Groups = []
         self.result: Tensor | None = None
         self.replay: Work | None = None
         self.calls = 0
 
-    def __call__(self, groups: Groups) -> Tensor | None:
+    def __call__(self, work: Callable[[Groups], Tensor | None], groups: Groups) -> Tensor | None:
+        """Do the work, the same at every call; it gets the tensors on the device, and what it returns is copied. (It is
+        not kept, as whose it is keeps this step: what lies on a device should go with its owner, not some time later.)
+        Raises RecipeError for tensors of other shapes than at the first call.
+        """
         if self.recorder is None:
-            return self.work([bring(group, self.device) for group in groups])
+            return work([bring(group, self.device) for group in groups])
         self._fill(groups)
+
+        def run() -> None:
+            self.result = work(self.inputs)
+
         if self.calls == WARM:
-            self._record(self.recorder)
+            self._record(self.recorder, run)
         self.calls += 1
         if self.replay is None:
-            self.recorder.warm(self._run)
+            self.recorder.warm(run)
         else:
             self.replay()
         return None if self.result is None else self.result.clone()
 
-    def _run(self) -> None:
-        self.result = self.work(self.inputs)
-
-    def _record(self, recorder: Recorder) -> None:
+    def _record(self, recorder: Recorder, run: Work) -> None:
         try:
-            self.replay = recorder.record(self._run)
+            self.replay = recorder.record(run)
         except RuntimeError as error:  # what a recording may not do, PyTorch and CUDA refuse
             self.refused(_reason(error))
 
@@ -165,4 +193,4 @@ def _reason(error: BaseException) -> str:
     while isinstance(error.__context__, RuntimeError):
         error = error.__context__
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return full(error) or (lines[0] if lines else type(error).__name__)

@@ -19,7 +19,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from reidgen import parallel
 from reidgen.contracts import Batch, Step
@@ -31,6 +31,7 @@ from reidgen.files import fill, replacing, reserve, write_text
 from reidgen.graphs import Groups, Recorder, StaticStep, bring, incapable, recorder_for
 from reidgen.integrity import seal_of, text_digest, trailer, with_check, without_trailer
 from reidgen.models.network import (
+    ReIDNet,
     build_augmentations,
     build_losses,
     build_network,
@@ -154,9 +155,10 @@ class Trainer:
             one for part in (self.network, self.losses) for one in part.parameters() if one.requires_grad
         ]
         self.optimizer = self._optimizer()
-        self.measure = _compiled(self._measure) if recipe.compile else self._measure
-        self.eager = ""  # why no step was recorded, where it could have been
-        self.work = StaticStep(self._do, device=device, recorder=self._recorder(), refused=self._refuse_graphs)
+        self.measure = _compiled(_measure) if recipe.compile else _measure
+        self.incapable = ""  # the part that keeps steps from being recorded
+        self.refused: list[str] = []  # why PyTorch did not record one
+        self.work = StaticStep(device=device, recorder=self._recorder(), refused=self.refused.append)
         self.share = parallel.share(recipe.batch)
         self.labels = [torch.from_numpy(values) for values in (source.label_N, source.camid_N, source.domain_N)]
         self.step = self.saved = 0
@@ -186,11 +188,13 @@ class Trainer:
         recorder = recorder_for(self.device)
         if recorder is None or self.recipe.compile or parallel.count() > 1:
             return None
-        self.eager = incapable([*self.network.parts, *self.losses.values()])
-        return None if self.eager else recorder
+        self.incapable = incapable([*self.network.parts, *self.losses.values()])
+        return None if self.incapable else recorder
 
-    def _refuse_graphs(self, reason: str) -> None:
-        self.eager = f"PyTorch cannot record a step ({reason})"
+    @property
+    def eager(self) -> str:
+        """Why no step was recorded, where it could have been; "" where one was, or will be."""
+        return self.incapable or (f"PyTorch cannot record a step ({self.refused[0]})" if self.refused else "")
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameters by how many times the recipe's rate they have; those with a rate of their own have no
@@ -284,7 +288,7 @@ class Trainer:
         if self.augmentations:  # these may decide on the host, so they are never recorded
             given = self._load(pixels_BHWC, bring(augmentation, self.device)[0], step)
         self._set_rates()
-        self.work([(given,), augmentation, labels, *draws(self.network, self.losses, step)])
+        self.work(self._do, [(given,), augmentation, labels, *draws(self.network, self.losses, step)])
 
     def _do(self, groups: Groups) -> None:
         """Do what a step does on the device: from tensors alone, and without a look at their values, for it may be
@@ -293,7 +297,8 @@ class Trainer:
         (given,), (drawn,), (pid, camid, domain, view), *parts = groups
         hand_out(self.network, self.losses, parts)
         images = given if self.augmentations else self._load(given, drawn, None)
-        losses = self.measure(images, Batch(pid, camid, domain, view, images=self.recipe.batch))
+        batch = Batch(pid, camid, domain, view, images=self.recipe.batch)
+        losses = self.measure(self.network, self.losses, images, batch, self.recipe.dtype)
         self.optimizer.zero_grad(set_to_none=True)  # of a recording, gradients get memory of its own
         losses[0].backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients(self.parameters)
@@ -350,15 +355,6 @@ class Trainer:
                 augmentation.drawn = bring(augmentation.draw(its), self.device)
                 views[number] = augmentation(views[number])
         return torch.cat(views)
-
-    def _measure(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return the losses of a batch of standardized images in the order of `names`, float32: first their sum."""
-        kept = self.device.type != "cuda"  # a recorded step must cast its weights itself, each is used once anyway
-        bfloat16 = self.recipe.dtype == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16, cache_enabled=kept):
-            output = self.network(images)
-        losses = [loss(output, batch) for _, loss in named_losses(self.losses)]
-        return torch.stack([functools.reduce(torch.add, losses), *losses])
 
     def _refuse(self) -> NoReturn:
         lr = self.recipe.lr_at((self.step - 1) / self.per_epoch)
@@ -547,6 +543,16 @@ class _Watch:
     def saved(self) -> None:
         """Note that a checkpoint was written."""
         self.written = time.monotonic()
+
+
+def _measure(network: ReIDNet, losses: nn.ModuleDict, images: Tensor, batch: Batch, dtype: str) -> Tensor:
+    """Return the losses of a batch of standardized images in the order of `Trainer.names`, float32: first their sum."""
+    kind = images.device.type
+    kept = kind != "cuda"  # a recorded step must cast its weights itself, each is used once anyway
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=kept):
+        output = network(images)
+    values = [loss(output, batch) for _, loss in named_losses(losses)]
+    return torch.stack([functools.reduce(torch.add, values), *values])
 
 
 def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -69,7 +69,7 @@ class Sizes:
     quick: Recipe = RECIPES["quick"]
     domains: tuple[str, ...] = DOMAINS
     seeds: tuple[int, ...] = (0, 1, 2)
-    tests: tuple[str, ...] = ("tests/test_graphs.py", "tests/test_training.py", "tests/test_ranking.py")
+    tests: tuple[str, ...] = tuple(f"tests/test_{name}.py" for name in ("graphs", "training", "ranking", "kernels"))
     mark: str = "gpu"
     data: Path | None = None  # where the domains are prepared already
     rehearse: bool = False
@@ -141,9 +141,6 @@ class Proof:
             except Exception as error:  # whatever it is, the other parts go on
                 state, why = "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             self._done(part, state, time.monotonic() - began, why)
-            if self.device.type == "cuda":  # its memory is dear, and a trainer goes only when its cycles are looked for
-                gc.collect()
-                torch.cuda.empty_cache()
         write_text(self.folder / "README.md", self.page())
 
     def _peak(self) -> Row:
@@ -151,8 +148,19 @@ class Proof:
         cuda = self.device.type == "cuda"
         return {"peak_GB": torch.cuda.max_memory_allocated(self.device) / 1e9} if cuda else {}
 
+    def _held(self) -> Row:
+        """Return what is held of a GPU after a part, before Python looks for the cycles of what went wrong in it."""
+        if self.device.type != "cuda":
+            return {}
+        torch.cuda.empty_cache()
+        held = torch.cuda.memory_reserved(self.device) / 1e9
+        gc.collect()
+        torch.cuda.empty_cache()
+        return {"held_GB": held}
+
     def _done(self, part: Part, state: str, seconds: float, why: str) -> None:
-        self.add("parts", {"part": part.name, "state": state, "seconds": round(seconds, 1), "why": why})
+        row: Row = {"part": part.name, "state": state, "seconds": round(seconds, 1), "why": why}
+        self.add("parts", row | self._held() if seconds else row)
         print(f"{part.name}: {state}{f', {seconds:.1f} s' if seconds else ''}{f': {why}' if why else ''}", flush=True)
         write_text(self.folder / "README.md", self.page())
 

@@ -2,11 +2,15 @@
 
 import contextlib
 import functools
+import gc
 import inspect
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,7 +27,7 @@ from reidgen.methods import METHODS
 from reidgen.models import backbones, gates, mixing, norms, osnet, timm_backbone, tiny, transformers
 from reidgen.recipe import RECIPES, Recipe
 from reidgen.registry import select_methods
-from reidgen.runs import Run
+from reidgen.runs import Progress, Run
 from reidgen.steps import Flip
 from reidgen.training import Trainer, train
 
@@ -288,48 +292,151 @@ def test_embeddings_in_bfloat16_are_of_length_1(noise: Source) -> None:
     torch.testing.assert_close(found.norm(dim=1), torch.ones(9), rtol=0, atol=1e-6)
 
 
-def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The calls that PyTorch's notes ask for, seen from a CPU: it says nothing of what a GPU does with them."""
-    asked: list[str] = []
+class FakeCuda:
+    """The calls of PyTorch that a recorder of a GPU makes, and the order in which they come."""
 
-    class Stream:
-        def __init__(self, name: object) -> None:
-            self.name = name
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.streams = 0
+        monkeypatch.setattr(graphs, "_STREAMS", graphs._Streams())
+        monkeypatch.setattr(graphs, "FAILED", [])
+        monkeypatch.setattr(torch.cuda, "Stream", self._made)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self._stream("current"))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: self.inside(f"stream {stream.name}"))
+        monkeypatch.setattr(torch.cuda, "device", lambda device: self.inside(f"device {device}"))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=self.ask("replay")))
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+        monkeypatch.setattr(torch.cuda, "graph", self._graph)
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            monkeypatch.setattr(torch._C, name, functools.partial(self._pool, name), raising=False)
 
-        def wait_stream(self, other: "Stream") -> None:
-            asked.append(f"{self.name} waits for {other.name}")
+    def ask(self, what: str) -> Work:
+        return lambda: self.asked.append(what)
 
     @contextlib.contextmanager
-    def inside(what: str) -> Iterator[None]:
-        asked.append(what)
-        yield
-        asked.append(f"end of {what}")
+    def inside(self, what: str) -> Iterator[None]:
+        self.asked.append(what)
+        try:
+            yield
+        finally:
+            self.asked.append(f"end of {what}")
 
-    class Graph:
-        def replay(self) -> None:
-            asked.append("replay")
+    def _stream(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, wait_stream=lambda other: self.asked.append(f"{name} waits for {other.name}"))
 
-    def graph(graph: Graph, *, stream: Stream, capture_error_mode: str) -> AbstractContextManager[None]:
+    def _made(self, device: torch.device) -> SimpleNamespace:
+        self.streams += 1
+        return self._stream("own")
+
+    def _graph(
+        self, graph: object, *, pool: tuple[int, int], stream: SimpleNamespace, capture_error_mode: str
+    ) -> AbstractContextManager[None]:
         assert graphs.RECORDING.locked()  # before PyTorch waits for the device, which another recording forbids
-        return inside(f"recording on {stream.name}, {capture_error_mode}")
+        assert pool == (0, 7)
+        return self.inside(f"recording on {stream.name}, {capture_error_mode}")
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("own"))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("current"))
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: inside(f"stream {stream.name}"))
-    monkeypatch.setattr(torch.cuda, "device", lambda device: inside(f"device {device}"))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
+    def _pool(self, what: str, device: int, pool: tuple[int, int]) -> None:
+        self.asked.append(f"{what} {device} {pool}")
+
+
+AROUND = (
+    ["device cuda:1", "stream current", "recording on own, thread_local"],
+    [
+        "end of recording on own, thread_local",
+        "end of stream current",
+    ],
+)
+
+
+def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls that PyTorch's notes ask for, seen from a CPU: it says nothing of what a GPU does with them."""
+    cuda = FakeCuda(monkeypatch)
     recorder = graphs.CudaRecorder(torch.device("cuda:1"))
-    recorder.warm(lambda: asked.append("work"))
+    recorder.warm(cuda.ask("work"))
     before = ["own waits for current", "stream own", "work", "end of stream own", "current waits for own"]
-    assert asked == before
-    replay = recorder.record(lambda: asked.append("work"))
-    recording = ["recording on own, thread_local", "work", "end of recording on own, thread_local"]
-    around = ["device cuda:1", "stream current"], ["end of stream current", "end of device cuda:1"]
-    assert asked == [*before, *around[0], *recording, *around[1]]
+    assert cuda.asked == before
+    replay = recorder.record(cuda.ask("work"))
+    assert cuda.asked == [*before, *AROUND[0], "work", *AROUND[1], "end of device cuda:1"]
     assert not graphs.RECORDING.locked()
     replay()
-    assert asked[-1] == "replay" and graphs.FAILED == []
+    assert cuda.asked[-1] == "replay" and graphs.FAILED == []
+
+
+def test_a_thread_records_on_one_stream_and_another_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, one, two = FakeCuda(monkeypatch), torch.device("cuda:0"), torch.device("cuda:1")
+    first = graphs.CudaRecorder(one).stream
+    assert graphs.CudaRecorder(one).stream is first and cuda.streams == 1
+    assert graphs.CudaRecorder(two).stream is not first and cuda.streams == 2
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(lambda: graphs.CudaRecorder(one).stream).result() is not first
+    assert graphs.CudaRecorder(one).stream is first and cuda.streams == 3
+
+
+@pytest.mark.parametrize("forgets", [True, False], ids=["older", "newer"])
+@pytest.mark.parametrize("error", [RuntimeError("not permitted"), KeyboardInterrupt()])
+def test_a_recording_that_failed_is_ended(error: BaseException, forgets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older PyTorch leaves it open, and what it holds with it; a newer one refuses to end it twice."""
+    cuda = FakeCuda(monkeypatch)
+    if not forgets:
+        refusing = Mock(side_effect=RuntimeError("endAllocatePool: not currently recording to mempool_id"))
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", refusing, raising=False)
+    with pytest.raises(type(error)):
+        graphs.CudaRecorder(torch.device("cuda:1")).record(Mock(side_effect=error))
+    pools = ["_cuda_endAllocateToPool 1 (0, 7)", "_cuda_releasePool 1 (0, 7)"] if forgets else []
+    assert cuda.asked == [*AROUND[0], *AROUND[1], *pools, "end of device cuda:1"]
+    assert len(graphs.FAILED) == forgets and not graphs.RECORDING.locked()
+
+
+class Forgetting(Rehearsal):
+    """As a GPU's: what was recorded knows the work no more."""
+
+    def record(self, work: Work) -> Work:
+        return lambda: None
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trainer_goes_with_the_last_who_knows_it(
+    method: str, recorded: bool, noise: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes of a GPU hang on it, and Python looks for cycles when it likes."""
+    monkeypatch.setattr(training, "recorder_for", lambda device: Forgetting() if recorded else None)
+    made = trainer(RECIPE.change(method=method), noise)
+    steps(made, graphs.WARM + 2)
+    assert (made.work.replay is not None) == recorded
+    known = [weakref.ref(one) for one in (made, made.network, made.losses, made.optimizer, made.sums)]
+    gc.disable()
+    try:
+        del made
+        assert [one() for one in known] == [None] * len(known)
+    finally:
+        gc.enable()
+
+
+def test_a_training_leaves_nothing_of_its_trainer(
+    small_data: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[weakref.ref[object]] = []
+    plain = Trainer.fit
+
+    def fit(self: Trainer, report: Progress) -> None:
+        known.extend(weakref.ref(one) for one in (self, self.network, self.optimizer))
+        plain(self, report)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    gc.disable()
+    try:
+        train(small_recipe.change(epochs=1), data=small_data, results=tmp_path, device="cpu", report=quiet)
+        assert [one() for one in known] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_a_full_memory_is_said_in_few_words() -> None:
+    long = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 128.00 MiB. GPU 0 has a total capacity of 79")
+    assert graphs._reason(long) == "the GPU's memory is full (128.00 MiB more were asked for)"
+    assert graphs._reason(RuntimeError("one line\nand another")) == "one line"
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
@@ -374,11 +481,11 @@ def test_tensors_of_another_shape_are_refused() -> None:
     def double(groups: Groups) -> Tensor:
         return 2 * groups[0][0]
 
-    step = StaticStep(double, device=torch.device("cpu"), recorder=Rehearsal(), refused=pytest.fail)
-    found = [step([(torch.full((2,), float(number)),)]) for number in range(6)]
+    step = StaticStep(device=torch.device("cpu"), recorder=Rehearsal(), refused=pytest.fail)
+    found = [step(double, [(torch.full((2,), float(number)),)]) for number in range(6)]
     assert [one.tolist() for one in found if one is not None] == [[2.0 * number] * 2 for number in range(6)]
     with pytest.raises(RecipeError, match=r"a part drew torch.float32 \(3,\), and torch.float32 \(2,\) in the first"):
-        step([(torch.zeros(3),)])
+        step(double, [(torch.zeros(3),)])
 
 
 def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -454,6 +561,32 @@ def test_a_row_that_cannot_be_recorded_falls_back_on_a_gpu(noise: Source, monkey
     steps(made, 8)
     assert made.work.replay is None and made.eager.startswith("PyTorch cannot record a step (")
     assert apart(eager.network.state_dict(), made.network.state_dict()) < FROM_EAGER["float32"]
+    reserved = settled()
+    block = torch.empty(2**29, dtype=torch.uint8, device="cuda")
+    assert torch.cuda.memory_reserved() > reserved
+    del block
+    assert settled() == reserved  # no recording is taken to be underway, which would keep it
+
+
+@pytest.mark.gpu
+@GPU
+def test_trainings_one_after_the_other_take_the_memory_of_one_on_a_gpu(noise: Source) -> None:
+    """The first leaves what PyTorch and cuBLAS keep for their stream; no later one leaves anything."""
+    left: list[tuple[int, int]] = []
+    for _ in range(6):
+        made = trainer(RECIPE.change(method="snr"), noise, device="cuda")
+        steps(made, graphs.WARM + 2)
+        assert made.work.replay is not None
+        del made
+        left.append((settled(), torch.cuda.memory_allocated()))
+    assert len(set(left[1:])) == 1
+
+
+def settled() -> int:
+    """Return the bytes that PyTorch holds on the GPU once it gave back what nothing uses."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
 
 
 @pytest.mark.gpu
