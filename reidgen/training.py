@@ -54,6 +54,7 @@ CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 0.5
 MOMENTUM = 0.9  # of the optimizer "sgd" [A]
 EMBEDDED = 256  # images at a time, of the sources, before the first step
+COMPILED = 200  # steps that one process compiles, of rows and sizes; PyTorch's 8 leave the ninth as it is
 LOWER = "lower identities or images (of a batch), height or width in a recipe file, or take a smaller --backbone"
 
 
@@ -556,6 +557,7 @@ def _measure(network: ReIDNet, losses: nn.ModuleDict, images: Tensor, batch: Bat
 
 
 def _compiled(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    torch._dynamo.config.recompile_limit = COMPILED
     compiled = torch.compile(work)
 
     def run(*inputs: object) -> Tensor:

@@ -225,6 +225,16 @@ def test_nothing_is_recorded_with_torch_compile(noise: Source, monkeypatch: pyte
     assert made.work.recorder is None and made.eager == ""
 
 
+def test_one_row_after_the_other_is_compiled(noise: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch compiles a function eight times (here once); then it warns, and would train the next row as it is."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    backend = Mock(side_effect=lambda graph, inputs: graph.forward)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    for number, method in enumerate(["baseline", "ibn"], start=1):
+        steps(trainer(RECIPE.change(method=method, compile=True), noise), 1)
+        assert backend.call_count == number
+
+
 def test_the_environment_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "CudaRecorder", lambda device: "a recorder")
     assert graphs.recorder_for(torch.device("cuda")) == "a recorder"
