@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import SMALL, grid_toml, quiet
-from test_tables import frame, row
+from tabled import frame, row
 from typer.testing import CliRunner
 
 from reidgen import grid as bench_module

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_tables import compared, frame, row, said, screen
+from tabled import compared, frame, row, said, screen
 from typer.testing import CliRunner
 
 import reidgen

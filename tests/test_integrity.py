@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SMALL, finish, seal
+from tabled import frame, row
 from test_prepare import crops
-from test_tables import frame, row
 from typer.testing import CliRunner
 
 from reidgen.cli import app

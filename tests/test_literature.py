@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from test_tables import MEAN, PAPER, frame, make_table, row, said
+from tabled import PAPER, frame, row, said
 from typer.testing import CliRunner, Result
 
 from reidgen.catalogue import family_of, load_catalogue, split_all
@@ -18,6 +18,7 @@ from reidgen.errors import ReidgenError
 from reidgen.protocols import load_protocols
 from reidgen.rows import to_csv
 from reidgen.tables import compare
+from reidgen.tables.compare import MEAN, make_table
 from reidgen.tables.literature import COLUMNS, HEAD, TAGS, meant, of_targets, published
 
 FILE = Path(compare.__file__).with_name("literature.csv")

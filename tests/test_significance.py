@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_tables import frame, row
+from tabled import frame, row
 
 from reidgen.tables.average import means_of
 from reidgen.tables.identities import run_names

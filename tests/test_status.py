@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL, finish, grid_toml
-from test_tables import frame, row
+from tabled import frame, row
 from typer.testing import CliRunner
 
 from reidgen import cluster, jobs, locks, status

@@ -1,90 +1,22 @@
-"""The comparison table against numbers worked by hand, numpy, and one golden Markdown file."""
+"""The comparison table against numbers worked by hand and numpy: which rows count, and what is said of them."""
 
-import cProfile
-import functools
-import io
-import pstats
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
+from tabled import NAMES, calls, cell, frame, line, row, said, screen, small
 
 from reidgen.errors import ReidgenError
-from reidgen.methods import METHODS, PAPER_TABLES
-from reidgen.rows import ADDED, COLUMNS, percent, to_csv
-from reidgen.tables import compare, looks
-from reidgen.tables.choose import Note, Selection
+from reidgen.methods import METHODS
+from reidgen.rows import to_csv
+from reidgen.tables import compare
+from reidgen.tables.choose import Selection
 from reidgen.tables.compare import MEAN, make_table
-from reidgen.tables.formats import difference, signed
-
-CELL = ["source", "method", "target"]
-GOLDEN = Path(__file__).parent / "golden" / "table.md"
-PAPER = pd.read_csv(Path(compare.__file__).with_name("paper_tables.csv"))
-SCORES = {"mAP": 0.3, "rank1": 0.5, "rank5": 0.6, "rank10": 0.7, "mINP": 0.1}
-MADE = {
-    "backbone": "tiny", "queries": 100, "gallery": 400, "unmatched": 0, "recipe": "quick", "hash": "1a2b3c4d5e6f7788",
-    "data": "aaaa1111", "source_data": "bbbb2222", "version": "0.1.0", "commit": "abc1234", "torch": "2.9.1",
-    "device": "cpu", "dtype": "float32", "date": "2026-05-01T10:00:00", **ADDED,
-}  # fmt: skip
-
-
-def row(
-    method: str, target: str, *, source: str = "market", seed: int = 0, split: int = 0, **more: Any
-) -> dict[str, Any]:
-    place = {"source": source, "target": target, "seen": int(target in source.split("+")), "split": split}
-    return {**place, "method": method, "seed": seed, **SCORES, **MADE, **more}
-
-
-def frame(*rows: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def cell(table: compare.Table, method: str, target: str, source: str = "market") -> pd.Series:
-    cells = table.cells
-    found = cells[(cells["source"] == source) & (cells["method"] == method) & (cells["target"] == target)]
-    assert len(found) == 1
-    return found.iloc[0]
-
-
-def line(markdown: str, start: str, nth: int = 0) -> list[str]:
-    """The cells of the nth Markdown line whose first cell is `start`."""
-    lines = [[part.strip() for part in text[2:-2].split(" | ")] for text in markdown.splitlines()]
-    return [parts for parts in lines if parts[0] == start][nth]
-
-
-def said(notes: list[Note]) -> list[str]:
-    return [str(note) for note in notes]
-
-
-def screen(table: compare.Table, width: int) -> str:
-    console = Console(width=width, file=io.StringIO())
-    with console.capture() as capture:
-        console.print(table.rich())
-    return capture.get()
-
-
-def small() -> pd.DataFrame:
-    """Two methods, two seeds, two sources; viper over two splits, duke lacks one seed of snr, one row made otherwise."""
-    rows = [
-        row(method, target, seed=seed, split=split, mAP=mAP + 0.04 * seed + 0.02 * split, rank1=mAP + 0.08)
-        for method, plus in (("snr", 0.1), ("baseline", 0.0))
-        for target, mAP, splits in (("market", 0.8 + plus, 1), ("duke", 0.2 + plus, 1), ("viper", 0.3 + plus, 2))
-        for seed in (0, 1)
-        for split in range(splits)
-        if (method, target, seed) != ("snr", "duke", 1)
-    ]
-    rows += [row("baseline", target, source="synth-plaza") for target in ("synth-plaza", "viper", "duke")]
-    rows += [row("my|norm", "market", date="2026-05-03T10:00:00"), row("snr", "grid", hash="ffff0000", date="2026-06")]
-    return frame(*rows)
 
 
 def test_mean_over_splits_then_seeds_worked_by_hand() -> None:
@@ -142,14 +74,6 @@ def test_the_mean_of_one_target_has_no_column_and_that_of_two_has() -> None:
     assert set(one.cells["target"]) == {"duke", MEAN} and list(one.columns()) == ["duke"]
     assert MEAN not in one.markdown().splitlines()[0] and "mean of" not in screen(one, 80).split("──")[0]
     assert list(two.columns()) == ["duke", "viper", MEAN]
-
-
-def test_what_a_block_is_called_is_folded_only_where_there_is_no_room() -> None:
-    rows = [row("snr", target, test="flip+centre") for target in ("duke", "viper", "grid", "prid", "ilids", "cuhk03")]
-    lines = screen(make_table(frame(*rows[:2])), 80).splitlines()
-    assert any(line.rstrip() == " market, tested with flip+centre" for line in lines)
-    assert all(len(line) <= 80 for line in lines)
-    assert not any("market, tested with flip" in line for line in screen(make_table(frame(*rows)), 80).splitlines())
 
 
 def test_best_bold_second_underlined_ties_share() -> None:
@@ -467,104 +391,6 @@ def test_a_method_with_fewer_seeds_everywhere_is_named_once() -> None:
     ]
 
 
-def test_paper_numbers_are_those_of_the_file() -> None:
-    main = PAPER[PAPER["table"] == "main"]
-    rows = [
-        row(r.method, r.target, source=r.source, mAP=0.25, rank1=0.5, backbone="resnet50") for r in main.itertuples()
-    ]
-    table = make_table(frame(*rows), paper=True)
-    assert len(table.cells) == len(main) + len(main.drop_duplicates(["source", "method"]))
-    for r in main.itertuples():
-        found = cell(table, r.method, r.target, r.source)
-        assert found[["paper_mAP", "paper_rank1"]].tolist() == [r.map, r.rank1]
-        assert found[["diff_mAP", "diff_rank1"]].tolist() == pytest.approx([25 - r.map, 50 - r.rank1])
-    # SNR from Market, unseen: (33.6 + 42.2 + 36.7 + 42.3 + 65.6) / 5 = 44.08
-    assert cell(table, "snr", MEAN)["paper_mAP"] == 44.08
-    text = table.markdown()
-    assert line(text, "*paper (difference)*", 0)[2] == "19.8 (+5.2) / 35.3 (+14.7)"
-    assert line(text, "*paper (difference)*", 5)[2] == "33.6 (−8.6) / 55.1 (−5.1)"
-    assert said(table.notes) == ["the paper's mean of unseen is taken here, over the same targets as ours"]
-
-
-def test_paper_invents_nothing() -> None:
-    rows = [row("snr", "duke"), row("snr", "my-set"), row("snr-conv", "duke"), row("snr", "duke", source="synth-plaza")]
-    table = make_table(frame(*rows), paper=True)
-    # snr-conv stands in the design table; my-set enters no mean
-    assert table.cells["paper_mAP"].dropna().tolist() == [29.7, 29.7, 33.6, 33.6]
-    text = table.markdown()
-    assert text.count("*paper (difference)*") == 2 and line(text, "*paper (difference)*")[2] == "–"
-    assert "synth-plaza: the paper has no numbers for this source" in said(table.notes)
-    assert "the paper's numbers are of resnet50, ours of tiny" in said(table.notes)
-    assert make_table(frame(*rows)).cells["paper_mAP"].isna().all()
-
-
-def test_difference_of_nothing_has_no_sign() -> None:
-    rows = [row("baseline", "duke", mAP=0.19799, rank1=0.35301)]
-    assert line(make_table(frame(*rows), paper=True).markdown(), "*paper (difference)*")[1] == "19.8 (0.0) / 35.3 (0.0)"
-
-
-@pytest.mark.parametrize("paper", [False, True])
-def test_csv_reads_back_to_the_same_frame(paper: bool) -> None:
-    rows = small()
-    rows["mAP"] = np.random.default_rng(1).uniform(size=len(rows))
-    table = make_table(rows.assign(hash=rows["hash"].replace("1a2b3c4d5e6f7788", "1234567890")), paper=paper)
-    assert list(table.cells.columns) == compare.COLUMNS
-    read = pd.read_csv(io.StringIO(table.csv()))
-    pd.testing.assert_frame_equal(read, table.cells.drop(columns="hash"), check_exact=True)
-
-
-@pytest.mark.parametrize("paper", [False, True])
-def test_latex_is_balanced_and_escaped(paper: bool) -> None:
-    rows = pd.concat([small(), frame(row("a_b%&#", "duke", date="2026-05-01T10:00:00"))])
-    text = make_table(rows, paper=paper).latex()
-    assert text.startswith(
-        "% \\input this file into a document with \\usepackage{booktabs,graphicx}"
-    ) and "_b" not in text.replace(r"\_b", "")
-    assert r"a\_b\%\&\# & " in text and r"\textbf{" in text and r"\underline{" in text and text.isascii()
-    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    body = [part for part in text.splitlines() if part.endswith(r" \\")]
-    columns = len(re.search(r"begin{tabular}{(l[r]+)}", text)[1])  # type: ignore[index]
-    assert columns == 1 + 2 * 5  # market, duke, viper, synth-plaza, mean
-    assert text.count(r"\label{tab:reidgen}") == 1
-    spans = [sum(map(int, re.findall(r"multicolumn{(\d)}", part))) - part.count("multicolumn") for part in body]
-    assert {re.sub(r"\\&", "", part).count("&") + 1 + span for part, span in zip(body, spans, strict=True)} == {columns}
-    assert re.findall(r"\\(?:top|mid|bottom)rule", text) == [r"\toprule", r"\midrule", r"\midrule", r"\bottomrule"]
-    for environment in ("table*", "tabular", "minipage"):  # and \\begin{document} of the file compiled by itself
-        assert text.count(rf"\begin{{{environment}}}") == text.count(rf"\end{{{environment}}}") == 1
-
-
-@functools.cache
-def looks_of_all() -> tuple[str, str, str]:
-    table = make_table(frame(row("baseline", "grid"), *(row(method, "duke") for method in METHODS)), paper=True)
-    return table.markdown(), table.latex(), screen(table, 100)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_shown(method: str) -> None:
-    markdown, latex, terminal = looks_of_all()
-    title = METHODS[method].title
-    assert f"| {title.replace('_', chr(92) + '_')} | " in markdown
-    assert f"{title.replace('_', chr(92) + '_')} & " in latex
-    assert f" {title} " in terminal
-
-
-def test_terminal_fits_and_says_everything() -> None:
-    places = ["synth-" + name for name in ("plaza", "mall", "night", "station", "campus", "garage")]
-    rows = [
-        row(m, t, source="synth-plaza", seed=s, mAP=0.3 + s / 100)
-        for m in ("a-sn", "snr")
-        for t in places
-        for s in (0, 1)
-    ]
-    table = make_table(frame(*rows))
-    for width in (200, 160, 100, 80, 40):
-        text = screen(table, width)
-        assert max(map(len, text.splitlines())) <= width
-        assert text.count("30.5") == 2 * 7 and "…" not in text  # every cell, at any width
-        assert ("30.5 ±0.7" in text) == (width in (200, 160, 100, 40))
-    assert "| synth-night" not in table.markdown() and "| night | " in table.markdown()
-
-
 def test_caption_says_where_the_numbers_come_from() -> None:
     rows = [row("snr", "duke", seed=10, device="cuda", date="2026-05-07T01:00:00"), row("snr", "duke", seed=9)]
     assert make_table(frame(*rows)).caption == (
@@ -580,70 +406,6 @@ def test_no_rows_is_an_error_that_says_what_to_run() -> None:
         make_table(frame())
 
 
-def test_golden_markdown() -> None:
-    """The whole table equals tests/golden/table.md. To renew it (then read the difference):
-
-    python -c "import tests.test_tables as t; t.GOLDEN.write_text(t.make_table(t.small(), paper=True).markdown())"
-    """
-    assert make_table(small(), paper=True).markdown() == GOLDEN.read_text(encoding="utf-8")
-
-
-def of_paper(name: str, **more: Any) -> pd.DataFrame:
-    """One row of ours for each number of a table of the paper, and one on a target it does not have."""
-    own = PAPER[PAPER["table"] == name]
-    rows = [
-        row(r.method, r.target, source=r.source, mAP=r.map / 100, rank1=r.rank1 / 100, **more) for r in own.itertuples()
-    ]
-    return frame(*rows, *(row(m, "pku", source=s) for m, s in set(zip(own["method"], own["source"], strict=True))))
-
-
-@pytest.mark.parametrize("name", PAPER_TABLES)
-def test_named_tables_show_what_the_paper_shows_and_equal_it(name: str) -> None:
-    other = [row("my-norm", "duke"), row("snr-conv" if name != "design" else "ibn", "duke")]
-    table = make_table(pd.concat([of_paper(name), frame(*other)]), name=name, paper=True)
-    own = PAPER[PAPER["table"] == name]
-    cells = table.cells[table.cells["target"] != MEAN]
-    assert set(zip(*(cells[key] for key in CELL), strict=True)) == set(zip(*(own[key] for key in CELL), strict=True))
-    assert (cells["diff_mAP"].abs() < 1e-6).all() and (cells["diff_rank1"].abs() < 1e-6).all()
-    assert not [note for note in said(table.notes) if " yet (run: " in note]
-
-
-def test_ablations_are_laid_out_as_in_the_paper() -> None:
-    """One block, a column for each source and its only target, and no mean of one."""
-    text = make_table(of_paper("loss"), name="loss").markdown().splitlines()
-    assert text[0] == "| Method | market → duke | duke → market |"
-    assert [line.split(" | ")[0] for line in text[2:7]] == [
-        "| Baseline", "| SNR w/o L\\_SNR", "| SNR w/o L+", "| SNR w/o L-", "| SNR",
-    ]  # fmt: skip
-    assert text[6] == "| SNR | **33.6** / **55.1** | **33.9** / **66.7** |"
-    main = make_table(of_paper("main"), name="main").markdown()
-    assert main.startswith("| Method | market | duke | prid | grid | viper | ilids | mean of unseen |")
-    assert "**Source: market+duke+cuhk03+msmt17**" in main
-    assert r"market $\to$ duke" in make_table(of_paper("loss"), name="loss").latex()
-
-
-@pytest.mark.parametrize("name", compare.TABLES)
-def test_a_source_that_the_paper_does_not_have_keeps_all_its_targets(name: str) -> None:
-    rows = [row(m, t, source="synth-plaza") for m in ("baseline", "snr") for t in ("synth-plaza", "synth-mall", "pku")]
-    rows += [row("snr", "market"), row("snr", "pku")]  # of the paper's targets only the seen one
-    table = make_table(frame(*rows), name=name)
-    assert set(table.cells["target"][table.cells["source"] == "synth-plaza"]) == {
-        "synth-plaza",
-        "synth-mall",
-        "pku",
-        MEAN,
-    }
-    assert set(table.cells["target"][table.cells["source"] == "market"]) == {"market", "pku", MEAN}
-    lacking = [
-        note
-        for note in said(table.notes)
-        if note.endswith(f"(run: reidgen bench --source synth-plaza --methods {name}, with this recipe)")
-    ]
-    assert len(lacking) == 1 and ("snr-no-loss" in lacking[0]) == (name == "loss")
-    alone = make_table(frame(*rows), name=name, selection=Selection(methods=("snr",)))
-    assert lacking[0] in said(alone.notes) and "baseline" not in lacking[0]  # what is not asked for is there
-
-
 def test_the_same_seeds_of_several_tests_are_said_once() -> None:
     rows = [
         row(m, "duke", seed=s, test=t)
@@ -652,210 +414,6 @@ def test_the_same_seeds_of_several_tests_are_said_once() -> None:
     ]
     found = [note for note in said(make_table(frame(*rows)).notes) if "seed" in note]
     assert found == ["market (plain, bn): seeds 0, 1, but snr has seed 1"]
-
-
-def test_a_selection_says_what_its_correction_counts() -> None:
-    rows, identities = compared(2)
-    words = "Holm's correction is over the {} differences asked for here; the fewer are asked for, the more have a mark"
-    for nothing_hidden in (Selection(), Selection(tests=("plain",))):
-        whole = make_table(rows, identities=identities, selection=nothing_hidden)
-        assert not any("Holm's correction is over" in note for note in said(whole.notes))
-    tested = {
-        asked: int(part.cells[["gain_mAP_p", "gain_rank1_p"]].notna().to_numpy().sum())
-        for asked in (("in", "baseline"), ("in", "snr", "baseline"))
-        for part in [make_table(rows, identities=identities, selection=Selection(methods=asked))]
-        if words.format(int(part.cells[["gain_mAP_p", "gain_rank1_p"]].notna().to_numpy().sum())) in said(part.notes)
-    }
-    assert len(tested) == 2 and len(set(tested.values())) == 2
-
-
-def test_an_end_of_an_interval_keeps_its_side_of_nothing() -> None:
-    cell = {"gain_mAP": -3.3, "gain_mAP_p": 0.04, "gain_mAP_low": -6.6, "gain_mAP_high": -0.009, "gain_seeds": 2}
-    assert difference(cell | {"gain_mAP_holm": 1.0}) == "−3.3 [−6.6, −0.0]"
-    assert signed(-0.009) == "0.0"
-
-
-def test_a_score_has_one_rounding_whether_it_comes_from_a_file_or_not() -> None:
-    for exact in np.random.default_rng(0).integers(0, 10_000, 2000) / 10_000 + 4e-9:
-        assert percent(exact) == percent(float(f"{exact:.6g}"))
-
-
-def test_sets_of_the_papers_families_stand_beside_its_numbers() -> None:
-    rows = [row("snr", "duke", source="duke+market+msmt17-v2+cuhk03-np-detected", seen=1, mAP=0.5)]
-    rows += [row("snr", "duke", source="market-all", mAP=0.5)]  # trained on more than the paper's: not its number
-    table = make_table(frame(*rows), name="main", paper=True)
-    assert table.cells["paper_mAP"].dropna().tolist() == [73.2]
-    assert "beside the paper's numbers for the family: duke+market+msmt17-v2+cuhk03-np-detected" in said(table.notes)
-    assert "market-all: the paper has no numbers for this source" in said(table.notes)
-
-
-@pytest.mark.parametrize(
-    ("rows", "asked", "says"),
-    [
-        ([], {"name": "loss"}, "there are no results yet; run: reidgen bench --methods loss"),
-        ([row("ibn", "duke")], {"name": "stage"}, "no results for the table stage yet; run: reidgen bench --methods stage"),
-        ([row("ibn", "duke")], {"name": "stages"}, "unknown table 'stages'; did you mean 'stage'"),
-        ([row("ibn", "duke")], {"against": "snrr"}, "unknown method 'snrr'; did you mean 'snr'"),
-        ([row("ibn", "duke")], {"against": "snr"}, "no rows of snr to compare with; run: reidgen bench --methods snr"),
-    ],
-)  # fmt: skip
-def test_what_is_not_there_is_one_sentence(rows: list[dict[str, Any]], asked: dict[str, str], says: str) -> None:
-    with pytest.raises(ReidgenError, match=says):
-        make_table(frame(*rows), **asked)  # type: ignore[arg-type]
-
-
-NAMES = [
-    "duke",
-    "msmt17-v1",
-    "cuhk01",
-    "cuhk-sysu",
-    "prid",
-    "grid",
-    "viper",
-    "ilids",
-    "sensereid",
-    "pku",
-    "personx",
-    "synth-mall",
-]
-
-
-@functools.cache
-def compared(seeds: int, *, targets: int = 4, people: int = 40) -> tuple[pd.DataFrame, pd.DataFrame]:
-    from test_significance import simulate
-
-    methods = {"baseline": 0.3, "in": 0.3, "ibn": 0.4, "snr": 0.6}
-    return simulate(targets=dict.fromkeys(NAMES[:targets], 1), seeds=seeds, methods=methods, people=people)
-
-
-@pytest.mark.parametrize(
-    ("seeds", "covers", "mark"),
-    [(1, "query identities only, as there is one seed", "‡"), (5, "query identities and seeds", "†")],
-)
-def test_marks_findings_and_what_the_interval_covers(seeds: int, covers: str, mark: str) -> None:
-    rows, identities = compared(seeds)
-    table = make_table(rows, identities=identities)
-    snr, same = line(table.markdown(), "SNR")[1:], line(table.markdown(), "Baseline-IN")[1:]
-    assert all(part.count(mark) == 2 for part in snr)
-    assert seeds == 1 or not any(mark in part for part in same)  # one seed cannot tell luck of a run from merit
-    assert f"intervals cover {covers}; not other galleries, cameras or targets" in said(table.findings)
-    differs = rf"market, mean of unseen: mAP minus Baseline's, .*: .* SNR \+\d\d.\d \[\+.*\]{mark}$"
-    assert re.search(differs, said(table.findings)[1])
-    ranks = table.cells.set_index(["method", "target"])["average_rank"]
-    assert ranks["snr", MEAN] == 1 and ranks.dropna().size == 4
-    assert any("average rank by mAP over 4 unseen targets: SNR 1.0, " in found for found in said(table.findings))
-    assert f"{mark}: differs from Baseline (p \\< 0.05 after Holm's correction" in table.markdown()
-    assert "†‡".replace(mark, "") not in table.markdown()
-    assert mark in screen(table, 100) and {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}[mark] in table.latex()
-    assert table.latex().isascii()
-    read = pd.read_csv(io.StringIO(table.csv()))
-    pd.testing.assert_frame_equal(read, table.cells.drop(columns="hash"), check_exact=True)
-
-
-def test_one_seed_and_several_have_marks_of_their_own() -> None:
-    rows, identities = compared(3)
-    one = rows[(rows["method"] != "ibn") | (rows["seed"] == 0)]
-    table = make_table(one, identities=identities)
-    assert "‡" in "".join(line(table.markdown(), "Baseline-IBN")) and "†" in "".join(line(table.markdown(), "SNR"))
-    assert "of one seed, whose luck is not counted" in table.markdown()
-
-
-def test_a_difference_is_the_same_in_every_table() -> None:
-    """The interval of SNR minus Baseline learns of seeds from methods that the named table leaves out."""
-    rows, identities = compared(3)
-    keys, gains = ["method", "target"], ["gain_mAP", "gain_mAP_low", "gain_mAP_high", "gain_mAP_p"]
-    whole = make_table(rows, identities=identities).cells.set_index(keys)[gains]
-    loss = make_table(rows, name="loss", identities=identities).cells.set_index(keys)[gains]
-    assert 0 < len(loss) < len(whole)
-    pd.testing.assert_frame_equal(loss, whole.loc[loss.index])
-
-
-def test_holm_is_over_all_differences_of_the_table() -> None:
-    cells = make_table(compared(2)[0], identities=compared(2)[1]).cells
-    p, corrected = (cells[[f"gain_{m}_{part}" for m in ("mAP", "rank1")]].to_numpy().ravel() for part in ("p", "holm"))
-    known = np.isfinite(p)
-    assert known.sum() == 3 * 5 * 2
-    order = np.argsort(p[known])
-    assert corrected[known][order][0] == pytest.approx(min(1, 30 * p[known][order][0]), abs=2e-5)
-    assert (np.diff(corrected[known][order]) >= 0).all() and np.isnan(corrected[~known]).all()
-
-
-def test_against_another_method_and_without_its_numbers() -> None:
-    rows, identities = compared(2)
-    other = make_table(rows, identities=identities, against="snr")
-    assert cell(other, "baseline", MEAN)["gain_mAP"] < 0 and "differs from SNR" in other.markdown()
-    lost = make_table(rows, identities=identities[~identities["run"].str.contains("/in-")])
-    assert sum("no interval for 5 of 15 differences" in found for found in said(lost.findings)) == 1
-    assert not any(found.startswith("no interval") for found in said(make_table(rows).findings))  # nobody asked
-
-
-def everything() -> compare.Table:
-    """All shipped methods on seven targets, two seeds each, and as many words about them as intervals and ranks take."""
-    rows = [row(m, t, seed=s, mAP=0.3 + s / 50) for m in METHODS for t in NAMES[:7] for s in (0, 1)]
-    listed = ", ".join(f"{method.title} +10.1 [+8.2, +12.3]†" for method in METHODS.values())
-    return replace(
-        make_table(frame(*rows)), findings=[Note(f"market, mean of unseen: mAP minus Baseline's: {listed}")] * 2
-    )
-
-
-TEX = shutil.which("pdflatex")
-
-
-@pytest.mark.skipif(TEX is None, reason="needs pdflatex")
-@pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize("name", ["small", "wide", "long", "loss", "all", "published"])
-def test_latex_compiles_and_fits_the_page(name: str, alone: bool, tmp_path: Path) -> None:
-    if name == "small":
-        odd = row("a_b%&#$~^{}\\<|>", "duke", source="a|b<c>", date="2026-05-01T10:00:00")
-        table = make_table(pd.concat([small(), frame(odd)]), paper=True)
-    elif name == "wide":
-        table = make_table(compared(2, targets=12)[0], identities=compared(2, targets=12)[1])
-    elif name == "long":
-        rows = [
-            row(m, t, source=s) for m in METHODS for t in PAPER["target"].unique() for s in ("market", "duke", "c", "d")
-        ]
-        table = make_table(frame(*rows), paper=True)
-    elif name == "all":
-        table = everything()
-    elif name == "published":
-        table = make_table(frame(*(row("snr", t) for t in ("market", "duke", "grid"))), literature=True)
-    else:
-        table = make_table(of_paper("loss"), name="loss", paper=True)
-    file = tmp_path / "table.tex"
-    file.write_text(table.latex())
-    if not alone:
-        head = r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}\begin{document}"
-        file = tmp_path / "paper.tex"
-        file.write_text(head + r"A paper.\input{table.tex}And its end.\end{document}")
-    done = subprocess.run(
-        [str(TEX), "-interaction=nonstopmode", "-halt-on-error", file.name],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
-    log = file.with_suffix(".log").read_text(errors="replace")
-    assert "Overfull" not in log and "Float too large" not in log and "Missing character" not in log
-    assert not (alone and name in ("small", "all", "loss")) or "(1 page," in log
-
-
-def test_one_hundred_methods_and_fifty_targets_are_cut_into_pages() -> None:
-    rows = [row(f"m{m}", f"t{t}") for m in range(100) for t in range(50)]
-    text = make_table(frame(*rows)).latex()
-    bodies = re.findall(r"\\begin{tabular}(.*?)\\end{tabular}", text, flags=re.DOTALL)
-    assert all(
-        body.count(r"\\") <= looks.PAGE_LINES + 2 and body.count("cmidrule") <= looks.PAGE_COLUMNS for body in bodies
-    )
-    assert sum(body.count("\nm") for body in bodies) == 100 * -(-51 // looks.PAGE_COLUMNS) and text.count(
-        "table*"
-    ) == 2 * text.count("caption")
-
-
-def calls(work: Callable[[], object]) -> int:
-    """How many functions a piece of work calls: what it costs, on a busy machine too."""
-    profile = cProfile.Profile()
-    profile.runcall(work)
-    return pstats.Stats(profile).total_calls
 
 
 def test_the_work_grows_with_the_cells_and_not_with_the_rows() -> None:
@@ -897,19 +455,3 @@ def test_the_command_on_many_rows_is_light(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "table.tex").stat().st_size > 10_000
-
-
-def test_intervals_of_more_people_take_no_more_calls() -> None:
-    """3 methods, 2 targets, 2 seeds: the bootstrap is a matrix product, whatever the number of people."""
-    from test_significance import simulate
-
-    def work(people: int) -> int:
-        methods = dict.fromkeys(("baseline", "in", "snr"), 0.4)
-        rows, identities = simulate(targets=dict.fromkeys(NAMES[:2], 1), seeds=2, methods=methods, people=people)
-        tables = []
-        number = calls(lambda: tables.append(make_table(rows, identities=identities)))
-        assert tables[0].cells["gain_mAP_p"].notna().sum() == 2 * 3
-        return number
-
-    work(20)
-    assert work(200) < 1.1 * work(20)

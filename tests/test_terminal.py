@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 from conftest import seal
 from rich.console import Console
+from tabled import frame, row
 from test_significance import simulate
-from test_tables import frame, row
 from typer.testing import CliRunner
 from warm import Command
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_tables import frame, row
+from tabled import frame, row
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
