@@ -8,6 +8,7 @@ Source: PyTorch's notes on CUDA graphs, whole-network capture. Differences: the 
 training, not repeated ones; they run on the stream of the recording, as autograd remembers the stream of a parameter.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -27,12 +28,20 @@ FAILED: list[torch.cuda.CUDAGraph] = []  # an older PyTorch's allocator of host 
 
 
 class _Streams(threading.local):
-    """The stream of each device that a thread records on, one recording after the other: cuBLAS keeps 64 MiB for each
-    stream that it has worked on, and cached memory serves its own stream alone.
+    """The stream of each GPU that a thread works on before it records, and records on.
+
+    One recording after the other has the same: cuBLAS keeps 64 MiB for each stream that it has worked on, and cached
+    memory serves its own stream alone. PyTorch has 32 streams of a GPU, and hands them out in turn.
     """
 
     def __init__(self) -> None:
-        self.of: dict[torch.device, torch.cuda.Stream] = {}
+        self.of: dict[int, torch.cuda.Stream] = {}
+
+    def get(self, number: int) -> torch.cuda.Stream:
+        """Return the calling thread's stream of a GPU."""
+        if number not in self.of:
+            self.of[number] = torch.cuda.Stream(number)  # type: ignore[no-untyped-call]
+        return self.of[number]
 
 
 _STREAMS = _Streams()
@@ -49,51 +58,46 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records a CUDA graph, on the stream that this thread has for it."""
+    """Records a CUDA graph, on a stream of the thread that asks for it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device not in _STREAMS.of:
-            _STREAMS.of[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.stream = _STREAMS.of[device]
+        self.number = torch.cuda.current_device() if device.index is None else device.index
 
     def warm(self, work: Work) -> None:
-        """Do the work on the recorder's stream, behind what was asked before and before what is asked next."""
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.stream):
+        """Do the work on the thread's stream, behind what was asked before and before what is asked next."""
+        current, own = torch.cuda.current_stream(self.number), _STREAMS.get(self.number)
+        own.wait_stream(current)
+        with torch.cuda.stream(own):
             work()
-        torch.cuda.current_stream(self.device).wait_stream(self.stream)
+        current.wait_stream(own)
 
     def record(self, work: Work) -> Work:
         """Return the replay of the work, which is recorded and not done. Other threads may go on meanwhile."""
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-        with RECORDING, torch.cuda.device(self.device):
+        graph, pool, own = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), _STREAMS.get(self.number)
+        with RECORDING, torch.cuda.device(self.number):
             try:
                 with (
-                    torch.cuda.stream(torch.cuda.current_stream(self.device)),  # to come back to when recording fails
-                    torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"),
+                    torch.cuda.stream(torch.cuda.current_stream(self.number)),  # to come back to when recording fails
+                    torch.cuda.graph(graph, pool=pool, stream=own, capture_error_mode="thread_local"),
                 ):
                     work()
             except BaseException:
-                _end(graph, pool)
+                _end(graph, pool, self.number)
                 raise
         return graph.replay
 
 
-def _end(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
-    """End a recording that failed, on this device, for PyTorch's allocator of device memory.
+def _end(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], number: int) -> None:
+    """End a recording that failed for PyTorch's allocator of a GPU's memory.
 
     PyTorch forgot to (2.11 does; mended by its pull request 180395), and takes the recording to be underway for good:
-    then no cached memory goes back to the device any more, neither when asked for nor when the device is full. A newer
-    one has done so, and refuses a second time.
+    then no cached memory goes back to the GPU any more, neither when asked for nor when the GPU is full. A newer one
+    has done so, and refuses a second time.
     """
-    device = torch.cuda.current_device()
-    try:
-        torch._C._cuda_endAllocateToPool(device, pool)
-    except RuntimeError:
-        return
-    torch._C._cuda_releasePool(device, pool)
-    FAILED.append(graph)
+    with contextlib.suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(number, pool)
+        FAILED.append(graph)
+        torch._C._cuda_releasePool(number, pool)
 
 
 class Rehearsal:
@@ -123,8 +127,9 @@ class StaticStep:
         self.calls = 0
 
     def __call__(self, work: Callable[[Groups], Tensor | None], groups: Groups) -> Tensor | None:
-        """Do the work, the same at every call; it gets the tensors on the device, and what it returns is copied. (It is
-        not kept, as whose it is keeps this step: what lies on a device should go with its owner, not some time later.)
+        """Do the work, which must be the same at every call: once recorded, it is not looked at. It gets the tensors on
+        the device; what it returns is copied. It is not stored: its owner holds this step, and a cycle of the two would
+        hold memory of the device until Python looks for cycles.
         Raises RecipeError for tensors of other shapes than at the first call.
         """
         if self.recorder is None:
@@ -189,7 +194,7 @@ def incapable(parts: Iterable[object]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of what went wrong first: ending a recording that failed fails too."""
+    """Return what went wrong first, as its first line or that a memory is full: ending what failed fails too."""
     while isinstance(error.__context__, RuntimeError):
         error = error.__context__
     lines = str(error).strip().splitlines()

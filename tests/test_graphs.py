@@ -314,7 +314,7 @@ class FakeCuda:
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self._stream("current"))
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: self.inside(f"stream {stream.name}"))
-        monkeypatch.setattr(torch.cuda, "device", lambda device: self.inside(f"device {device}"))
+        monkeypatch.setattr(torch.cuda, "device", lambda number: self.inside(f"device {number}"))
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=self.ask("replay")))
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
         monkeypatch.setattr(torch.cuda, "graph", self._graph)
@@ -335,9 +335,9 @@ class FakeCuda:
     def _stream(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(name=name, wait_stream=lambda other: self.asked.append(f"{name} waits for {other.name}"))
 
-    def _made(self, device: torch.device) -> SimpleNamespace:
+    def _made(self, number: int) -> SimpleNamespace:
         self.streams += 1
-        return self._stream("own")
+        return self._stream(f"own {number}")
 
     def _graph(
         self, graph: object, *, pool: tuple[int, int], stream: SimpleNamespace, capture_error_mode: str
@@ -347,16 +347,12 @@ class FakeCuda:
         return self.inside(f"recording on {stream.name}, {capture_error_mode}")
 
     def _pool(self, what: str, device: int, pool: tuple[int, int]) -> None:
+        assert graphs.RECORDING.locked()
         self.asked.append(f"{what} {device} {pool}")
 
 
-AROUND = (
-    ["device cuda:1", "stream current", "recording on own, thread_local"],
-    [
-        "end of recording on own, thread_local",
-        "end of stream current",
-    ],
-)
+BEGIN = ["device 1", "stream current", "recording on own 1, thread_local"]
+END = ["end of recording on own 1, thread_local", "end of stream current"]
 
 
 def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,23 +360,28 @@ def test_the_recorder_of_a_gpu_asks_for_one_stream_in_order(monkeypatch: pytest.
     cuda = FakeCuda(monkeypatch)
     recorder = graphs.CudaRecorder(torch.device("cuda:1"))
     recorder.warm(cuda.ask("work"))
-    before = ["own waits for current", "stream own", "work", "end of stream own", "current waits for own"]
+    before = ["own 1 waits for current", "stream own 1", "work", "end of stream own 1", "current waits for own 1"]
     assert cuda.asked == before
     replay = recorder.record(cuda.ask("work"))
-    assert cuda.asked == [*before, *AROUND[0], "work", *AROUND[1], "end of device cuda:1"]
+    assert cuda.asked == [*before, *BEGIN, "work", *END, "end of device 1"]
     assert not graphs.RECORDING.locked()
     replay()
     assert cuda.asked[-1] == "replay" and graphs.FAILED == []
 
 
 def test_a_thread_records_on_one_stream_and_another_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, one, two = FakeCuda(monkeypatch), torch.device("cuda:0"), torch.device("cuda:1")
-    first = graphs.CudaRecorder(one).stream
-    assert graphs.CudaRecorder(one).stream is first and cuda.streams == 1
-    assert graphs.CudaRecorder(two).stream is not first and cuda.streams == 2
-    with ThreadPoolExecutor(1) as other:
-        assert other.submit(lambda: graphs.CudaRecorder(one).stream).result() is not first
-    assert graphs.CudaRecorder(one).stream is first and cuda.streams == 3
+    """Whichever thread has made the recorder: what it records must not meet what another asks for."""
+    cuda = FakeCuda(monkeypatch)
+    one, same, other = (graphs.CudaRecorder(torch.device(name)) for name in ("cuda:1", "cuda", "cuda:0"))
+    for recorder in (one, same, one):
+        recorder.warm(cuda.ask("work"))
+    assert cuda.streams == 1
+    other.record(cuda.ask("work"))
+    assert cuda.streams == 2 and "recording on own 0, thread_local" in cuda.asked
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(one.warm, cuda.ask("work")).result()
+    one.record(cuda.ask("work"))
+    assert cuda.streams == 3
 
 
 @pytest.mark.parametrize("forgets", [True, False], ids=["older", "newer"])
@@ -394,8 +395,18 @@ def test_a_recording_that_failed_is_ended(error: BaseException, forgets: bool, m
     with pytest.raises(type(error)):
         graphs.CudaRecorder(torch.device("cuda:1")).record(Mock(side_effect=error))
     pools = ["_cuda_endAllocateToPool 1 (0, 7)", "_cuda_releasePool 1 (0, 7)"] if forgets else []
-    assert cuda.asked == [*AROUND[0], *AROUND[1], *pools, "end of device cuda:1"]
+    assert cuda.asked == [*BEGIN, *END, *pools, "end of device 1"]
     assert len(graphs.FAILED) == forgets and not graphs.RECORDING.locked()
+
+
+def test_what_a_replay_overwrites_was_copied() -> None:
+    class InPlace(Rehearsal):
+        def record(self, work: Work) -> Work:
+            return lambda: step.result.add_(1)  # type: ignore[union-attr, func-returns-value]
+
+    step = StaticStep(device=torch.device("cpu"), recorder=InPlace(), refused=pytest.fail)
+    found = [step(lambda groups: groups[0][0] + 0, [(torch.zeros(2),)]) for _ in range(graphs.WARM + 3)]
+    assert [float(one[0]) for one in found if one is not None] == [0.0] * graphs.WARM + [1.0, 2.0, 3.0]
 
 
 class Forgetting(Rehearsal):
