@@ -23,8 +23,9 @@ from reidgen.data.batches import Origin, one_ahead, training_images
 from reidgen.data.manifest import Prepared, load_prepared, prepared_names, tested_part
 from reidgen.data.naming import shown
 from reidgen.data.pack import Pack, load_pack
-from reidgen.devices import choose_device, enough_memory, memory_format, put_on
+from reidgen.devices import choose_device, enough_memory, full, memory_format, put_on
 from reidgen.errors import PluginError, RecipeError, SharedImagesError, WeightsError
+from reidgen.escapes import many
 from reidgen.graphs import WARM, Groups, StaticStep, incapable, recorder_for
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.models.weights import read_state_dict
@@ -105,7 +106,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
     return put_on(network, device).eval()
 
 
-@enough_memory("embedding", "lower evaluation.BATCH, use --device cpu, or train with a smaller height and width")
+@enough_memory("embedding", "use --device cpu, or train with a smaller height and width")
 @torch.inference_mode()
 def embed(
     network: Network,
@@ -121,9 +122,31 @@ def embed(
     pixels: uint8 (images, H, W, 3), may be memory-mapped; read batch by batch, one ahead. dtype: "float32" or
     "bfloat16" (autocast). steps: test steps that make several views of an image; what the network makes of them behind
     its neck is averaged before it is normalised. Of many images on a GPU, where the network's parts allow it, a batch
-    is recorded and replayed, the last one filled up.
+    is recorded and replayed, the last one filled up. Where the memory is full, half as many images are embedded at a
+    time, down to one; that may round the last bit otherwise. Raises OutOfMemoryError.
     """
-    parts, done, size = [], 0, batch_on(network.device)
+    size = batch_on(network.device)
+    while True:
+        try:
+            return _embed(network, pixels, rows_N, dtype, steps, report, size=size)
+        except RuntimeError as error:
+            if size == 1 or not (what := full(error)):
+                raise
+        size //= 2  # out of the error's reach, which holds what the last try had
+        log.warning("%s: embedding begins again with %s at a time", what, many(size, "image"))
+
+
+def _embed(
+    network: Network,
+    pixels: Pack | NDArray[np.uint8],
+    rows_N: NDArray[np.int64],
+    dtype: str,
+    steps: Sequence[TestStep],
+    report: Progress,
+    *,
+    size: int,
+) -> Tensor:
+    parts, done = [], 0
     describe = _describer(network, dtype, size=size, batches=len(rows_N) / size)
     for images in _batches(network, pixels, np.split(rows_N, range(size, len(rows_N), size))):
         found = [describe(view).float() for view in _views(images, steps)]  # of length 1 also where dtype is bfloat16

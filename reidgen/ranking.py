@@ -71,7 +71,7 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-@enough_memory("ranking", "lower block_bytes, rank fewer gallery images, or use --device cpu")
+@enough_memory("ranking", "rank fewer gallery images, or use --device cpu (in Python: lower block_bytes)")
 @torch.no_grad()
 @full_precision()
 def rank(

@@ -29,7 +29,7 @@ class Neighbours(NamedTuple):
     kept: dict[int, NDArray[np.int64]]
 
 
-@enough_memory("re-ranking", "lower block_bytes, or use --device cpu")
+@enough_memory("re-ranking", "use --device cpu (in Python: lower block_bytes)")
 @torch.no_grad()
 def rerank(
     query_QD: Tensor,

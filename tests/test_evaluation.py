@@ -14,7 +14,7 @@ from reidgen import evaluation
 from reidgen.data.manifest import sound_sets
 from reidgen.data.manifest import tested_part as part_tested
 from reidgen.data.prepare import prepare
-from reidgen.errors import DataError, RunError, SharedImagesError
+from reidgen.errors import DataError, OutOfMemoryError, RunError, SharedImagesError
 from reidgen.evaluation import evaluate
 from reidgen.recipe import Recipe
 from reidgen.rows import COLUMNS, read_csv, tie_notes
@@ -43,6 +43,36 @@ def crops(folder: Path, identities: int, cameras: int) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 255, (32, 16, 3), dtype=np.uint8)).save(path)
     return folder
+
+
+def test_a_full_memory_halves_the_images_at_a_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = evaluation.open_run(run, "cpu").network
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 48, 32, 3), dtype=np.uint8)
+    describe, room, sizes = network.describe, [9], list[int]()
+
+    def narrow(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > room[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        return describe(images)
+
+    def embedded() -> torch.Tensor:
+        return evaluation.embed(network, pixels, rows_N=np.arange(50), report=quiet)
+
+    plain = embedded()
+    monkeypatch.setattr(network, "describe", narrow)
+    torch.testing.assert_close(embedded(), plain, rtol=0, atol=1e-5)
+    assert sizes == [32, 16, *[8] * 6, 2]
+    full = "the GPU's memory is full (2.00 GiB more were asked for)"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{full}: embedding begins again with {size} images at a time" for size in (16, 8)
+    ]
+    room[0] = 0
+    with pytest.raises(OutOfMemoryError, match="^embedding: the GPU's memory is full .*; use --device cpu, or train"):
+        embedded()
+    assert sizes[-2:] == [2, 1] and caplog.messages[-1].endswith("begins again with 1 image at a time")
 
 
 def test_a_target_is_replaced_and_others_stay_also_one_whose_name_it_begins(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def control_pattern(name: str, *, bound: int, height: int, width: int) -> Patter
     return np.ascontiguousarray(bound * signs.repeat(side, axis=0).repeat(side, axis=1)[:height, :width])
 
 
-@enough_memory("attack", "lower attack.BATCH, use --device cpu, or attack a run of smaller height and width")
+@enough_memory("attack", "use --device cpu, or attack a run of smaller height and width")
 def find_pattern(
     network: ReIDNet,
     source: Source,
