@@ -70,7 +70,7 @@ def test_a_full_memory_halves_the_images_at_a_time(
         f"{full}: embedding begins again with {size} images at a time" for size in (16, 8)
     ]
     room[0] = 0
-    with pytest.raises(OutOfMemoryError, match="^embedding: the GPU's memory is full .*; use --device cpu, or train"):
+    with pytest.raises(OutOfMemoryError, match=r"^embedding: the GPU's memory is full .*; use --device cpu, or train"):
         embedded()
     assert sizes[-2:] == [2, 1] and caplog.messages[-1].endswith("begins again with 1 image at a time")
 
