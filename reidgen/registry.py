@@ -19,6 +19,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -111,7 +112,8 @@ def _load_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # before it runs: dataclasses and pickle look there
     try:
-        spec.loader.exec_module(module)
+        with _settings_kept(path.name):
+            spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[module.__name__]
         _refuse(path, error)
@@ -131,7 +133,8 @@ def _load_module(name: str) -> None:
     if not all(part.isidentifier() for part in name.split(".")):
         raise PluginError(f"no plug-in {name!r}; {_GIVE}")
     try:
-        module = importlib.import_module(name)
+        with _settings_kept(name):
+            module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if name == error.name or name.startswith(f"{error.name}."):
             raise PluginError(f"no plug-in {name}; {_GIVE}") from error
@@ -161,11 +164,20 @@ def _refuse(path: Path, error: BaseException) -> NoReturn:
     raise PluginError(f"{file}, line {line}: the plug-in cannot be imported: {type(error).__name__}: {what}") from error
 
 
+def _settings_kept(whose: str) -> AbstractContextManager[None]:
+    from reidgen.devices import settings_kept
+
+    return settings_kept(whose)
+
+
 @contextlib.contextmanager
 def blaming() -> Iterator[None]:
-    """Turn what the code of a plug-in raises into one sentence with its file and line; all else goes through."""
+    """Turn what the code of a plug-in raises into one sentence with its file and line; all else goes through. What it
+    sets for the whole process is set back.
+    """
     try:
-        yield
+        with _settings_kept(", ".join(PLUGINS)) if PLUGINS else contextlib.nullcontext():
+            yield
     except ReidgenError:
         raise
     except Exception as error:

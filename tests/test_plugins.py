@@ -1,5 +1,6 @@
 """Parts from outside: a method, a backbone and a loss from one file, and what a file must not do."""
 
+import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import torch
 from conftest import SMALL, grid_toml, quiet
 from warm import Command
 
-from reidgen import grid, registry, training
+from reidgen import devices, grid, registry, training
 from reidgen.backbones import BACKBONES
 from reidgen.contracts import Backbone, Batch, Loss, Module, Output
 from reidgen.errors import PluginError, RecipeError, ReidgenError
@@ -429,6 +430,36 @@ def test_a_plugin_that_draws_and_remembers_resumes_to_the_same_bits(small_data: 
     whole = training.train(chosen, data=small_data, results=tmp_path / "whole", device="cpu", report=quiet)
     (killed,) = tmp_path.glob("killed/runs/*/*/weights.safetensors")
     assert killed.read_bytes() == whole.weights.read_bytes()
+
+
+LOUD = """
+import torch
+from reidgen.contracts import Module
+from reidgen.parts import Method, Part
+torch.backends.mkldnn.enabled = False
+class Loud(Module):
+    def forward(self, map_BCHW):
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.backends.mkldnn.enabled = False
+        return map_BCHW
+ROWS = [Method(name="loud", title="Loud", source="", modules=[Part(name="loud", build=Loud).at(1)])]
+"""
+
+
+def test_what_a_plugin_sets_for_the_whole_process_changes_no_row_beside_its_own(
+    small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it is imported and as it works: without oneDNN, convolutions have other bits."""
+    devices._say_kept.cache_clear()
+    recipe = SMALL.change(method="snr", epochs=1)
+    train = functools.partial(training.train, data=small_data, device="cpu", report=quiet)
+    alone = train(recipe, results=tmp_path / "alone")
+    plugins = load_plugins([write(tmp_path / "loud.py", LOUD)])
+    assert caplog.messages[-1].endswith("set back: torch.backends.mkldnn.enabled")
+    train(recipe.change(method="loud", plugins=plugins), results=tmp_path / "beside")
+    beside = train(recipe, results=tmp_path / "beside")
+    assert beside.weights.read_bytes() == alone.weights.read_bytes()
+    assert caplog.messages[-1].endswith("set back: torch.set_num_threads, torch.backends.mkldnn.enabled")
 
 
 def test_an_edited_plugin_trains_anew_and_its_older_run_is_refused(small_data: Path, tmp_path: Path) -> None:
