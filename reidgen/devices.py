@@ -3,14 +3,13 @@
 import contextlib
 import ctypes
 import functools
-import logging
 import math
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -21,8 +20,6 @@ from reidgen.escapes import many
 M = TypeVar("M", bound=nn.Module)
 KEPT = 256 << 20  # bytes
 KINDS = "auto, cpu, cuda, cuda:N, mps or xpu"
-
-log = logging.getLogger("reidgen")
 
 
 def choose_device(name: str) -> torch.device:
@@ -89,57 +86,6 @@ def enough_memory(work: str, lower: str) -> Iterator[None]:
         if not (what := full(error)):
             raise
         raise OutOfMemoryError(f"{work}: {what}; {lower}") from error
-
-
-def _flag(holder: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    return lambda: getattr(holder, name), lambda value: setattr(holder, name, value)
-
-
-_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {  # of the whole process: they move numbers
-    "torch.set_float32_matmul_precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    "torch.set_default_dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch.set_default_device": (torch.get_default_device, lambda was: torch.set_default_device(_unless_cpu(was))),
-    "torch.set_grad_enabled": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "torch.set_num_threads": (torch.get_num_threads, torch.set_num_threads),
-    "torch.backends.cudnn.enabled": _flag(torch.backends.cudnn, "enabled"),
-    "torch.backends.cudnn.benchmark": _flag(torch.backends.cudnn, "benchmark"),
-    "torch.backends.cudnn.allow_tf32": _flag(torch.backends.cudnn, "allow_tf32"),
-    "torch.backends.mkldnn.enabled": _flag(torch.backends.mkldnn, "enabled"),
-    "os.chdir": (os.getcwd, os.chdir),
-}
-
-
-def _unless_cpu(device: torch.device) -> torch.device | None:
-    """Return what sets a default device back: "cpu" itself would have PyTorch look at every call."""
-    return None if device.type == "cpu" else device
-
-
-@contextlib.contextmanager
-def settings_kept(whose: str) -> Iterator[None]:
-    """Set back what somebody's code sets for the whole process, and say so once: whatever is trained beside it would
-    have other numbers, and nothing would tell. (How PyTorch chooses among orders of a sum is left alone.)
-    """
-    before = {name: value for name in _SETTINGS if (value := _now(name)) is not None}
-    try:
-        yield
-    finally:
-        changed = [name for name, value in before.items() if _now(name) != value]
-        for name in changed:
-            _SETTINGS[name][1](before[name])
-        if changed:
-            _say_kept(whose, ", ".join(changed))
-
-
-def _now(name: str) -> object:
-    try:
-        return _SETTINGS[name][0]()
-    except (RuntimeError, OSError):  # set half in PyTorch's older way and half in its newer; a folder that is gone
-        return None
-
-
-@functools.cache
-def _say_kept(whose: str, what: str) -> None:
-    log.warning("%s changes what holds for the whole process, and so every row's numbers; set back: %s", whose, what)
 
 
 _ASKED = re.compile(r"(?:[Tt]ried to allocate|Unable to allocate) ([\d.]+ (?:bytes|[KMGTP]i?B))")

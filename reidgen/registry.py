@@ -19,7 +19,6 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +28,7 @@ from reidgen.backbones import BACKBONES
 from reidgen.errors import PluginError, RecipeError, ReidgenError, unknown
 from reidgen.methods import METHODS, PAPER_TABLES, WORDS
 from reidgen.parts import GROUPS, TIMM, BackboneRow, Method, Part
+from reidgen.process import settings_kept
 from reidgen.teststeps import PLAIN, TEST_STEPS, StepRow
 
 ENTRY_POINTS = "reidgen"  # the group's name in a package's metadata
@@ -112,7 +112,7 @@ def _load_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # before it runs: dataclasses and pickle look there
     try:
-        with _settings_kept(path.name):
+        with settings_kept(path.name):
             spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[module.__name__]
@@ -133,7 +133,7 @@ def _load_module(name: str) -> None:
     if not all(part.isidentifier() for part in name.split(".")):
         raise PluginError(f"no plug-in {name!r}; {_GIVE}")
     try:
-        with _settings_kept(name):
+        with settings_kept(name):
             module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if name == error.name or name.startswith(f"{error.name}."):
@@ -164,19 +164,13 @@ def _refuse(path: Path, error: BaseException) -> NoReturn:
     raise PluginError(f"{file}, line {line}: the plug-in cannot be imported: {type(error).__name__}: {what}") from error
 
 
-def _settings_kept(whose: str) -> AbstractContextManager[None]:
-    from reidgen.devices import settings_kept
-
-    return settings_kept(whose)
-
-
 @contextlib.contextmanager
 def blaming() -> Iterator[None]:
     """Turn what the code of a plug-in raises into one sentence with its file and line; all else goes through. What it
     sets for the whole process is set back.
     """
     try:
-        with _settings_kept(", ".join(PLUGINS)) if PLUGINS else contextlib.nullcontext():
+        with settings_kept(", ".join(PLUGINS)) if PLUGINS else contextlib.nullcontext():
             yield
     except ReidgenError:
         raise

@@ -15,7 +15,7 @@ import torch
 from conftest import SMALL, quiet
 from torch import nn
 
-from reidgen import devices, evaluation, ranking, training
+from reidgen import evaluation, process, ranking, training
 from reidgen.data.batches import load_source
 from reidgen.devices import (
     choose_device,
@@ -24,10 +24,10 @@ from reidgen.devices import (
     enough_memory,
     memory_format,
     put_on,
-    settings_kept,
 )
 from reidgen.errors import OutOfMemoryError, RecipeError
 from reidgen.models.network import build_network
+from reidgen.process import settings_kept
 from reidgen.robustness import attack
 
 CPU = torch.device("cpu")
@@ -132,8 +132,8 @@ def held() -> list[object]:
 def test_what_somebodys_code_sets_for_the_whole_process_is_set_back(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert set(CHANGES) == set(devices._SETTINGS)
-    devices._say_kept.cache_clear()
+    assert set(CHANGES) == set(process.settings())
+    process._say_kept.cache_clear()
     before = held()
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), settings_kept("mine.py"):

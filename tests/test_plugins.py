@@ -13,7 +13,7 @@ import torch
 from conftest import SMALL, grid_toml, quiet
 from warm import Command
 
-from reidgen import devices, grid, registry, training
+from reidgen import grid, process, registry, training
 from reidgen.backbones import BACKBONES
 from reidgen.contracts import Backbone, Batch, Loss, Module, Output
 from reidgen.errors import PluginError, RecipeError, ReidgenError
@@ -450,7 +450,7 @@ def test_what_a_plugin_sets_for_the_whole_process_changes_no_row_beside_its_own(
     small_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As it is imported and as it works: without oneDNN, convolutions have other bits."""
-    devices._say_kept.cache_clear()
+    process._say_kept.cache_clear()
     recipe = SMALL.change(method="snr", epochs=1)
     train = functools.partial(training.train, data=small_data, device="cpu", report=quiet)
     alone = train(recipe, results=tmp_path / "alone")
