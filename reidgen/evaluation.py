@@ -29,6 +29,7 @@ from reidgen.escapes import many
 from reidgen.graphs import WARM, Groups, StaticStep, incapable, recorder_for
 from reidgen.models.network import ReIDNet, build_network
 from reidgen.models.weights import read_state_dict
+from reidgen.process import usual_settings
 from reidgen.ranking import rank
 from reidgen.registry import blaming
 from reidgen.rows import COLUMNS
@@ -76,6 +77,7 @@ class Judged:
     row: Mapping[str, Any]
 
 
+@usual_settings()
 def load_network(run: Run, device: torch.device) -> ReIDNet:
     """Return the trained network of a finished run, in evaluation mode on `device`.
 
@@ -107,6 +109,7 @@ def load_network(run: Run, device: torch.device) -> ReIDNet:
 
 
 @enough_memory("embedding", "use --device cpu, or train with a smaller height and width")
+@usual_settings()
 @torch.inference_mode()
 def embed(
     network: Network,
@@ -235,6 +238,7 @@ def evaluate(
     return judge(run, lambda: open_run(run, device), target, ways=ways, data=data, report=report)
 
 
+@usual_settings()
 def judge(
     run: Run,
     open_network: Callable[[], Judged],

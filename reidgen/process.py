@@ -1,11 +1,14 @@
-"""What code sets for the whole process, beside what it is asked for. No torch here until somebody's code is to run."""
+"""What is set for the whole process and moves numbers: a plug-in's code does not change it; while reidgen trains and
+judges, it is as PyTorch has it of itself. No torch here until then.
+"""
 
 import contextlib
 import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 log = logging.getLogger("reidgen")
@@ -26,6 +29,47 @@ def settings_kept(whose: str) -> Iterator[None]:
             settings()[name][1](before[name])
         if changed:
             _say_kept(whose, ", ".join(changed))
+
+
+USUAL = {
+    "torch.set_float32_matmul_precision": "highest",
+    "torch.backends.cudnn.enabled": True,
+    "torch.backends.cudnn.benchmark": False,
+    "torch.backends.cudnn.allow_tf32": True,
+    "torch.backends.mkldnn.enabled": True,
+}
+_LOCK, _INSIDE, _BEFORE = threading.Lock(), [0], dict[str, Any]()
+
+
+@contextlib.contextmanager
+def usual_settings() -> Iterator[None]:
+    """Work with PyTorch's own settings, whatever a notebook has set for its code: a run's numbers come from its recipe.
+    Of several threads the first sets, and the last sets back. (How many threads compute is left alone: rows say it.)
+    """
+    torch = importlib.import_module("torch")
+    own = _set({"torch.set_default_device": torch.device("cpu")})  # a thread's own
+    with _LOCK:
+        if not _INSIDE[0]:
+            _BEFORE.update(_set(USUAL | {"torch.set_default_dtype": torch.float32}))
+        _INSIDE[0] += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _INSIDE[0] -= 1
+            if not _INSIDE[0]:
+                _set(_BEFORE)
+                _BEFORE.clear()
+        _set(own)
+
+
+def _set(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Set what differs, and return how it was."""
+    before = {name: _now(name) for name in values}
+    changed = {name: was for name, was in before.items() if was is not None and was != values[name]}
+    for name in changed:
+        settings()[name][1](values[name])
+    return changed
 
 
 @functools.cache

@@ -43,6 +43,7 @@ from reidgen.models.network import (
 )
 from reidgen.models.norms import share_batch_norm
 from reidgen.planning import planned_run
+from reidgen.process import usual_settings
 from reidgen.recipe import Recipe
 from reidgen.registry import blaming, load_plugins
 from reidgen.runs import Progress, Run, now, provenance
@@ -58,6 +59,7 @@ COMPILED = 200  # steps that one process compiles, of rows and sizes; PyTorch's 
 LOWER = "lower identities or images (of a batch), height or width in a recipe file, or take a smaller --backbone"
 
 
+@usual_settings()
 def train(
     recipe: Recipe, *, data: Path, results: Path, device: str = "auto", log: Sequence[str] = (), report: Progress
 ) -> Run:

@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from conftest import SMALL, quiet
 from torch import nn
 
-from reidgen import evaluation, process, ranking, training
+from reidgen import evaluation, ranking, training
 from reidgen.data.batches import load_source
 from reidgen.devices import (
     choose_device,
@@ -27,7 +26,6 @@ from reidgen.devices import (
 )
 from reidgen.errors import OutOfMemoryError, RecipeError
 from reidgen.models.network import build_network
-from reidgen.process import settings_kept
 from reidgen.robustness import attack
 
 CPU = torch.device("cpu")
@@ -103,57 +101,6 @@ def test_the_end_of_memory_is_a_sentence_whoever_meets_it() -> None:
             raise error
     with pytest.raises(RuntimeError, match="another"), enough_memory("work", "less"):
         raise RuntimeError("another")
-
-
-CHANGES: dict[str, Callable[[], object]] = {
-    "torch.set_float32_matmul_precision": lambda: torch.set_float32_matmul_precision("medium"),
-    "torch.set_default_dtype": lambda: torch.set_default_dtype(torch.float64),
-    "torch.set_default_device": lambda: torch.set_default_device("meta"),
-    "torch.set_grad_enabled": lambda: torch.set_grad_enabled(False),
-    "torch.set_num_threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
-    "torch.backends.cudnn.enabled": lambda: setattr(torch.backends.cudnn, "enabled", False),
-    "torch.backends.cudnn.benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
-    "torch.backends.cudnn.allow_tf32": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
-    "torch.backends.mkldnn.enabled": lambda: setattr(torch.backends.mkldnn, "enabled", False),
-    "os.chdir": lambda: os.chdir("/"),
-}
-
-
-def held() -> list[object]:
-    """What a whole process has, as PyTorch and the system say it by other ways than a setting's own, where there are."""
-    made = torch.ones(1, requires_grad=True) * 2
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
-    flags = [cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32, mkldnn.enabled]
-    matrix = torch.get_float32_matmul_precision()
-    return [made.dtype, made.device, made.requires_grad, torch.get_num_threads(), matrix, *flags, Path().absolute()]
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_what_somebodys_code_sets_for_the_whole_process_is_set_back(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert set(CHANGES) == set(process.settings())
-    process._say_kept.cache_clear()
-    before = held()
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), settings_kept("mine.py"):
-            CHANGES[name]()
-            assert held() != before
-            raise ZeroDivisionError
-        assert held() == before
-    assert caplog.messages == [f"mine.py changes what holds for the whole process, {SET_BACK}: {name}"]  # and once
-
-
-SET_BACK = "and so every row's numbers; set back"
-
-
-def test_code_that_sets_nothing_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
-    with settings_kept("mine.py"):
-        torch.manual_seed(3)
-        torch.ones(2) @ torch.ones(2)
-    with torch.inference_mode(), settings_kept("mine.py"):
-        assert not torch.is_grad_enabled()
-    assert not caplog.messages
 
 
 def spend(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -35,6 +35,7 @@ from reidgen.evaluation import embed, load_network, origins_of, refuse_shared_im
 from reidgen.files import replacing, write_text
 from reidgen.integrity import trailer, without_trailer
 from reidgen.models.network import ReIDNet
+from reidgen.process import usual_settings
 from reidgen.ranking import rank
 from reidgen.recipe import Recipe
 from reidgen.robustness.attack_losses import LOSSES
@@ -103,6 +104,7 @@ def control_pattern(name: str, *, bound: int, height: int, width: int) -> Patter
 
 
 @enough_memory("attack", "use --device cpu, or attack a run of smaller height and width")
+@usual_settings()
 def find_pattern(
     network: ReIDNet,
     source: Source,
