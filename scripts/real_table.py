@@ -215,6 +215,10 @@ def _quiet(what: str, done: float, total: int) -> None:
 def run(given: argparse.Namespace) -> None:
     """Do what fits into the minutes, then write the table."""
     end = time.monotonic() + 60 * given.minutes
+    if not (given.folder / PLAN).is_file():
+        raise ReidgenError(
+            f"{given.folder} holds nothing that was carried; begin with: real_table.py carry {given.folder}"
+        )
     carried = json.loads((given.folder / PLAN).read_text())
     data = given.results / "data"
     drawn = [] if given.rehearse else expand(["synth"])
@@ -262,4 +266,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ReidgenError as error:
+        sys.exit(f"error: {error}")
