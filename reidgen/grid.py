@@ -120,7 +120,7 @@ def bench(
                 say(f"left out: {sentence}")
         grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
         rows = run.own_rows()
-        for line in _summary(run, rows, list(cell.targets), grid.tests, asked=protocol is not None):
+        for line in _summary(cell, rows, grid.tests, asked=protocol is not None, new=cell in untrained):
             say(f"{cell.name} {line}")
         for note in tie_notes(rows[rows["target"].isin(cell.targets) & rows["test"].isin(grid.tests)]):
             say(f"{cell.name} {note}")
@@ -296,11 +296,13 @@ def rows_of(grid: Grid, rows: pd.DataFrame, *, alone: bool) -> pd.DataFrame:
     return rows[tested & (digest == rows["hash"]) & pd.MultiIndex.from_frame(rows[["source", "target"]]).isin(cells)]
 
 
-def _summary(run: Run, rows: pd.DataFrame, targets: list[str], tests: Sequence[str], *, asked: bool) -> Iterator[str]:
+def _summary(cell: Cell, rows: pd.DataFrame, tests: Sequence[str], *, asked: bool, new: bool) -> Iterator[str]:
     """Yield lines for a finished run: training time, and for each test its mAP on each target, seen ones first."""
+    run, targets = cell.run, list(cell.targets)
     recipe, facts = run.recipe(), run.facts()
+    there = "" if new else "there already, "
     eager = f" without CUDA graphs ({facts['eager']})" if "eager" in facts else ""
-    head = f"{run.method().label} s{recipe.seed}: trained in {float(facts['seconds']):.0f} s{eager}; "
+    head = f"{run.method().label} s{recipe.seed}: {there}trained in {float(facts['seconds']):.0f} s{eager}; "
     for test in tests:
         own = rows[rows["target"].isin(targets) & (rows["test"] == test)]
         yield f"{head}{'' if test == PLAIN else f'{test}: '}mAP {_means(own, asked=asked)}"

@@ -166,7 +166,10 @@ def test_what_a_test_lacks_is_evaluated_and_nothing_again(
     calls.clear()
     said = go("flip+centre,plain")
     assert calls == [("synth-night", ["flip+centre"]), ("synth-plaza", ["flip+centre"])]
-    assert said[0].startswith("[1/1] baseline s0: trained in") and "; flip+centre: mAP synth-plaza" in said[0]
+    assert (
+        said[0].startswith("[1/1] baseline s0: there already, trained in")
+        and "; flip+centre: mAP synth-plaza" in said[0]
+    )
     assert said[1].startswith("[1/1] baseline s0: mAP synth-plaza ")
     assert "4 evaluations" in go("plain,flip+centre,rerank,bn", dry=True)[-1]
     calls.clear()
@@ -291,7 +294,7 @@ def test_finished_runs_are_evaluated_though_their_source_is_gone(small_data: Pat
     (data / "synth-night").symlink_to(small_data / "synth-night")
     grid(small_data, results, ["baseline"], targets=["synth-plaza"])
     left, said, _ = grid(data, results, ["baseline"], targets=["synth-night"])
-    assert not left.failures and said[-1].startswith("[1/1] baseline s0: trained in")
+    assert not left.failures and said[-1].startswith("[1/1] baseline s0: there already, trained in")
     assert set(read_rows(results)["target"]) == {"synth-plaza", "synth-night"}
     with pytest.raises(DataError, match=r"synth-plaza is not prepared .* run: reidgen prepare synth-plaza"):
         grid(data, results, ["baseline", "in"], targets=["synth-night"])
