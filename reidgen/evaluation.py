@@ -182,8 +182,8 @@ def _describer(network: Network, dtype: str, *, size: int, batches: float) -> Ca
 
     def filled(images: Tensor) -> Tensor:
         missing = size - len(images)
-        full = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
-        found = step(describe, [(full.contiguous(memory_format=memory_format(device)),)])
+        whole = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
+        found = step(describe, [(whole.contiguous(memory_format=memory_format(device)),)])
         assert found is not None
         return found[: len(images)]
 

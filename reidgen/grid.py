@@ -101,8 +101,8 @@ def bench(
         say=say,
     )
     check_grid(recipe, methods)
-    if untrained := [cell for cell in cells if not cell.trained]:
-        check_weights(untrained[0].recipe)
+    if untrained := {cell.run.folder: cell.recipe for cell in cells if not cell.trained}:
+        check_weights(next(iter(untrained.values())))
     grid, refused = Grid({}, [], tuple(way.word for way in ways)), set[tuple[str, str]]()
     work = partial(_run, data=data, results=results, log=log)
     for cell, ended in _ended(cells, work, refused, devices=devices, report=report, say=say):
@@ -120,7 +120,7 @@ def bench(
                 say(f"left out: {sentence}")
         grid.sources[source] = str(run.facts()["hash"]), list(cell.targets)
         rows = run.own_rows()
-        for line in _summary(cell, rows, grid.tests, asked=protocol is not None, new=cell in untrained):
+        for line in _summary(cell, rows, grid.tests, asked=protocol is not None, new=run.folder in untrained):
             say(f"{cell.name} {line}")
         for note in tie_notes(rows[rows["target"].isin(cell.targets) & rows["test"].isin(grid.tests)]):
             say(f"{cell.name} {note}")

@@ -16,14 +16,7 @@ from torch import nn
 
 from reidgen import evaluation, ranking, training
 from reidgen.data.batches import load_source
-from reidgen.devices import (
-    choose_device,
-    device_name,
-    devices_of,
-    enough_memory,
-    memory_format,
-    put_on,
-)
+from reidgen.devices import choose_device, device_name, devices_of, enough_memory, memory_format, put_on
 from reidgen.errors import OutOfMemoryError, RecipeError
 from reidgen.models.network import build_network
 from reidgen.robustness import attack
